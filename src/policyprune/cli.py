@@ -1,0 +1,46 @@
+"""The command `policyprune [verb] ...`. torch is imported only when a run begins."""
+
+import sys
+from collections.abc import Callable
+
+from policyprune.errors import UsageError
+
+
+def run(arguments: list[str]) -> int:
+    """Search, shrink, save and measure: a Hydra application over conf/."""
+    if "--help" in arguments or "-h" in arguments:
+        from policyprune.config.help import help_text
+
+        print(help_text(), end="")
+        return 0
+    from policyprune.config import application
+
+    return application.launch(arguments)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"run": run}
+
+
+def main() -> None:
+    """Entry point: the first word may name a verb, the default verb is `run`."""
+    arguments = sys.argv[1:]
+    verb = run
+    if arguments and arguments[0] in VERBS:
+        verb = VERBS[arguments.pop(0)]
+    elif arguments and arguments[0].isalpha():
+        _refuse(f"{arguments[0]!r} is not a verb or key=value, the verbs are {', '.join(VERBS)}")
+    try:
+        status = verb(arguments)
+    except UsageError as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        status = 130
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def _refuse(message: str) -> None:
+    print(f"policyprune: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+

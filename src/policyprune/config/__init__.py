@@ -1,0 +1,1 @@
+"""Typed configuration. Nothing here imports torch."""

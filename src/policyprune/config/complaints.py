@@ -1,0 +1,40 @@
+"""Hydra's and OmegaConf's errors, which take many lines, as one line that names the key, the value and the choices."""
+
+import dataclasses
+import re
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from policyprune.errors import UsageError
+
+
+def one_line(error: Exception) -> str:
+    """Return a one-line message for an error of composition."""
+    cause = error.__cause__
+    if isinstance(cause, UsageError):
+        return str(cause)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}: {option!r} is not one of {', '.join(error.options)}"
+    detail = error if isinstance(error, OmegaConfBaseException) else cause
+    if isinstance(detail, ConfigAttributeError | ConfigKeyError):
+        return f"{_key(error, detail)}: unknown key, the choices are {', '.join(_choices(detail))}"
+    if isinstance(detail, ValidationError):
+        return f"{_key(error, detail)}: {str(detail.msg or detail).splitlines()[0]}"
+    text = str(error) if isinstance(error, HydraException) else str(detail or error)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _key(error: Exception, detail: OmegaConfBaseException) -> str:
+    named = re.search(r"Could not override '([^']+)'|merging override (\S+?)=", str(error))
+    key = (named.group(1) or named.group(2)) if named else (detail.full_key or detail.key)
+    return str(key).lstrip("+~")
+
+
+def _choices(detail: OmegaConfBaseException) -> list[str]:
+    schema: Any = detail.object_type
+    if dataclasses.is_dataclass(schema):
+        return [field.name for field in dataclasses.fields(schema)]
+    return [str(key) for key in detail.parent_node] if detail.parent_node is not None else []

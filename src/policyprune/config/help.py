@@ -1,0 +1,41 @@
+"""The text of `policyprune --help`."""
+
+from textwrap import fill
+
+from policyprune.config.options import groups, options
+
+TEXT = """\
+policyprune: structured pruning of transformer language models by policy search
+
+usage: policyprune [run] [group=option] [key=value] ...
+
+A run searches which attention heads and FFN channels to keep, writes the smaller model and measures it.
+Its folder, outputs/<name>, holds the checkpoint, the mask, the search curve, the log and record.json.
+
+groups and their options:
+{groups}
+
+flags:
+  --cfg job                show the composed config, run nothing
+  -m, --multirun           several runs: give comma-separated values, as in budget.keep=0.9,0.8
+  force=true               run again although a finished run of the same config is there
+  hydra.run.dir=FOLDER     write there
+  --hydra-help             the flags of Hydra itself
+  --info                   where the configuration came from
+
+examples:
+  policyprune budget.keep=0.7 optimizer.steps=200
+  policyprune model=llama2_7b task=c4 optimizer=policy_gradient_paper
+  policyprune -m budget.keep=0.9,0.8,0.7 optimizer=one_shot,policy_gradient
+
+tab completion: eval "$(policyprune -sc install=bash)"
+"""
+
+
+def help_text() -> str:
+    """The help page with the options found in conf/."""
+    lines = [
+        fill(", ".join(options(group)), 100, initial_indent=f"  {group:<14}", subsequent_indent=" " * 16)
+        for group in groups()
+    ]
+    return TEXT.format(groups="\n".join(lines))

@@ -1,0 +1,66 @@
+"""From a composed Hydra config to a checked `Config`, and its fingerprint."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+
+from policyprune.config.combinations import check_combinations
+from policyprune.config.fields import check
+from policyprune.config.schema import Config
+from policyprune.errors import UsageError
+
+UNFINGERPRINTED = ("force", "tracker", "hydra")
+
+
+def settle(composed: DictConfig) -> Config:
+    """Return the typed config; raise UsageError on unknown keys, missing or wrong values and impossible combinations."""
+    for key in sorted(OmegaConf.missing_keys(composed)):
+        if not key.startswith("hydra"):
+            raise UsageError(f"{key}: no value given, set it on the command line ({key}=...)")
+    try:
+        config = OmegaConf.to_object(composed)
+    except MissingMandatoryValue as error:
+        raise UsageError(f"{error.full_key}: no value given") from error
+    assert isinstance(config, Config)
+    _check(OmegaConf.to_container(composed, resolve=True), config, "")
+    check_combinations(config)
+    return config
+
+
+def _check(raw: Any, settled: Any, prefix: str) -> None:
+    fields = {field.name: field for field in dataclasses.fields(settled)}
+    for key in raw:
+        if key not in fields:
+            raise UsageError(f"{prefix}{key}: unknown key, the choices are {', '.join(fields)}")
+    for key, field in fields.items():
+        value = getattr(settled, key)
+        if dataclasses.is_dataclass(value):
+            _check(raw[key], value, f"{prefix}{key}.")
+        else:
+            check(f"{prefix}{key}", value, field.metadata)
+
+
+def fingerprint(config: Config) -> str:
+    """Hash of everything that can change the result: 16 hex digits."""
+    content = {k: v for k, v in dataclasses.asdict(config).items() if k not in UNFINGERPRINTED}
+    return _digest(content)
+
+
+def run_label(composed: DictConfig) -> str:
+    """Folder name of a run: what was composed, and a short hash that tells apart what the name does not say."""
+    content = {
+        str(key): OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        for key, node in composed.items()
+        if key not in UNFINGERPRINTED
+    }
+    keep = content["budget"]["keep"]
+    names = [content[group]["name"] for group in ("model", "task", "granularity", "budget", "optimizer")]
+    model, task, granularity, budget, optimizer = (str(name).replace("/", "-") for name in names)
+    return f"{model}-{task}-{granularity}-{budget}{keep:g}-{optimizer}-s{content['seed']}-{_digest(content)[:8]}"
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Measures of the dense, the one-shot and the pruned model."""

@@ -1,0 +1,1 @@
+"""The dense model, and an adapter that names its units."""

@@ -1,0 +1,24 @@
+"""Next-token losses of a causal language model, without holding the logits of the whole batch."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+CHUNK_ELEMENTS = 1 << 26  # logits held at a time
+
+
+def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Cross-entropy (nats, float32) of each next token: ids (B, L) -> (B, L - 1).
+
+    The vocabulary projection is applied to a chunk of positions at a time; the softmax is taken in float32.
+    """
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    head = model.get_output_embeddings()
+    targets = ids[:, 1:].to(hidden.device).reshape(-1)
+    flat = hidden.reshape(targets.numel(), -1)
+    rows = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    losses = []
+    for states, wanted in zip(flat.split(rows), targets.split(rows), strict=True):
+        logits = head(states).float()
+        losses.append(logits.logsumexp(-1) - logits.gather(-1, wanted[:, None]).squeeze(-1))
+    return torch.cat(losses).view(ids.shape[0], -1)

@@ -1,0 +1,72 @@
+"""Load the dense model and its tokenizer from any source, onto the device and in the dtype that the config asks for."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.config.schema import Model
+from policyprune.errors import UsageError
+from policyprune.models.gguf import converted
+from policyprune.models.sources import locate
+
+
+def device_of(config: Model) -> torch.device:
+    """`auto` is cuda where there is one, else cpu. UsageError for a device that this machine lacks."""
+    wanted = config.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"model.device: {config.device!r} is not on this machine, use auto or cpu") from error
+    return device
+
+
+def dtype_of(config: Model, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU that has it, float16 on one that has not, float32 elsewhere."""
+    if config.dtype != "auto":
+        dtype = getattr(torch, config.dtype)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def load(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the dense causal language model, in eval mode and without gradients, and its tokenizer."""
+    device = device_of(config)
+    where = _where(config)
+    hub: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if not isinstance(where, Path):
+        hub["revision"] = config.revision or "main"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **hub)
+        model = AutoModelForCausalLM.from_pretrained(
+            where,
+            dtype=dtype_of(config, device),
+            attn_implementation=config.attn_implementation,
+            device_map=config.device_map,
+            **hub,
+        )
+    except (OSError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"model.source: {config.source!r} cannot be loaded: {reason}") from error
+    if config.device_map is None:
+        model.to(device)
+    model.eval().requires_grad_(False)
+    return model, tokenizer
+
+
+def _where(config: Model) -> Path | str:
+    path = locate("model.source", config.source)
+    if path is not None and path.is_file() and path.suffix == ".gguf":
+        return converted(path)
+    if path is None and config.source.endswith(".gguf"):
+        owner, name, file = config.source.split("/", 2)
+        return converted(Path(hf_hub_download(f"{owner}/{name}", file, revision=config.revision)))
+    return path or config.source

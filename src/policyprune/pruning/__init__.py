@@ -1,0 +1,1 @@
+"""Space of units, importance, search, mask. Knows neither tasks nor evaluation nor results."""

@@ -1,0 +1,17 @@
+"""Importance metrics by the name of their option file in conf/importance."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from policyprune.pruning.importance import constant, magnitude, random, wanda_sp
+from policyprune.pruning.importance.evidence import Evidence
+
+METRICS: dict[str, Callable[[Evidence], Tensor]] = {
+    "wanda_sp": wanda_sp.score,
+    "magnitude": magnitude.score,
+    "random": random.score,
+    "constant": constant.score,
+}
+
+__all__ = ["METRICS", "Evidence"]

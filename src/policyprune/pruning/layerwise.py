@@ -1,0 +1,61 @@
+"""Walk through a model layer by layer, so that each layer sees what the layers before it, already changed, produce."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from policyprune.models.adapter import Adapter
+
+
+@dataclass
+class Layer:
+    """A layer and its inputs: hidden states (B, T, d) per batch, and the other arguments that the model passes it."""
+
+    index: int
+    module: nn.Module
+    hidden: list[Tensor]
+    others: list[dict[str, Any]]
+
+    def outputs(self) -> Iterator[Tensor]:
+        """Run the layer as it is now on every batch."""
+        for hidden, others in zip(self.hidden, self.others, strict=True):
+            out = self.module(hidden, **others)
+            yield out[0] if isinstance(out, tuple) else out
+
+
+@torch.no_grad()
+def walk(model: PreTrainedModel, adapter: Adapter, batches: list[dict[str, Tensor]]) -> Iterator[Layer]:
+    """Yield the layers in order. What the caller changes in a layer shows in the inputs of the next one.
+
+    One dense forward per batch records the arguments of each layer; no layer's hidden states but the current ones
+    are held.
+    """
+    modules = [model.get_submodule(path) for path in adapter.layers]
+    others: list[list[dict[str, Any]]] = [[] for _ in modules]
+    hidden: list[Tensor] = []
+
+    def record(index: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states = args[0] if args else kwargs["hidden_states"]
+            assert len(args) <= 1, "the layers of every family take all but the hidden states by keyword"
+            others[index].append({name: value for name, value in kwargs.items() if name != "hidden_states"})
+            if index == 0:
+                hidden.append(states)
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(record(i), with_kwargs=True) for i, module in enumerate(modules)]
+    try:
+        for batch in batches:
+            model.base_model(**{name: value.to(model.device) for name, value in batch.items()}, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for index, module in enumerate(modules):
+        layer = Layer(index, module, hidden, others[index])
+        yield layer
+        hidden = list(layer.outputs())

@@ -1,0 +1,58 @@
+"""Masked forwards: the outputs of pruned units are multiplied by zero, nothing is sliced."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from policyprune.models.adapter import Adapter
+from policyprune.pruning.space import Space
+
+
+class Masking:
+    """Holds the masks that the hooks of `masked` multiply by."""
+
+    def __init__(self, adapter: Adapter, space: Space) -> None:
+        blocks = {(block.layer, block.kind): block for block in adapter.blocks}
+        self._blocks = [blocks[group.layer, group.kind] for group in space.groups]
+        start, index = 0, []
+        for block in self._blocks:
+            index.append(torch.arange(start, start + block.count).repeat_interleave(block.width))
+            start += block.count
+        self._unit_of_feature = torch.cat(index)
+        self._sizes = [block.count * block.width for block in self._blocks]
+        self._current: dict[str, Tensor] | None = None
+
+    def set(self, masks: Tensor | None) -> None:
+        """Masks (M, n), M = 1 or one per sequence of the batch, for the forwards to come; None: dense."""
+        if masks is None:
+            self._current = None
+            return
+        self._unit_of_feature = self._unit_of_feature.to(masks.device)
+        expanded = masks.index_select(-1, self._unit_of_feature).unsqueeze(1)
+        parts = expanded.split(self._sizes, dim=-1)
+        self._current = {block.out: part for block, part in zip(self._blocks, parts, strict=True)}
+
+    def _hook(self, name: str) -> Any:
+        def multiply(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if self._current is None:
+                return None
+            x = args[0]
+            return (x * self._current[name].to(device=x.device, dtype=x.dtype, non_blocking=True), *args[1:])
+
+        return multiply
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator["Masking"]:
+        """Install the hooks for the duration of a `with` block."""
+        handles = [
+            model.get_submodule(block.out).register_forward_pre_hook(self._hook(block.out)) for block in self._blocks
+        ]
+        try:
+            yield self
+        finally:
+            self._current = None
+            for handle in handles:
+                handle.remove()

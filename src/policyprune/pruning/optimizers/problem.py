@@ -1,0 +1,39 @@
+"""All that an optimizer may know of the model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from policyprune.pruning.budget import Budget
+from policyprune.pruning.space import Space
+
+Evaluate = Callable[[Tensor, Tensor], Tensor]
+Report = Callable[[dict[str, Tensor | float]], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Find a mask within the budget that has a low loss.
+
+    `evaluate(masks, rows)` gives the losses (B,) of the calibration sequences `rows` (B,) under masks (B, n), a mask for
+    each sequence, or (1, n), the same for all. `sequences` is how many there are. `metric` (n,) is the raw importance,
+    `start` (n,) the initial keep probabilities; all tensors live on the device of `start`.
+    """
+
+    evaluate: Evaluate
+    space: Space
+    budget: Budget
+    sequences: int
+    metric: Tensor
+    start: Tensor
+    seed: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Mask (n,) bool, the final keep probabilities (n,), and how many forward passes they took."""
+
+    mask: Tensor
+    probabilities: Tensor
+    forwards: int

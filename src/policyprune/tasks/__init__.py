@@ -1,0 +1,1 @@
+"""Calibration batches, a loss and a test protocol."""
