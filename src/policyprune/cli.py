@@ -24,7 +24,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {"run": run}
 def main() -> None:
     """Entry point: the first word may name a verb, the default verb is `run`."""
     arguments = sys.argv[1:]
-    verb = run
+    verb: Callable[[list[str]], int] = run
     if arguments and arguments[0] in VERBS:
         verb = VERBS[arguments.pop(0)]
     elif arguments and arguments[0].isalpha():
@@ -42,5 +42,3 @@ def main() -> None:
 def _refuse(message: str) -> None:
     print(f"policyprune: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
-
-

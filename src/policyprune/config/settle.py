@@ -16,7 +16,7 @@ UNFINGERPRINTED = ("force", "tracker", "hydra")
 
 
 def settle(composed: DictConfig) -> Config:
-    """Return the typed config; raise UsageError on unknown keys, missing or wrong values and impossible combinations."""
+    """Return the typed config; UsageError for unknown keys, missing or wrong values and impossible combinations."""
     for key in sorted(OmegaConf.missing_keys(composed)):
         if not key.startswith("hydra"):
             raise UsageError(f"{key}: no value given, set it on the command line ({key}=...)")
@@ -51,7 +51,7 @@ def fingerprint(config: Config) -> str:
 
 def run_label(composed: DictConfig) -> str:
     """Folder name of a run: what was composed, and a short hash that tells apart what the name does not say."""
-    content = {
+    content: dict[str, Any] = {
         str(key): OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         for key, node in composed.items()
         if key not in UNFINGERPRINTED

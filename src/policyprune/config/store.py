@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 from policyprune.config.schema import SCHEMAS
 from policyprune.config.settle import run_label
 
+
 def register() -> None:
     """Store every schema under `schema/<group>`, and the resolver that names a run's folder."""
     store = ConfigStore.instance()

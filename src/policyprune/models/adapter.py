@@ -11,7 +11,6 @@ from transformers.pytorch_utils import Conv1D
 from policyprune.errors import UsageError
 
 Axis = Literal["out", "in"]
-Kind = Literal["attention", "ffn"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Attention:
-    """Module names inside a layer, for separate q, k, v projections. A unit is a key/value head with its query heads."""
+    """Module names inside a layer, for separate q, k, v. A unit is a key/value head with its query heads."""
 
     block: str
     query: str
@@ -46,7 +45,7 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Family:
-    """The table of a family: where its layers, attention and FFN projections are, and how a config states their sizes."""
+    """Where the layers, attention and FFN projections of a family are, and how a config states their sizes."""
 
     model_types: tuple[str, ...]
     layers: str
@@ -65,7 +64,7 @@ class Block:
     """
 
     layer: int
-    kind: Kind
+    kind: str
     path: str
     count: int
     width: int
@@ -76,18 +75,22 @@ class Block:
     score_width: int
 
     def macs(self, length: int) -> int:
-        """Multiply-accumulates of one unit for a sequence of `length` tokens (methods: linear parts, scores, context)."""
+        """Multiply-accumulates of one unit for a sequence of `length` tokens (linear, scores, context)."""
         return length * self.macs_per_token + 2 * length * length * self.score_width
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The blocks of a model in order: attention and FFN of layer 0, of layer 1, ..."""
+    """The blocks of a model in order: attention and FFN of layer 0, of layer 1, ...
+
+    `fixed_params` is what the layers hold besides their units: norms and output biases.
+    """
 
     family: Family
     layers: tuple[str, ...]
     blocks: tuple[Block, ...]
     head_dim: int
+    fixed_params: int
 
 
 def adapt(model: PreTrainedModel) -> Adapter:
@@ -97,13 +100,19 @@ def adapt(model: PreTrainedModel) -> Adapter:
     kind = model.config.model_type
     if kind not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise UsageError(f"model.source: no family table for {kind!r}, docs/add-a-model.md shows how to add it; known: {known}")
+        raise UsageError(
+            f"model.source: no family table for {kind!r}, docs/add-a-model.md shows how to add it; known: {known}"
+        )
     family = FAMILIES[kind]
     count = len(model.get_submodule(family.layers))  # type: ignore[arg-type]
     layers = tuple(f"{family.layers}.{index}" for index in range(count))
     head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
-    blocks = [make(model, family, index, path, head_dim) for index, path in enumerate(layers) for make in (_attention, _ffn)]
-    return Adapter(family, layers, tuple(blocks), head_dim)
+    blocks = [
+        make(model, family, index, path, head_dim) for index, path in enumerate(layers) for make in (_attention, _ffn)
+    ]
+    total = sum(parameter.numel() for path in layers for parameter in model.get_submodule(path).parameters())
+    in_units = sum(block.count * block.params_per_unit for block in blocks)
+    return Adapter(family, layers, tuple(blocks), head_dim, total - in_units)
 
 
 def features(model: nn.Module, module: str, axis: Axis) -> int:
@@ -116,6 +125,8 @@ def features(model: nn.Module, module: str, axis: Axis) -> int:
 
 def _attention(model: PreTrainedModel, family: Family, layer: int, path: str, head_dim: int) -> Block:
     names = family.attention
+    if _is_empty(model, f"{path}.{names.block}"):
+        return Block(layer, "attention", f"{path}.{names.block}", 0, 0, "", (), 0, 0, 0)
     groups = features(model, f"{path}.{names.key}", "out") // head_dim
     width = features(model, f"{path}.{names.query}", "out") // max(groups, 1)
     parts = (
@@ -129,13 +140,27 @@ def _attention(model: PreTrainedModel, family: Family, layer: int, path: str, he
 
 def _ffn(model: PreTrainedModel, family: Family, layer: int, path: str, head_dim: int) -> Block:
     names = family.ffn
+    if _is_empty(model, f"{path}.{names.block}"):
+        return Block(layer, "ffn", f"{path}.{names.block}", 0, 0, "", (), 0, 0, 0)
     channels = features(model, f"{path}.{names.out}", "in")
     parts = (*(Part(f"{path}.{name}", "out", 1) for name in names.inputs), Part(f"{path}.{names.out}", "in", 1))
     return _block(model, layer, "ffn", f"{path}.{names.block}", channels, 1, parts, score_width=0)
 
 
+def _is_empty(model: nn.Module, path: str) -> bool:
+    """Whether pruning left nothing of a block (it is an EmptyBlock then, perhaps one from a checkpoint's own code)."""
+    return type(model.get_submodule(path)).__name__ == "EmptyBlock"
+
+
 def _block(
-    model: nn.Module, layer: int, kind: Kind, path: str, count: int, width: int, parts: tuple[Part, ...], score_width: int
+    model: nn.Module,
+    layer: int,
+    kind: str,
+    path: str,
+    count: int,
+    width: int,
+    parts: tuple[Part, ...],
+    score_width: int,
 ) -> Block:
     macs = params = 0
     for part in parts:

@@ -26,7 +26,7 @@ def converted(file: Path) -> Path:
     scratch = Path(tempfile.mkdtemp(dir=target.parent))
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        model.hf_quantizer = None  # the weights are plain float32 now, and may be saved as such
+        model.hf_quantizer = None  # type: ignore[assignment]  # the weights are plain float32 now, and may be saved as such
         del model.config.quantization_config
         model.save_pretrained(scratch)
         AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(scratch)

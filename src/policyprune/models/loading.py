@@ -57,7 +57,7 @@ def load(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"model.source: {config.source!r} cannot be loaded: {reason}") from error
     if config.device_map is None:
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
     return model, tokenizer
 

@@ -33,8 +33,8 @@ class Budget:
 
     def to(self, device: torch.device) -> "Budget":
         """The same budget with its tensors on `device`."""
-        tensors = (self.cost, self.segment, self.limit, self.pool, self.pool_limit)
-        return Budget(*(tensor.to(device) for tensor in tensors), keep=self.keep)
+        cost, segment, limit = self.cost.to(device), self.segment.to(device), self.limit.to(device)
+        return Budget(cost, segment, limit, self.pool.to(device), self.pool_limit.to(device), self.keep)
 
     def relaxed(self, keep: float) -> "Budget":
         """The same limits moved towards the dense model: `keep` 1 is dense, `self.keep` is this budget."""
@@ -44,12 +44,12 @@ class Budget:
         return Budget(self.cost, self.segment, limit, self.pool, pool_limit, keep)
 
 
-def make_budget(config: BudgetConfig, adapter: Adapter, space: Space, fixed: int) -> Budget:
+def make_budget(config: BudgetConfig, adapter: Adapter, space: Space) -> Budget:
     """Turn `budget.keep` into limits.
 
     `rate`: units, attention and FFN each by themselves, rounded to whole units. `params` and `flops`: parameters or
-    multiply-accumulates of the transformer blocks, all units jointly; `fixed` is what the blocks cost with no unit at
-    all. UsageError when no mask can meet the budget, with the smallest one that can be met.
+    multiply-accumulates of the transformer blocks, all units jointly. UsageError when no mask can meet the budget,
+    with the smallest one that can be met.
     """
     kinds = sorted({group.kind for group in space.groups})
     group_of = space.group_of
@@ -60,9 +60,11 @@ def make_budget(config: BudgetConfig, adapter: Adapter, space: Space, fixed: int
         sizes = _sums(cost, pool, len(kinds))
         pool_limit = (config.keep * sizes).round()
     else:
-        price = torch.tensor([float(_price(config, blocks[g.layer, g.kind])) for g in space.groups], dtype=torch.float64)
+        price = torch.tensor(
+            [float(_price(config, blocks[g.layer, g.kind])) for g in space.groups], dtype=torch.float64
+        )
         cost, pool = price[group_of], torch.zeros(space.n, dtype=torch.long)
-        rest = fixed + sum(
+        rest = (adapter.fixed_params if config.name == "params" else 0) + sum(
             block.count * _price(config, block) for key, block in blocks.items() if block.kind not in kinds
         )
         total = float(cost.sum()) + rest

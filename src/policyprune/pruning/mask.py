@@ -1,6 +1,5 @@
 """A mask on disk, and what it keeps."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor) -> 
         tensors[f"{kind}.{layer}.probability"] = view.clone()
     scratch = path.with_suffix(".tmp")
     save_file(tensors, scratch, metadata={"format": "policyprune-mask", "version": "1"})
-    os.replace(scratch, path)
+    scratch.replace(path)
 
 
 def load_mask(path: Path) -> tuple[Space, Tensor]:
@@ -34,6 +33,12 @@ def load_mask(path: Path) -> tuple[Space, Tensor]:
 def keep_rates(mask: Tensor, space: Space) -> list[dict[str, int | str | float]]:
     """Rows of layer, kind, kept, count and rate, in the order of the space."""
     return [
-        {"layer": layer, "kind": kind, "kept": int(view.sum()), "count": view.numel(), "rate": float(view.double().mean())}
+        {
+            "layer": layer,
+            "kind": kind,
+            "kept": int(view.sum()),
+            "count": view.numel(),
+            "rate": float(view.double().mean()),
+        }
         for (layer, kind), view in space.views(mask).items()
     ]

@@ -1,7 +1,5 @@
 """Euclidean projection of keep probabilities onto the budget (methods, section 3)."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -10,7 +8,7 @@ from policyprune.pruning.budget import Budget
 ITERATIONS = 60
 
 
-def project(z: Tensor, budget: Budget, mode: Literal["cap", "equality"]) -> Tensor:
+def project(z: Tensor, budget: Budget, mode: str) -> Tensor:
     """The nearest s to z (n,) with 0 <= s <= 1 and, in each segment, cost at most (`cap`) or exactly the limit.
 
     s = clamp(z - v c, 0, 1) with one multiplier v per segment, found by bisection in float64 for all segments at

@@ -40,7 +40,7 @@ def score(evidence: Evidence) -> Tensor:
 
 
 def _input_norms(model: nn.Module, layer: Layer, blocks: list[Block]) -> list[Tensor]:
-    """L2 norm over all tokens of each input feature of the blocks' output projections: a list of (features,) float32."""
+    """L2 norm over all tokens of each input feature of the blocks' output projections: (features,) float32 each."""
     squares: dict[str, Tensor] = {}
 
     def collect(name: str) -> Any:

@@ -28,8 +28,8 @@ def gradient(masks: Tensor, advantages: Tensor, s: Tensor, score: str, divisor: 
 class Baseline:
     """Turns losses into advantages; keeps the moving average.
 
-    `losses` is (K, M): K masks for each of M sequences, or (K, 1) when one mask serves the whole batch. `dense` (M,) are
-    the dense model's losses of the same sequences, used by `residual` alone.
+    `losses` is (K, M): K masks for each of M sequences, or (K, 1) when one mask serves the whole batch. `dense` (M,)
+    are the dense model's losses of the same sequences, used by `residual` alone.
     """
 
     config: PolicyGradient

@@ -33,7 +33,8 @@ def search(problem: Problem, config: PolicyGradient, report: Report) -> Found:
         losses = torch.stack([problem.evaluate(mask, rows) for mask in masks])
         reference = dense.of(rows) if dense else None
         if per_batch:
-            losses, reference = losses.mean(1, keepdim=True), reference.mean(0, keepdim=True) if dense else None
+            losses = losses.mean(1, keepdim=True)
+            reference = None if reference is None else reference.mean(0, keepdim=True)
         forwards += config.masks
         advantages = baseline.advantages(losses, reference)
         samples = config.masks - 1 if config.divisor == "masks_minus_one" else config.masks
@@ -43,16 +44,18 @@ def search(problem: Problem, config: PolicyGradient, report: Report) -> Found:
         if config.progressive:
             current = budget.relaxed(budget.keep + (1 - budget.keep) * (1 - (step + 1) / config.steps) ** 3)
         s = project(s - rate * estimate, current, config.projection)
-        report({
-            "step": step + 1,
-            "forwards": forwards + (dense.forwards if dense else 0),
-            "loss": losses.mean(),
-            "loss_deviation": losses.std() if losses.numel() > 1 else losses.new_zeros(()),
-            "keep": s.mean(),
-            "gradient_norm": estimate.norm(),
-            "undecided": ((s > 0.05) & (s < 0.95)).float().mean(),
-            "learning_rate": rate,
-        })
+        report(
+            {
+                "step": step + 1,
+                "forwards": forwards + (dense.forwards if dense else 0),
+                "loss": losses.mean(),
+                "loss_deviation": losses.std() if losses.numel() > 1 else losses.new_zeros(()),
+                "keep": s.mean(),
+                "gradient_norm": estimate.norm(),
+                "undecided": ((s > 0.05) & (s < 0.95)).float().mean(),
+                "learning_rate": rate,
+            }
+        )
     return Found(select(s, budget), s, forwards + (dense.forwards if dense else 0))
 
 

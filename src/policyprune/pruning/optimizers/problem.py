@@ -16,7 +16,7 @@ Report = Callable[[dict[str, Tensor | float]], None]
 class Problem:
     """Find a mask within the budget that has a low loss.
 
-    `evaluate(masks, rows)` gives the losses (B,) of the calibration sequences `rows` (B,) under masks (B, n), a mask for
+    `evaluate(masks, rows)` gives the losses (B,) of the calibration sequences `rows` (B,) under masks (B, n), one for
     each sequence, or (1, n), the same for all. `sequences` is how many there are. `metric` (n,) is the raw importance,
     `start` (n,) the initial keep probabilities; all tensors live on the device of `start`.
     """

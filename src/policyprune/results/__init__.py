@@ -1,0 +1,1 @@
+"""One record per run; tables and plots read nothing else."""

@@ -1,0 +1,126 @@
+"""`record.json`: what a run was, how far it came and what it measured."""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+FILE = "record.json"
+PACKAGES = ("policyprune", "torch", "transformers", "datasets", "hydra-core", "omegaconf", "tokenizers", "numpy")
+
+
+@dataclass
+class Row:
+    """One measured number; `value` is a number or null, never a sentinel."""
+
+    subject: str  # dense, one_shot, pruned, reloaded
+    metric: str
+    value: float | int | None
+    unit: str
+    protocol: dict[str, Any]
+    stderr: float | None = None
+
+
+@dataclass
+class Record:
+    """The whole record. `status` is running, finished or failed; `stages` has seconds and peak memory of each."""
+
+    config: dict[str, Any]
+    config_hash: str
+    hardware: dict[str, Any]
+    status: str = "running"
+    error: str | None = None
+    started: str = ""
+    command: list[str] = field(default_factory=lambda: list(sys.argv))
+    versions: dict[str, str | None] = field(default_factory=lambda: {name: _version(name) for name in PACKAGES})
+    git: dict[str, Any] = field(default_factory=lambda: git_state())
+    protocol: dict[str, Any] = field(default_factory=dict)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    search: dict[str, Any] = field(default_factory=dict)
+    keep_rates: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Row] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    def add(self, subject: str, metric: str, value: float | int | None, unit: str, protocol: dict[str, Any]) -> None:
+        """Append a result."""
+        self.results.append(Row(subject, metric, value, unit, protocol))
+
+    def write(self, folder: Path) -> None:
+        """Write `record.json` atomically: a reader sees the old or the new one, never a part."""
+        scratch = folder / f".{FILE}.tmp"
+        text = json.dumps(_plain(dataclasses.asdict(self)), indent=2, allow_nan=False)
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(folder / FILE)
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a run's folder, None where there is none or it was written by another schema."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if content.get("schema") != SCHEMA:
+        return None
+    return Record(**{**content, "results": [Row(**row) for row in content["results"]]})
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree that policyprune runs from and whether it has changes; nulls outside a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    inside = git("ls-files", "--error-unmatch", __file__) is not None
+    status = git("status", "--porcelain", "--untracked-files=no") if inside else None
+    return {"commit": git("rev-parse", "HEAD") if inside else None, "dirty": None if status is None else bool(status)}
+
+
+def hardware(device: str, threads: int) -> dict[str, Any]:
+    """The machine in words."""
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    except OSError:
+        pass
+    return {
+        "device": device,
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "system": platform.system(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity and no NaN: they become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value

@@ -1,0 +1,55 @@
+"""Run an optimizer against the masked model, with a progress bar, a curve file and the tracker."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from policyprune.config.schema import Config
+from policyprune.models.adapter import Adapter
+from policyprune.progress import bar
+from policyprune.pruning.budget import Budget
+from policyprune.pruning.masking import Masking
+from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
+from policyprune.pruning.space import Space
+from policyprune.results.curve import Curve
+from policyprune.tasks.language_modeling import TextTask
+from policyprune.tracking import Tracker
+
+HELD_ON_GPU = 10  # steps between two looks at numbers that live on a GPU
+
+
+@torch.inference_mode()
+def search(
+    config: Config,
+    model: PreTrainedModel,
+    adapter: Adapter,
+    task: TextTask,
+    space: Space,
+    budget: Budget,
+    metric: Tensor,
+    start: Tensor,
+    folder: Path,
+    tracker: Tracker,
+) -> Found:
+    """Search for a mask: metric and start (n,). Writes `curve.jsonl` into `folder` as it goes."""
+    masking = Masking(adapter, space)
+    device = model.device
+
+    def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
+        masking.set(masks)
+        return task.loss(model, rows)
+
+    problem = Problem(evaluate, space, budget, len(task.calibration), metric.to(device), start.to(device), config.seed)
+    every = HELD_ON_GPU if device.type == "cuda" else 1
+    steps = getattr(config.optimizer, "steps", 0)
+    with masking.on(model), Curve(folder / "curve.jsonl", every) as curve, bar(steps, "search", "step") as progress:
+
+        def report(step: dict[str, Tensor | float]) -> None:
+            for values in curve.add(step):
+                progress.set_postfix(loss=f"{values['loss']:.3f}", keep=f"{values['keep']:.3f}", refresh=False)
+                tracker.log(values, step=int(values["step"]))
+            progress.update()
+
+        return OPTIMIZERS[config.optimizer.name](problem, config.optimizer, report)

@@ -1,0 +1,1 @@
+"""The mask becomes a smaller model, and the model a checkpoint."""

@@ -1,0 +1,82 @@
+"""Write a model as a directory that `AutoModel*.from_pretrained` loads, with policyprune or without it."""
+
+import json
+import pprint
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.models.adapter import Adapter
+from policyprune.surgery import unequal
+
+MODULE = "modeling_pruned"
+TEMPLATE = '''
+
+class {name}({base}):
+    """{base} with the widths that `per_layer_config` in config.json gives each layer."""
+
+    def __init__(self, config):
+        per_layer = config.to_dict()["per_layer_config"]
+        config.per_layer_config = None  # the stock class is built with the dense widths first
+        super().__init__(config)
+        resize(self, TABLE, per_layer)
+        config.per_layer_config = per_layer
+        config.allow_global_per_layer_attribute_access = True  # generation and other libraries read the dense counts
+'''
+
+
+def save_checkpoint(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    adapter: Adapter,
+    folder: Path,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write config, weights (sharded safetensors), tokenizer and, for unequal widths, a short modelling file.
+
+    Everything is written into a scratch folder beside `folder`, which it then replaces.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model.save_pretrained(scratch, max_shard_size=max_shard_size)
+        tokenizer.save_pretrained(scratch)
+        if getattr(model.config, "is_heterogeneous", False):
+            _add_modelling_file(model, adapter, scratch)
+        scratch.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _add_modelling_file(model: PreTrainedModel, adapter: Adapter, folder: Path) -> None:
+    base = type(model).__name__
+    name = f"Pruned{base}"
+    source = Path(unequal.__file__).read_text(encoding="utf-8")
+    table = pprint.pformat(_table(adapter), width=110, sort_dicts=False)
+    class_text = TEMPLATE.format(name=name, base=base)
+    head = "# Written by policyprune; load with AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)\n"
+    source = source.replace("from transformers", f"from transformers import {base}\nfrom transformers", 1)
+    (folder / f"{MODULE}.py").write_text(f"{head}{source}\n\nTABLE = {table}\n{class_text}", encoding="utf-8")
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["architectures"] = [name]
+    config["auto_map"] = {"AutoModelForCausalLM": f"{MODULE}.{name}"}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _table(adapter: Adapter) -> dict[str, Any]:
+    """Of each kind of block in a layer: the config key of its count, its name, its linear modules."""
+    family = adapter.family
+    table: dict[str, Any] = {"layers": family.layers}
+    for kind, count in (("attention", family.group_count), ("ffn", family.channel_count)):
+        block = next(block for block in adapter.blocks if block.kind == kind and block.count)
+        prefix = adapter.layers[block.layer] + "."
+        parts = [[part.module.removeprefix(prefix), part.axis, part.width] for part in block.parts]
+        table[kind] = {"count": count, "block": block.path.removeprefix(prefix), "parts": parts}
+    return table

@@ -1,0 +1,64 @@
+"""The one place that slices weights."""
+
+import copy
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from policyprune.models.adapter import Adapter, Block
+from policyprune.pruning.space import Space
+from policyprune.surgery.unequal import EmptyBlock
+from policyprune.surgery.widths import state_widths
+
+
+@torch.no_grad()
+def shrink(
+    model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, in_place: bool = False
+) -> PreTrainedModel:
+    """Return a model without the units where mask (n,) is 0; it computes what the masked model computes, to rounding.
+
+    The weights that are not sliced are shared with `model`, which stays as it was unless `in_place`. The config of the
+    result states its widths: as usual where all layers agree, in `per_layer_config` where they do not.
+    """
+    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    smaller = model if in_place else copy.deepcopy(model, shared)
+    blocks = {(block.layer, block.kind): block for block in adapter.blocks}
+    for key, view in space.views(mask.bool().cpu()).items():
+        kept = view.nonzero().flatten()
+        if not len(kept):
+            _remove(smaller, blocks[key])
+        elif len(kept) < len(view):
+            _slice(smaller, blocks[key], kept)
+    state_widths(smaller, adapter, space, mask)
+    return smaller
+
+
+def _remove(model: nn.Module, block: Block) -> None:
+    model.set_submodule(block.path, EmptyBlock.in_place_of(model.get_submodule(block.out), block.layer, block.kind))
+
+
+def _slice(model: nn.Module, block: Block, kept: Tensor) -> None:
+    features: dict[tuple[str, str], list[Tensor]] = {}
+    for part in block.parts:
+        own = part.offset + (kept[:, None] * part.width + torch.arange(part.width)).flatten()
+        features.setdefault((part.module, part.axis), []).append(own)
+    for (module, axis), indices in features.items():
+        _take(model.get_submodule(module), axis, torch.cat(indices))
+
+
+def _take(linear: nn.Module, axis: str, index: Tensor) -> None:
+    """Keep the features `index` of a linear module along an axis, in place."""
+    weight, bias = linear.weight, linear.bias
+    assert isinstance(weight, nn.Parameter)
+    index = index.to(weight.device)
+    dimension = 0 if (axis == "out") != isinstance(linear, Conv1D) else 1
+    linear.weight = nn.Parameter(weight.index_select(dimension, index), requires_grad=weight.requires_grad)
+    if axis == "out" and isinstance(bias, nn.Parameter):
+        linear.bias = nn.Parameter(bias.index_select(0, index), requires_grad=bias.requires_grad)
+    if isinstance(linear, Conv1D):
+        linear.nx, linear.nf = linear.weight.shape
+    else:
+        linear.out_features, linear.in_features = linear.weight.shape  # type: ignore[assignment]

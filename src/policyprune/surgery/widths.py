@@ -1,0 +1,41 @@
+"""How a config states the widths of a pruned model."""
+
+import copy
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from policyprune.models.adapter import Adapter
+from policyprune.pruning.space import Space
+
+
+def state_widths(model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor) -> None:
+    """Write the kept counts of each layer into the model's config, in the stock keys where all layers agree."""
+    family = adapter.family
+    names = {"attention": family.group_count, "ffn": family.channel_count}
+    counts: dict[int | str, dict[str, Any]] = {}
+    for (layer, kind), view in space.views(mask.bool()).items():
+        counts.setdefault(layer, {})[names[kind]] = int(view.sum())
+    everywhere = list(counts.values())
+    uniform = len(everywhere) == len(adapter.layers) and all(c == everywhere[0] for c in everywhere)
+    stock = _stock(model.config, adapter, everywhere[0]) if uniform and 0 not in everywhere[0].values() else None
+    if stock is not None:
+        model.config = stock
+    else:
+        model.config = copy.deepcopy(model.config)
+        model.config.per_layer_config = counts
+
+
+def _stock(config: PreTrainedConfig, adapter: Adapter, counts: dict[str, int]) -> PreTrainedConfig | None:
+    """The config of the stock class with other widths; None where the family's own validation refuses it."""
+    family, changes = adapter.family, dict(counts)
+    if family.group_count in counts:
+        per_group = next(block.width for block in adapter.blocks if block.kind == "attention") // adapter.head_dim
+        changes[family.head_count] = counts[family.group_count] * per_group
+        changes["head_dim"] = adapter.head_dim
+    try:
+        return type(config)(**{**config.to_dict(), **changes})
+    except (StrictDataclassError, ValueError):
+        return None

@@ -1,0 +1,117 @@
+"""Experiment trackers mirror the local record; one that fails never ends a run."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from policyprune.config.schema import Config, Wandb
+from policyprune.results.record import Record
+
+log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """What a run tells a tracker."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Values of one search step."""
+
+    def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
+        """Final metrics and the keep rate of each layer; ends the tracker's run."""
+
+
+class NoTracker:
+    """Tells nobody."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Nothing."""
+
+    def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
+        """Nothing."""
+
+
+class WandbTracker:
+    """Weights & Biases: the search curve, a table of keep rates, the final metrics as summary."""
+
+    def __init__(self, config: Wandb, name: str, run_config: dict[str, Any], folder: Path) -> None:
+        import wandb
+
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            mode=config.mode,  # type: ignore[arg-type]
+            group=config.group,
+            job_type=config.job_type,
+            tags=config.tags,
+            name=name,
+            config=run_config,
+            dir=str(folder),
+            settings=wandb.Settings(silent=True),
+        )
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """One point of the search curve."""
+        self._run.log({f"search/{key}": value for key, value in values.items()}, step=step)
+
+    def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
+        """Write the summary and the table, and close the run."""
+        if keep_rates:
+            columns: list[str | int] = list(keep_rates[0])
+            data = [list(row.values()) for row in keep_rates]
+            self._run.log({"keep_rates": self._wandb.Table(columns=columns, data=data)})
+        self._run.summary.update(dict(summary))
+        self._run.finish(exit_code=int(failed))
+
+
+class Forgiving:
+    """A tracker whose first failure is logged in one line and silences it."""
+
+    def __init__(self, start: Callable[[], Tracker]) -> None:
+        self._tracker: Tracker = NoTracker()
+        self._try(lambda: setattr(self, "_tracker", start()))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Values of one search step."""
+        self._try(lambda: self._tracker.log(values, step))
+
+    def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
+        """Final metrics; ends the tracker's run."""
+        self._try(lambda: self._tracker.finish(summary, keep_rates, failed))
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # a tracker may raise anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning("the tracker failed and is off from here on, the run goes on: %s", reason)
+            self._tracker = NoTracker()
+
+
+@contextmanager
+def open_tracker(config: Config, record: Record, folder: Path) -> Iterator[Tracker]:
+    """The tracker that the config asks for; told the record's results when the block ends, even by an error."""
+    settings = config.tracker
+    if not isinstance(settings, Wandb):
+        yield NoTracker()
+        return
+    tracker = Forgiving(lambda: WandbTracker(settings, folder.name, record.config, folder))
+    failed = True
+    try:
+        yield tracker
+        failed = False
+    finally:
+        tracker.finish(flat(record), record.keep_rates, failed)
+
+
+def flat(record: Record) -> dict[str, float | int | None]:
+    """Results under one name each: subject/metric, with the window length or the scope where there are several."""
+    parts = ("scope", "length")
+    return {
+        "/".join(
+            [row.subject, row.metric, *(str(row.protocol[part]) for part in parts if part in row.protocol)]
+        ): row.value
+        for row in record.results
+    }
