@@ -10,5 +10,5 @@ from tqdm import tqdm
 @contextmanager
 def bar(total: int, title: str, unit: str) -> Iterator["tqdm[Any]"]:
     """A bar of `total` steps that stays on screen when it ends."""
-    with tqdm(total=total, desc=f"{title:<22}", unit=unit, dynamic_ncols=True) as progress:
+    with tqdm(total=total, desc=f"{title:<34}", unit=unit, dynamic_ncols=True) as progress:
         yield progress

@@ -31,6 +31,12 @@ def launch(arguments: list[str]) -> int:
         if show_everything:
             raise
         raise UsageError(one_line(error)) from error
+    except UsageError:
+        raise
+    except Exception:  # logged, with its traceback, where it happened
+        if show_everything:
+            raise
+        return 1
     return 0
 
 

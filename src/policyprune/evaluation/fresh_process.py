@@ -39,7 +39,7 @@ def perplexity_elsewhere(
     """Perplexity by window length of a checkpoint, loaded with transformers alone; RuntimeError with the cause."""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "windows.safetensors"
-        save_file({str(length): ids for length, ids in windows.items()}, file)
+        save_file({str(length): ids.clone() for length, ids in windows.items()}, file)
         command = [sys.executable, "-I", "-c", SCRIPT, str(checkpoint), str(file), dtype, device, str(batch_tokens)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -1,9 +1,11 @@
 """Load the dense model and its tokenizer from any source, onto the device and in the dtype that the config asks for."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import hf_hub_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -37,8 +39,15 @@ def dtype_of(config: Model, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
+def quiet() -> None:
+    """Leave the screen to our own progress bars."""
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
 def load(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the dense causal language model, in eval mode and without gradients, and its tokenizer."""
+    quiet()
     device = device_of(config)
     where = _where(config)
     hub: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}

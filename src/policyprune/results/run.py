@@ -51,6 +51,8 @@ def recorded(config: Config, folder: Path, device: torch.device) -> Iterator[Rec
         record.status = "failed"
         record.error = " ".join(f"{type(error).__name__}: {error}".split())
         record.write(folder)
+        if not isinstance(error, UsageError):
+            log.error("the run failed, %s keeps what it had", folder, exc_info=True)
         raise
     record.status = "finished"
     record.write(folder)

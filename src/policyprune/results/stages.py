@@ -1,5 +1,6 @@
 """Seconds and peak memory of the stages of a run."""
 
+import logging
 import resource
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+log = logging.getLogger(__name__)
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 
@@ -23,10 +25,12 @@ def measured(name: str, stages: list[dict[str, Any]]) -> Iterator[None]:
         yield
     finally:
         gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+        seconds = time.perf_counter() - began
+        log.info("%s: %.1f s", name, seconds)
         stages.append(
             {
                 "name": name,
-                "seconds": round(time.perf_counter() - began, 3),
+                "seconds": round(seconds, 3),
                 "peak_memory_mb": round(_peak_mb(), 1),
                 "peak_gpu_memory_mb": gpu,
             }
