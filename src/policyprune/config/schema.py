@@ -112,6 +112,7 @@ class PolicyGradient(Optimizer):
     window: int = number(at_least=1)  # T of the moving average
     window_update: str = choice("after_use", "before_use")
     divisor: str = choice("masks", "masks_minus_one")
+    block_rate: float = number(at_least=1)  # factor on the mean of the gradient within each block
     learning_rate: float = number(above=0)
     schedule: str = choice("constant", "linear", "cosine")
     projection: str = choice("cap", "equality")

@@ -104,8 +104,9 @@ def adapt(model: PreTrainedModel) -> Adapter:
             f"model.source: no family table for {kind!r}, docs/add-a-model.md shows how to add it; known: {known}"
         )
     family = FAMILIES[kind]
-    count = len(model.get_submodule(family.layers))  # type: ignore[arg-type]
-    layers = tuple(f"{family.layers}.{index}" for index in range(count))
+    where = f"{model.base_model_prefix}.{family.layers}"
+    count = len(list(model.get_submodule(where).children()))
+    layers = tuple(f"{where}.{index}" for index in range(count))
     head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
     blocks = [
         make(model, family, index, path, head_dim) for index, path in enumerate(layers) for make in (_attention, _ffn)

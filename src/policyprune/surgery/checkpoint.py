@@ -73,7 +73,7 @@ def _add_modelling_file(model: PreTrainedModel, adapter: Adapter, folder: Path) 
 def _table(adapter: Adapter) -> dict[str, Any]:
     """Of each kind of block in a layer: the config key of its count, its name, its linear modules."""
     family = adapter.family
-    table: dict[str, Any] = {"layers": family.layers}
+    table: dict[str, Any] = {"layers": adapter.layers[0].rpartition(".")[0]}
     for kind, count in (("attention", family.group_count), ("ffn", family.channel_count)):
         block = next(block for block in adapter.blocks if block.kind == kind and block.count)
         prefix = adapter.layers[block.layer] + "."

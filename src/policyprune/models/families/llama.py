@@ -4,7 +4,7 @@ from policyprune.models.adapter import Attention, Family, FeedForward
 
 LLAMA = Family(
     model_types=("llama",),
-    layers="model.layers",
+    layers="layers",
     attention=Attention(
         block="self_attn",
         query="self_attn.q_proj",
