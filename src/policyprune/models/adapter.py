@@ -25,7 +25,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Attention:
-    """Module names inside a layer, for separate q, k, v. A unit is a key/value head with its query heads."""
+    """Module names inside a layer, for separate q, k, v. A unit is a key/value head with its query heads.
+
+    `block` takes hidden states and returns (output, weights); it is replaced when a layer loses all its heads. It may
+    hold `out` or end before it.
+    """
 
     block: str
     query: str
@@ -36,9 +40,13 @@ class Attention:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """Module names inside a layer, for unfused projections. A unit is a channel between `inputs` and `out`."""
+    """Module names inside a layer, for unfused projections. A unit is a channel between `inputs` and `out`.
 
-    block: str
+    `block` takes and returns hidden states and holds both; it is replaced when a layer loses all its channels. Without
+    such a module (None) the projections stay, with no channel between them.
+    """
+
+    block: str | None
     inputs: tuple[str, ...]
     out: str
 
@@ -65,7 +73,7 @@ class Block:
 
     layer: int
     kind: str
-    path: str
+    path: str | None
     count: int
     width: int
     out: str
@@ -126,8 +134,9 @@ def features(model: nn.Module, module: str, axis: Axis) -> int:
 
 def _attention(model: PreTrainedModel, family: Family, layer: int, path: str, head_dim: int) -> Block:
     names = family.attention
-    if _is_empty(model, f"{path}.{names.block}"):
-        return Block(layer, "attention", f"{path}.{names.block}", 0, 0, "", (), 0, 0, 0)
+    block = f"{path}.{names.block}"
+    if _is_empty(model, block):
+        return Block(layer, "attention", block, 0, 0, "", (), 0, 0, 0)
     groups = features(model, f"{path}.{names.key}", "out") // head_dim
     width = features(model, f"{path}.{names.query}", "out") // max(groups, 1)
     parts = (
@@ -136,16 +145,17 @@ def _attention(model: PreTrainedModel, family: Family, layer: int, path: str, he
         Part(f"{path}.{names.value}", "out", head_dim),
         Part(f"{path}.{names.out}", "in", width),
     )
-    return _block(model, layer, "attention", f"{path}.{names.block}", groups, width, parts, score_width=width)
+    return _block(model, layer, "attention", block, groups, width, parts, score_width=width)
 
 
 def _ffn(model: PreTrainedModel, family: Family, layer: int, path: str, head_dim: int) -> Block:
     names = family.ffn
-    if _is_empty(model, f"{path}.{names.block}"):
-        return Block(layer, "ffn", f"{path}.{names.block}", 0, 0, "", (), 0, 0, 0)
+    block = f"{path}.{names.block}" if names.block else None
+    if block and _is_empty(model, block):
+        return Block(layer, "ffn", block, 0, 0, "", (), 0, 0, 0)
     channels = features(model, f"{path}.{names.out}", "in")
     parts = (*(Part(f"{path}.{name}", "out", 1) for name in names.inputs), Part(f"{path}.{names.out}", "in", 1))
-    return _block(model, layer, "ffn", f"{path}.{names.block}", channels, 1, parts, score_width=0)
+    return _block(model, layer, "ffn", block, channels, 1, parts, score_width=0)
 
 
 def _is_empty(model: nn.Module, path: str) -> bool:
@@ -157,7 +167,7 @@ def _block(
     model: nn.Module,
     layer: int,
     kind: str,
-    path: str,
+    path: str | None,
     count: int,
     width: int,
     parts: tuple[Part, ...],

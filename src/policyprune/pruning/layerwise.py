@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 
 from policyprune.models.adapter import Adapter
 
+Others = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 @dataclass
 class Layer:
@@ -18,12 +20,12 @@ class Layer:
     index: int
     module: nn.Module
     hidden: list[Tensor]
-    others: list[dict[str, Any]]
+    others: list[Others]
 
     def outputs(self) -> Iterator[Tensor]:
         """Run the layer as it is now on every batch."""
-        for hidden, others in zip(self.hidden, self.others, strict=True):
-            out = self.module(hidden, **others)
+        for hidden, (args, named) in zip(self.hidden, self.others, strict=True):
+            out = self.module(hidden, *args, **named)
             yield out[0] if isinstance(out, tuple) else out
 
 
@@ -35,16 +37,15 @@ def walk(model: PreTrainedModel, adapter: Adapter, batches: list[dict[str, Tenso
     are held.
     """
     modules = [model.get_submodule(path) for path in adapter.layers]
-    others: list[list[dict[str, Any]]] = [[] for _ in modules]
+    others: list[list[Others]] = [[] for _ in modules]
     hidden: list[Tensor] = []
 
     def record(index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            states = args[0] if args else kwargs["hidden_states"]
-            assert len(args) <= 1, "the layers of every family take all but the hidden states by keyword"
-            others[index].append({name: value for name, value in kwargs.items() if name != "hidden_states"})
+            named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            others[index].append((args[1:], named))
             if index == 0:
-                hidden.append(states)
+                hidden.append(args[0] if args else kwargs["hidden_states"])
 
         return hook
 

@@ -54,19 +54,24 @@ def save_checkpoint(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def auto_class(model: PreTrainedModel) -> str:
+    """The class that loads a checkpoint of `model`: AutoModelForCausalLM, AutoModelForSequenceClassification, ..."""
+    return f"AutoModelFor{type(model).__name__.rpartition('For')[2]}"
+
+
 def _add_modelling_file(model: PreTrainedModel, adapter: Adapter, folder: Path) -> None:
     base = type(model).__name__
     name = f"Pruned{base}"
     source = Path(unequal.__file__).read_text(encoding="utf-8")
     table = pprint.pformat(_table(adapter), width=110, sort_dicts=False)
     class_text = TEMPLATE.format(name=name, base=base)
-    head = "# Written by policyprune; load with AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)\n"
+    head = f"# Written by policyprune; load with {auto_class(model)}.from_pretrained(folder, trust_remote_code=True)\n"
     source = source.replace("from transformers", f"from transformers import {base}\nfrom transformers", 1)
     (folder / f"{MODULE}.py").write_text(f"{head}{source}\n\nTABLE = {table}\n{class_text}", encoding="utf-8")
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["architectures"] = [name]
-    config["auto_map"] = {"AutoModelForCausalLM": f"{MODULE}.{name}"}
+    config["auto_map"] = {auto_class(model): f"{MODULE}.{name}"}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -78,5 +83,5 @@ def _table(adapter: Adapter) -> dict[str, Any]:
         block = next(block for block in adapter.blocks if block.kind == kind and block.count)
         prefix = adapter.layers[block.layer] + "."
         parts = [[part.module.removeprefix(prefix), part.axis, part.width] for part in block.parts]
-        table[kind] = {"count": count, "block": block.path.removeprefix(prefix), "parts": parts}
+        table[kind] = {"count": count, "block": block.path and block.path.removeprefix(prefix), "parts": parts}
     return table

@@ -28,7 +28,7 @@ def shrink(
     blocks = {(block.layer, block.kind): block for block in adapter.blocks}
     for key, view in space.views(mask.bool().cpu()).items():
         kept = view.nonzero().flatten()
-        if not len(kept):
+        if not len(kept) and blocks[key].path:
             _remove(smaller, blocks[key])
         elif len(kept) < len(view):
             _slice(smaller, blocks[key], kept)
@@ -37,7 +37,12 @@ def shrink(
 
 
 def _remove(model: nn.Module, block: Block) -> None:
-    model.set_submodule(block.path, EmptyBlock.in_place_of(model.get_submodule(block.out), block.layer, block.kind))
+    assert block.path is not None
+    holds_out = block.out.startswith(block.path + ".")
+    out = model.get_submodule(block.out)
+    model.set_submodule(block.path, EmptyBlock.in_place_of(out, block.layer, block.kind, holds_out))
+    if not holds_out:
+        _take(out, "in", torch.empty(0, dtype=torch.long))
 
 
 def _slice(model: nn.Module, block: Block, kept: Tensor) -> None:

@@ -7,25 +7,28 @@ from transformers.pytorch_utils import Conv1D
 
 
 class EmptyBlock(nn.Module):
-    """Stands where an attention or FFN block lost all its units: adds nothing but the output bias to the residual.
+    """Stands where an attention or FFN block lost all its units.
 
+    Where the output projection was inside the block, its bias is left; where it follows, it gets no features.
     As attention it still tells the key/value cache how many tokens have passed, with one number per token, since the
     cache of layer 0 is where transformers looks up the length.
     """
 
-    def __init__(self, layer: int, kind: str, bias: nn.Parameter | None) -> None:
+    def __init__(self, layer: int, kind: str, holds_out: bool, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.layer, self.attention, self.bias = layer, kind == "attention", bias
+        self.layer, self.attention, self.holds_out, self.bias = layer, kind == "attention", holds_out, bias
 
     @classmethod
-    def in_place_of(cls, out: nn.Module, layer: int, kind: str) -> "EmptyBlock":
-        """The block whose output projection is `out`, without its units."""
-        bias = getattr(out, "bias", None)
-        return cls(layer, kind, nn.Parameter(bias.detach(), bias.requires_grad) if bias is not None else None)
+    def in_place_of(cls, out: nn.Module, layer: int, kind: str, holds_out: bool) -> "EmptyBlock":
+        """The block whose output projection is `out`, without its units; `holds_out`: the projection goes with it."""
+        bias = getattr(out, "bias", None) if holds_out else None
+        kept = nn.Parameter(bias.detach(), bias.requires_grad) if bias is not None else None
+        return cls(layer, kind, holds_out, kept)
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> object:
-        """(B, T, d) -> (B, T, d), and no attention weights where attention is expected to return them."""
-        out = hidden_states.new_zeros(hidden_states.shape)
+        """(B, T, d) -> (B, T, d) or (B, T, 0), and no attention weights where attention is expected to return them."""
+        features = hidden_states.shape[-1] if self.holds_out else 0
+        out = hidden_states.new_zeros(*hidden_states.shape[:-1], features)
         if self.bias is not None:
             out = out + self.bias
         cache = kwargs.get("past_key_values")
@@ -47,9 +50,12 @@ def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[st
         for kind in ("attention", "ffn"):
             block = table[kind]
             count = sizes.get(block["count"])
-            if count == 0:
-                out = layer.get_submodule(block["parts"][-1][0])
-                layer.set_submodule(block["block"], EmptyBlock.in_place_of(out, int(index), kind))
+            if count == 0 and block["block"]:
+                name = block["parts"][-1][0]
+                out, holds_out = layer.get_submodule(name), name.startswith(block["block"] + ".")
+                layer.set_submodule(block["block"], EmptyBlock.in_place_of(out, int(index), kind, holds_out))
+                if not holds_out:
+                    layer.set_submodule(name, _resized(out, "in", 0))
             elif count is not None:
                 widths: dict[tuple[str, str], int] = {}
                 for module, axis, width in block["parts"]:

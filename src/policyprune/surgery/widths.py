@@ -34,7 +34,10 @@ def _stock(config: PreTrainedConfig, adapter: Adapter, counts: dict[str, int]) -
     if family.group_count in counts:
         per_group = next(block.width for block in adapter.blocks if block.kind == "attention") // adapter.head_dim
         changes[family.head_count] = counts[family.group_count] * per_group
-        changes["head_dim"] = adapter.head_dim
+        if changes[family.head_count] != getattr(config, family.head_count) and not hasattr(config, "head_dim"):
+            return None  # the stock class takes the head size from the hidden size
+        if hasattr(config, "head_dim"):
+            changes["head_dim"] = adapter.head_dim
     try:
         return type(config)(**{**config.to_dict(), **changes})
     except (StrictDataclassError, ValueError):

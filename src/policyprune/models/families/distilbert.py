@@ -1,0 +1,19 @@
+"""DistilBERT, with names of its own in the layers and in the config."""
+
+from policyprune.models.adapter import Attention, Family, FeedForward
+
+DISTILBERT = Family(
+    model_types=("distilbert",),
+    layers="transformer.layer",
+    attention=Attention(
+        block="attention",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        out="attention.out_lin",
+    ),
+    ffn=FeedForward(block=None, inputs=("ffn.lin1",), out="ffn.lin2"),
+    group_count="n_heads",
+    head_count="n_heads",
+    channel_count="hidden_dim",
+)
