@@ -5,12 +5,14 @@ from pathlib import Path
 
 import torch
 
-from policyprune.config.schema import Config, LanguageModeling
+from policyprune.calibration import fit_scales, gather
+from policyprune.config.schema import Config
 from policyprune.evaluation.comparison import compare
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import device_of, load
 from policyprune.pruning.budget import make_budget
-from policyprune.pruning.importance import METRICS, Evidence
+from policyprune.pruning.importance import METRICS
+from policyprune.pruning.importance.gradients import mask_gradients
 from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.mask import keep_rates, save_mask
 from policyprune.pruning.space import space_of
@@ -21,7 +23,7 @@ from policyprune.results.tables import closing_words, summary
 from policyprune.search import search
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.surgery.shrink import shrink
-from policyprune.tasks.language_modeling import build
+from policyprune.tasks import build
 from policyprune.tracking import open_tracker
 
 log = logging.getLogger(__name__)
@@ -40,11 +42,10 @@ def run(config: Config, folder: Path) -> Record:
 
 @torch.no_grad()
 def _run(config: Config, folder: Path) -> Record:
-    assert isinstance(config.task, LanguageModeling)
     torch.manual_seed(config.seed)
     with recorded(config, folder, device_of(config.model)) as record, open_tracker(config, record, folder) as tracker:
         with measured("load", record.stages):
-            model, tokenizer = load(config.model)
+            model, tokenizer = load(config.model, config.task)
             adapter = adapt(model)
             space = space_of(adapter, config.granularity.units)
             budget = make_budget(config.budget, adapter, space)
@@ -52,21 +53,38 @@ def _run(config: Config, folder: Path) -> Record:
             task = build(config.task, tokenizer)
             record.protocol = task.protocol
         with measured("importance", record.stages):
-            batches = task.batches(config.importance.sequences)
-            evidence = Evidence(model, adapter, space, batches, config.budget.keep, config.seed)
+            evidence = gather(config, model, adapter, space, task)
             metric = METRICS[config.importance.name](evidence)
             start = initial_probabilities(metric, space, budget, config.importance)
         with measured("search", record.stages):
-            found = search(config, model, adapter, task, space, budget, metric, start, folder, tracker)
+            found = search(
+                config,
+                model,
+                adapter,
+                task,
+                space,
+                budget,
+                metric,
+                start,
+                lambda: mask_gradients(evidence),
+                folder,
+                tracker,
+            )
             record.search = {"forwards": found.forwards, "units": space.n, "kept": int(found.mask.sum())}
             record.keep_rates = keep_rates(found.mask, space)
-            save_mask(folder / "mask.safetensors", found.mask, space, found.probabilities)
+        smaller = {"pruned": shrink(model, adapter, space, found.mask)}
+        scales = None
+        if config.tuning.name != "none":
+            with measured("tuning", record.stages):
+                scales, record.tuning = fit_scales(config, model, adapter, space, found.mask, task)
+                smaller["tuned"] = shrink(model, adapter, space, found.mask, scales)
         with measured("export", record.stages):
-            pruned = shrink(model, adapter, space, found.mask)
+            save_mask(folder / "mask.safetensors", found.mask, space, found.probabilities, scales)
             checkpoint = folder / "checkpoint"
             if config.export.name == "hf":
-                save_checkpoint(pruned, tokenizer, adapter, checkpoint, config.export.max_shard_size)
+                final = smaller.get("tuned", smaller["pruned"])
+                save_checkpoint(final, tokenizer, adapter, checkpoint, config.export.max_shard_size)
         with measured("evaluation", record.stages):
-            for subject, measure in compare(config, model, pruned, adapter, space, task, metric, checkpoint):
+            for subject, measure in compare(config, model, smaller, adapter, space, task, metric, checkpoint):
                 record.add(subject, *measure)
     return record

@@ -1,5 +1,6 @@
 """Run an optimizer against the masked model, with a progress bar, a curve file and the tracker."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,22 +15,23 @@ from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.space import Space
 from policyprune.results.curve import Curve
-from policyprune.tasks.language_modeling import TextTask
+from policyprune.tasks import Task
 from policyprune.tracking import Tracker
 
 HELD_ON_GPU = 10  # steps between two looks at numbers that live on a GPU
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def search(
     config: Config,
     model: PreTrainedModel,
     adapter: Adapter,
-    task: TextTask,
+    task: Task,
     space: Space,
     budget: Budget,
     metric: Tensor,
     start: Tensor,
+    gradients: Callable[[], Tensor],
     folder: Path,
     tracker: Tracker,
 ) -> Found:
@@ -41,9 +43,11 @@ def search(
         masking.set(masks)
         return task.loss(model, rows)
 
-    problem = Problem(evaluate, space, budget, len(task.calibration), metric.to(device), start.to(device), config.seed)
+    problem = Problem(
+        evaluate, space, budget, metric.to(device), start.to(device), task.lengths, config.seed, gradients
+    )
     every = HELD_ON_GPU if device.type == "cuda" else 1
-    steps = getattr(config.optimizer, "steps", 0)
+    steps = getattr(config.optimizer, "steps", getattr(config.optimizer, "iterations", 0))
     with masking.on(model), Curve(folder / "curve.jsonl", every) as curve, bar(steps, "search", "step") as progress:
 
         def report(step: dict[str, Tensor | float]) -> None:

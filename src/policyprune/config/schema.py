@@ -14,6 +14,7 @@ class Model:
 
     name: str = MISSING
     source: str = MISSING  # hub id, local directory, pkg://package/path, or a .gguf file in any of these
+    fine_tuned: dict[str, str] = field(default_factory=dict)  # task -> source, where it is another one
     revision: str | None = MISSING
     device: str = MISSING  # auto, cpu, cuda, cuda:1, ...
     dtype: str = choice("auto", "float32", "bfloat16", "float16")
@@ -59,6 +60,51 @@ class LanguageModeling(Task):
 
 
 @dataclass
+class Examples:
+    """The labelled examples that the search and the metrics may look at."""
+
+    count: int = number(at_least=1)
+    seed: int = number(at_least=0)
+
+
+@dataclass
+class Labelled(Task):
+    """Base of the tasks with labelled examples; each split comes from the hub or from files."""
+
+    source: str | None = MISSING  # hub id; null where data_files are read
+    subset: str | None = MISSING
+    data_files: dict[str, str] | None = MISSING  # split -> file or pkg://; used instead of the hub
+    offline_files: dict[str, str] | None = MISSING  # the same, where the hub cannot be reached
+    rename: dict[str, str] = MISSING  # column -> the name it gets, where a split has it
+    keep_rows: dict[str, str] = MISSING  # column -> value of the rows that count, where a split has it
+    calibration_split: str = MISSING
+    test_splits: list[str] = MISSING
+    max_length: int = number(at_least=8)  # tokens
+    calibration: Examples = field(default_factory=Examples)
+
+
+@dataclass
+class Classification(Labelled):
+    """One or two sentences and a label (GLUE and what looks like it)."""
+
+    text_columns: list[str] = MISSING
+    label_column: str = MISSING
+    classes: int = number(at_least=1)  # 1: regression
+    metrics: list[str] = choice("accuracy", "f1", "matthews", "pearson", "spearman")
+
+
+@dataclass
+class QuestionAnswering(Labelled):
+    """Extractive question answering (SQuAD and what looks like it)."""
+
+    stride: int = number(at_least=1)  # tokens that neighbouring windows of a long context share
+    max_answer_length: int = number(at_least=1)  # tokens
+    no_answer: bool = MISSING  # questions may have none (SQuAD 2.0)
+    no_answer_threshold: float = MISSING  # added to the answer's score before it is compared with no answer
+    max_questions: int | None = number(at_least=1)  # of the test split; null: all
+
+
+@dataclass
 class Granularity:
     """Which units can be removed."""
 
@@ -80,8 +126,9 @@ class Budget:
 class Importance:
     """A score per unit, and how it becomes the initial keep probability."""
 
-    name: str = choice("wanda_sp", "magnitude", "random", "constant")
+    name: str = choice("wanda_sp", "magnitude", "random", "constant", "fisher", "taylor")
     sequences: int = number(at_least=1)  # calibration sequences that the metric looks at
+    gradient_per: str = choice("example", "batch")  # fisher, taylor: whose gradient is squared or made absolute
     mapping: str = choice("sigmoid_norm", "norm", "score_const")
     normalize: str = choice("per_layer", "global")
     confidence: float = number(above=0.5, below=1)  # score_const: s of the units that the metric keeps
@@ -120,10 +167,55 @@ class PolicyGradient(Optimizer):
 
 
 @dataclass
-class Latency:
-    """One timed forward pass of the transformer."""
+class Kwon(Optimizer):
+    """Fisher search and rearrangement of Kwon et al., NeurIPS 2022."""
 
-    batch_size: int = number(at_least=1)
+    rearrange: bool = MISSING
+
+
+@dataclass
+class PPO(Optimizer):
+    """Mask search by proximal policy optimisation; docs/ppom.md says what is the paper's and what is ours."""
+
+    iterations: int = number(at_least=1)
+    episodes: int = number(at_least=2)  # per iteration
+    horizon: int = number(at_least=1)  # refinements of the mask in an episode
+    examples: int = number(at_least=1)  # for each reward
+    held_out: float = number(above=0, below=1)  # share of the calibration examples that picks the final mask
+    chunk: int = number(at_least=1)  # neighbouring channels, by importance, that are decided together
+    epochs: int = number(at_least=1)
+    clip: float = number(above=0, below=1)
+    gae_lambda: float = number(at_least=0, at_most=1)
+    discount: float = number(above=0, at_most=1)
+    entropy: float = number(at_least=0)  # bonus at the start, annealed to 0
+    kl_stop: float = number(above=0)  # per decision
+    learning_rate: float = number(above=0)
+    candidates: int = number(at_least=1)  # masks compared on the held-out examples, the warm start among them
+
+
+@dataclass
+class Tuning:
+    """Real-valued scales of the kept units."""
+
+    name: str = choice("none", "cg2", "lsmr")
+
+
+@dataclass
+class LeastSquares(Tuning):
+    """Layer-wise least squares against the dense model's outputs."""
+
+    sequences: int = number(at_least=1)  # calibration sequences
+    damp: float = number(at_least=0)  # relative to the mean diagonal of the normal matrix
+    tolerance: float = number(above=0)  # relative residual
+    iterations: int = number(at_least=1)
+    limit: float = number(above=0)  # a layer with a scale beyond +-limit keeps its binary mask
+
+
+@dataclass
+class Latency:
+    """Timed forward passes of the transformer."""
+
+    batch_sizes: list[int] = number(at_least=1)
     length: int = number(at_least=1)
     repeats: int = number(at_least=0)  # 0: not measured
 
@@ -178,6 +270,7 @@ class Config:
     budget: Budget = MISSING
     importance: Importance = MISSING
     optimizer: Optimizer = MISSING
+    tuning: Tuning = MISSING
     evaluation: Evaluation = MISSING
     export: Export = MISSING
     tracker: Tracker = MISSING
@@ -189,11 +282,17 @@ SCHEMAS: dict[str, Any] = {
     "config": Config,
     "model/base": Model,
     "task/language_modeling": LanguageModeling,
+    "task/classification": Classification,
+    "task/question_answering": QuestionAnswering,
     "granularity/base": Granularity,
     "budget/base": Budget,
     "importance/base": Importance,
     "optimizer/one_shot": OneShot,
     "optimizer/policy_gradient": PolicyGradient,
+    "optimizer/kwon": Kwon,
+    "optimizer/ppo": PPO,
+    "tuning/none": Tuning,
+    "tuning/least_squares": LeastSquares,
     "evaluation/base": Evaluation,
     "export/base": Export,
     "tracker/none": Tracker,

@@ -1,4 +1,4 @@
-"""Load a checkpoint as anyone would, in a process where policyprune cannot be imported, and measure it there."""
+"""Load a checkpoint as anyone would, in a process where policyprune cannot be imported, and run it there."""
 
 import json
 import subprocess
@@ -7,41 +7,87 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
-SCRIPT = """
+from policyprune.surgery.checkpoint import auto_class
+from policyprune.tasks import by_length
+from policyprune.tasks.encoded import Encoded
+
+LOAD = """
 import json, math, sys
 sys.modules["policyprune"] = None  # importing it is an error from here on
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+import torch, transformers
+from safetensors.torch import load_file, save_file
 
-folder, windows, dtype, device, batch = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=True).to(device).eval()
+folder, data, kind, dtype, device, batch = sys.argv[1:]
+model = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, trust_remote_code=True).to(device).eval()
+torch.set_grad_enabled(False)
+"""
+PERPLEXITY = """
 result = {}
-with torch.inference_mode():
-    for length, ids in load_file(windows).items():
-        total = count = 0
-        for rows in ids.split(max(1, int(batch) // ids.shape[1])):
-            rows = rows.to(device)
-            logits = model(rows).logits[:, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
-            total, count = total + loss.double().sum().item(), count + loss.numel()
-        result[length] = math.exp(total / count)
+for length, ids in load_file(data).items():
+    total = count = 0
+    for rows in ids.split(max(1, int(batch) // ids.shape[1])):
+        rows = rows.to(device)
+        logits = model(rows).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
+        total, count = total + loss.double().sum().item(), count + loss.numel()
+    result[length] = math.exp(total / count)
 print(json.dumps(result))
+"""
+OUTPUTS = """
+batches = {}
+for key, value in load_file(data).items():
+    number, name = key.split(".", 1)
+    batches.setdefault(number, {})[name] = value.to(device)
+found = {}
+for number, inputs in batches.items():
+    out = model(**inputs)
+    found.update({f"{number}.{name}": out[name].float().cpu().contiguous() for name in out.keys()})
+save_file(found, data)
 """
 
 
 def perplexity_elsewhere(
-    checkpoint: Path, windows: Mapping[int, Tensor], dtype: str, device: str, batch_tokens: int
+    checkpoint: Path, windows: Mapping[int, Tensor], like: PreTrainedModel, batch_tokens: int
 ) -> dict[int, float]:
-    """Perplexity by window length of a checkpoint, loaded with transformers alone; RuntimeError with the cause."""
+    """Perplexity by window length, computed there by transformers and torch alone; RuntimeError with the cause."""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "windows.safetensors"
         save_file({str(length): ids.clone() for length, ids in windows.items()}, file)
-        command = [sys.executable, "-I", "-c", SCRIPT, str(checkpoint), str(file), dtype, device, str(batch_tokens)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        printed = _run(LOAD + PERPLEXITY, checkpoint, file, like, batch_tokens)
+    return {int(length): value for length, value in json.loads(printed.splitlines()[-1]).items()}
+
+
+def outputs_elsewhere(
+    checkpoint: Path, examples: Encoded, names: tuple[str, ...], like: PreTrainedModel, batch: int = 32
+) -> list[tuple[Tensor, ...]]:
+    """The named outputs of each example, in order, computed there; RuntimeError with the cause."""
+    batches = by_length(examples.lengths, batch)
+    tensors = {
+        f"{number}.{name}": tensor.contiguous()
+        for number, rows in enumerate(batches)
+        for name, tensor in examples.inputs(rows).items()
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "batches.safetensors"
+        save_file(tensors, file)
+        _run(LOAD + OUTPUTS, checkpoint, file, like, batch)
+        found = load_file(file)
+    rows: list[tuple[Tensor, ...]] = [()] * len(examples.lengths)
+    for number, own in enumerate(batches):
+        for position, row in enumerate(own.tolist()):
+            rows[row] = tuple(found[f"{number}.{name}"][position] for name in names)
+    return rows
+
+
+def _run(script: str, checkpoint: Path, data: Path, like: PreTrainedModel, batch: int) -> str:
+    dtype = str(like.dtype).removeprefix("torch.")
+    arguments = [str(checkpoint), str(data), auto_class(like), dtype, str(torch.device(like.device)), str(batch)]
+    done = subprocess.run([sys.executable, "-I", "-c", script, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the checkpoint does not load in a fresh process: {done.stderr.strip().splitlines()[-1]}")
-    return {int(length): value for length, value in json.loads(done.stdout.splitlines()[-1]).items()}
+    return done.stdout

@@ -1,29 +1,12 @@
-"""Everything that is measured of one model, as rows (metric, value, unit, protocol)."""
+"""Sizes of a model, as measures (metric, value, unit, protocol)."""
 
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.config.schema import Evaluation
 from policyprune.evaluation.efficiency import block_macs, block_parameters, parameters
-from policyprune.evaluation.perplexity import perplexity
+from policyprune.evaluation.quality import Measure
 from policyprune.models.adapter import adapt
-from policyprune.progress import bar
-
-Measure = tuple[str, float | int, str, dict[str, Any]]
-
-
-def quality(title: str, model: PreTrainedModel, windows: dict[int, Tensor], config: Evaluation) -> list[Measure]:
-    """Perplexity for each window length."""
-    rows: list[Measure] = []
-    for length, ids in windows.items():
-        with bar(len(ids), f"{title}, {length} tokens", "window") as progress:
-            value = perplexity(model, ids, config.batch_tokens, progress.update)
-        protocol = {"length": length, "windows": len(ids), "dtype": str(model.dtype).removeprefix("torch.")}
-        rows.append(("perplexity", value, "", protocol))
-    return rows
 
 
 def size(model: PreTrainedModel, sequence_length: int) -> list[Measure]:

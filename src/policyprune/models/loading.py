@@ -1,15 +1,23 @@
 """Load the dense model and its tokenizer from any source, onto the device and in the dtype that the config asks for."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from policyprune.config.schema import Model
+from policyprune.config.schema import Classification, Model, QuestionAnswering, Task
 from policyprune.errors import UsageError
 from policyprune.models.gguf import converted
 from policyprune.models.sources import locate
@@ -45,30 +53,41 @@ def quiet() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def load(config: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the dense causal language model, in eval mode and without gradients, and its tokenizer."""
+def load(config: Model, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the dense model with the head that the task needs, in eval mode and without gradients, and its tokenizer.
+
+    Where `model.fine_tuned` names a checkpoint for the task, that one is loaded.
+    """
     quiet()
     device = device_of(config)
+    config = replace(config, source=config.fine_tuned.get(task.name, config.source))
     where = _where(config)
     hub: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if not isinstance(where, Path):
         hub["revision"] = config.revision or "main"
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **hub)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = head_of(task).from_pretrained(
             where,
             dtype=dtype_of(config, device),
             attn_implementation=config.attn_implementation,
             device_map=config.device_map,
             **hub,
         )
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"model.source: {config.source!r} cannot be loaded: {reason}") from error
     if config.device_map is None:
         model.to(device)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
     return model, tokenizer
+
+
+def head_of(task: Task) -> Any:
+    """The auto class whose models have the head that a task needs."""
+    if isinstance(task, Classification):
+        return AutoModelForSequenceClassification
+    return AutoModelForQuestionAnswering if isinstance(task, QuestionAnswering) else AutoModelForCausalLM
 
 
 def _where(config: Model) -> Path | str:

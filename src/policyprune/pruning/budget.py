@@ -1,5 +1,6 @@
 """What a mask may cost."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -70,9 +71,10 @@ def make_budget(config: BudgetConfig, adapter: Adapter, space: Space) -> Budget:
         total = float(cost.sum()) + rest
         pool_limit = torch.tensor([config.keep * total - rest], dtype=torch.float64)
         if pool_limit < 0:
+            smallest = math.ceil(rest / total * 1e4) / 1e4
             raise UsageError(
                 f"budget.keep: {config.keep:g} of the {config.name} cannot be met with granularity "
-                f"{'+'.join(kinds)}, the rest of the blocks takes more; at least {rest / total:.4f} can be met"
+                f"{'+'.join(kinds)}, the rest of the blocks takes more; at least {smallest:.4f} can be met"
             )
     if config.scope == "global":
         return Budget(cost, pool, pool_limit, pool, pool_limit, config.keep)

@@ -10,11 +10,13 @@ from torch import Tensor
 from policyprune.pruning.space import Group, Space
 
 
-def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor) -> None:
-    """Write mask (n,) and keep probabilities (n,) as named tensors, a pair per block, atomically."""
+def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor, scales: Tensor | None = None) -> None:
+    """Write mask, keep probabilities and, where units were tuned, scales (n,) as named tensors, atomically."""
     tensors = {f"{kind}.{layer}": view.clone() for (layer, kind), view in space.views(mask.bool().cpu()).items()}
     for (layer, kind), view in space.views(probabilities.float().cpu()).items():
         tensors[f"{kind}.{layer}.probability"] = view.clone()
+    for (layer, kind), view in space.views(scales.float().cpu()).items() if scales is not None else ():
+        tensors[f"{kind}.{layer}.scale"] = view.clone()
     scratch = path.with_suffix(".tmp")
     save_file(tensors, scratch, metadata={"format": "policyprune-mask", "version": "1"})
     scratch.replace(path)
@@ -23,7 +25,7 @@ def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor) -> 
 def load_mask(path: Path) -> tuple[Space, Tensor]:
     """Read a mask file back: the space that it was made for, in order, and the mask (n,) bool."""
     with safe_open(path, framework="pt") as file:
-        names = [name.split(".") for name in file.keys() if not name.endswith(".probability")]  # noqa: SIM118
+        names = [name.split(".") for name in file.keys() if name.count(".") == 1]  # noqa: SIM118
         keys = sorted(((int(layer), kind) for kind, layer in names), key=lambda key: (key[0], key[1]))
         views = [file.get_tensor(f"{kind}.{layer}") for layer, kind in keys]
     space = Space(tuple(Group(layer, kind, len(v)) for (layer, kind), v in zip(keys, views, strict=True)))

@@ -45,4 +45,4 @@ class Space:
 def space_of(adapter: Adapter, units: Iterable[str]) -> Space:
     """The units of the kinds in `units` (granularity) in the order of the layers."""
     kinds = set(units)
-    return Space(tuple(Group(b.layer, b.kind, b.count) for b in adapter.blocks if b.kind in kinds))
+    return Space(tuple(Group(b.layer, b.kind, b.count) for b in adapter.blocks if b.kind in kinds and b.count))

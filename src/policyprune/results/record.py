@@ -20,7 +20,7 @@ PACKAGES = ("policyprune", "torch", "transformers", "datasets", "hydra-core", "o
 class Row:
     """One measured number; `value` is a number or null, never a sentinel."""
 
-    subject: str  # dense, one_shot, pruned, reloaded
+    subject: str  # dense, one_shot, pruned, tuned, reloaded
     metric: str
     value: float | int | None
     unit: str
@@ -44,6 +44,7 @@ class Record:
     protocol: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
     search: dict[str, Any] = field(default_factory=dict)
+    tuning: list[dict[str, Any]] = field(default_factory=list)
     keep_rates: list[dict[str, Any]] = field(default_factory=list)
     results: list[Row] = field(default_factory=list)
     schema: int = SCHEMA

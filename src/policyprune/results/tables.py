@@ -1,48 +1,44 @@
 """The summary of one run, from its record."""
 
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
 from policyprune.results.record import FILE, Record, Row
 
-LABELS = {"dense": "dense", "pruned": "pruned", "reloaded": "pruned, reloaded"}
+LABELS = {"dense": "dense", "pruned": "{found}", "tuned": "{found}, tuned", "reloaded": "reloaded"}
 
 
 def summary(record: Record) -> str:
     """A table with a column per subject and a row per metric and protocol."""
+    found = "one shot" if record.search.get("forwards") == 0 else "searched"
     columns: list[str] = []
-    lines: dict[str, dict[str, Any]] = {}
+    lines: dict[str, dict[str, Row]] = {}
     for row in record.results:
-        column = _subject(row, record)
+        column = LABELS.get(row.subject, "{metric} only, {scope}").format(
+            found=found, metric=record.config["importance"]["name"], scope=row.protocol.get("scope")
+        )
         if column not in columns:
             columns.append(column)
         lines.setdefault(_metric(row), {})[column] = row
-    for stage in record.stages:
-        if stage["name"] == "search" and record.search:
-            lines["search time, s"] = {_pruned(record): Row("pruned", "search", stage["seconds"], "s", {})}
     body = [[name, *(_cell(cells.get(column)) for column in columns)] for name, cells in lines.items()]
+    for stage in record.stages:
+        if stage["name"] in ("search", "tuning"):
+            seconds = f"{stage['seconds']:,.1f}"
+            owner = found if stage["name"] == "search" else f"{found}, tuned"
+            body.append([f"{stage['name']} time, s", *(seconds if column == owner else "" for column in columns)])
     return tabulate(body, headers=["", *columns], stralign="right", colalign=("left",), disable_numparse=True)
 
 
-def _pruned(record: Record) -> str:
-    return "one shot" if record.search.get("forwards") == 0 else "searched"
-
-
-def _subject(row: Row, record: Record) -> str:
-    if row.subject == "one_shot":
-        scope = row.protocol["scope"].replace("_", "-")
-        return f"{record.config['importance']['name']} only, {scope}"
-    return LABELS[row.subject].replace("pruned", _pruned(record))
-
-
 def _metric(row: Row) -> str:
+    protocol = row.protocol
     name = row.metric.replace("_", " ")
     if row.metric == "perplexity":
-        name = f"perplexity, {row.protocol['length']} tokens"
-    if row.metric == "latency":
-        name = f"latency, {row.protocol['batch_size']} x {row.protocol['length']} tokens"
+        name = f"perplexity, {protocol['length']} tokens"
+    elif row.metric == "latency":
+        name = f"latency, {protocol['batch_size']} x {protocol['length']} tokens"
+    elif "split" in protocol:
+        name = f"{name}, {protocol['split']}"
     return f"{name}, {row.unit}" if row.unit else name
 
 
@@ -51,7 +47,9 @@ def _cell(row: Row | None) -> str:
         return ""
     if row.value is None:
         return "not finite"
-    return f"{row.value:,}" if isinstance(row.value, int) else f"{row.value:,.2f}"
+    if isinstance(row.value, int):
+        return f"{row.value:,}"
+    return f"{row.value:.4f}" if abs(row.value) < 10 else f"{row.value:,.2f}"
 
 
 def closing_words(record: Record, folder: Path) -> str:

@@ -42,16 +42,29 @@ def save_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        model.__class__ = stock_class(model)  # a model pruned before would carry its old modelling file along
         model.save_pretrained(scratch, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(scratch)
         if getattr(model.config, "is_heterogeneous", False):
             _add_modelling_file(model, adapter, scratch)
         scratch.chmod(0o755)
+        old = scratch.with_suffix(".old")
         if folder.exists():
-            shutil.rmtree(folder)
-        scratch.rename(folder)
+            folder.rename(old)
+        try:
+            scratch.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+    """The transformers class of a model, also of one that a checkpoint's own modelling file made."""
+    return next(own for own in type(model).__mro__ if own.__module__.startswith("transformers.models."))
 
 
 def auto_class(model: PreTrainedModel) -> str:
@@ -60,7 +73,7 @@ def auto_class(model: PreTrainedModel) -> str:
 
 
 def _add_modelling_file(model: PreTrainedModel, adapter: Adapter, folder: Path) -> None:
-    base = type(model).__name__
+    base = stock_class(model).__name__
     name = f"Pruned{base}"
     source = Path(unequal.__file__).read_text(encoding="utf-8")
     table = pprint.pformat(_table(adapter), width=110, sort_dicts=False)

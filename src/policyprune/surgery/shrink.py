@@ -16,10 +16,16 @@ from policyprune.surgery.widths import state_widths
 
 @torch.no_grad()
 def shrink(
-    model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, in_place: bool = False
+    model: PreTrainedModel,
+    adapter: Adapter,
+    space: Space,
+    mask: Tensor,
+    scales: Tensor | None = None,
+    in_place: bool = False,
 ) -> PreTrainedModel:
     """Return a model without the units where mask (n,) is 0; it computes what the masked model computes, to rounding.
 
+    Scales (n,) of the kept units are folded into the columns of the output projections, in float32.
     The weights that are not sliced are shared with `model`, which stays as it was unless `in_place`. The config of the
     result states its widths: as usual where all layers agree, in `per_layer_config` where they do not.
     """
@@ -32,6 +38,8 @@ def shrink(
             _remove(smaller, blocks[key])
         elif len(kept) < len(view):
             _slice(smaller, blocks[key], kept)
+        if scales is not None and len(kept):
+            _fold(smaller.get_submodule(blocks[key].out), space.views(scales)[key][kept], blocks[key].width)
     state_widths(smaller, adapter, space, mask)
     return smaller
 
@@ -52,6 +60,15 @@ def _slice(model: nn.Module, block: Block, kept: Tensor) -> None:
         features.setdefault((part.module, part.axis), []).append(own)
     for (module, axis), indices in features.items():
         _take(model.get_submodule(module), axis, torch.cat(indices))
+
+
+def _fold(linear: nn.Module, scales: Tensor, width: int) -> None:
+    """Multiply the input features of a linear module by the scale of their unit."""
+    weight = linear.weight
+    assert isinstance(weight, nn.Parameter)
+    per_feature = scales.float().repeat_interleave(width).to(weight.device)
+    folded = weight.float() * (per_feature[:, None] if isinstance(linear, Conv1D) else per_feature)
+    linear.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=weight.requires_grad)
 
 
 def _take(linear: nn.Module, axis: str, index: Tensor) -> None:

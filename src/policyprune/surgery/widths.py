@@ -16,8 +16,10 @@ def state_widths(model: PreTrainedModel, adapter: Adapter, space: Space, mask: T
     family = adapter.family
     names = {"attention": family.group_count, "ffn": family.channel_count}
     counts: dict[int | str, dict[str, Any]] = {}
-    for (layer, kind), view in space.views(mask.bool()).items():
-        counts.setdefault(layer, {})[names[kind]] = int(view.sum())
+    kept = {(block.layer, block.kind): block.count for block in adapter.blocks}
+    kept |= {key: int(view.sum()) for key, view in space.views(mask.bool()).items()}
+    for (layer, kind), count in kept.items():
+        counts.setdefault(layer, {})[names[kind]] = count
     everywhere = list(counts.values())
     uniform = len(everywhere) == len(adapter.layers) and all(c == everywhere[0] for c in everywhere)
     stock = _stock(model.config, adapter, everywhere[0]) if uniform and 0 not in everywhere[0].values() else None
@@ -38,7 +40,8 @@ def _stock(config: PreTrainedConfig, adapter: Adapter, counts: dict[str, int]) -
             return None  # the stock class takes the head size from the hidden size
         if hasattr(config, "head_dim"):
             changes["head_dim"] = adapter.head_dim
+    stated = {key: value for key, value in config.to_dict().items() if key not in ("per_layer_config", "auto_map")}
     try:
-        return type(config)(**{**config.to_dict(), **changes})
+        return type(config)(**{**stated, **changes})
     except (StrictDataclassError, ValueError):
         return None

@@ -1,1 +1,19 @@
-"""Calibration batches, a loss and a test protocol."""
+"""Calibration sequences, a loss and a test protocol."""
+
+from transformers import PreTrainedTokenizerBase
+
+from policyprune.config import schema
+from policyprune.tasks import glue, language_modeling, squad
+from policyprune.tasks.task import Task, by_length
+
+__all__ = ["Task", "build", "by_length"]
+
+
+def build(config: schema.Task, tokenizer: PreTrainedTokenizerBase) -> Task:
+    """Read and tokenise the data of a task; UsageError when there is too little of it."""
+    if isinstance(config, schema.Classification):
+        return glue.build(config, tokenizer)
+    if isinstance(config, schema.QuestionAnswering):
+        return squad.build(config, tokenizer)
+    assert isinstance(config, schema.LanguageModeling)
+    return language_modeling.build(config, tokenizer)

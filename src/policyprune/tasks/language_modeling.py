@@ -28,9 +28,14 @@ class TextTask:
         """Mean next-token loss of each calibration sequence: rows (B,) -> (B,) float32, on the model's device."""
         return token_losses(model, self.calibration[rows].to(model.device, non_blocking=True)).mean(-1)
 
-    def batches(self, count: int, size: int = 32) -> list[dict[str, Tensor]]:
-        """Arguments of the model's forward for the first `count` calibration sequences, `size` at a time."""
-        return [{"input_ids": ids} for ids in self.calibration[:count].split(size)]
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each calibration sequence, all the same."""
+        return torch.full((len(self.calibration),), self.calibration.shape[1])
+
+    def inputs(self, rows: Tensor) -> dict[str, Tensor]:
+        """Arguments of the model's forward for calibration sequences: rows (B,)."""
+        return {"input_ids": self.calibration[rows]}
 
     def windows(self, length: int, max_tokens: int | None) -> Tensor:
         """Non-overlapping test windows (N, length), at most `max_tokens` tokens, the BOS token first where asked."""

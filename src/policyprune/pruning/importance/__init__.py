@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from policyprune.pruning.importance import constant, magnitude, random, wanda_sp
+from policyprune.pruning.importance import constant, fisher, magnitude, random, taylor, wanda_sp
 from policyprune.pruning.importance.evidence import Evidence
 
 METRICS: dict[str, Callable[[Evidence], Tensor]] = {
@@ -12,6 +12,8 @@ METRICS: dict[str, Callable[[Evidence], Tensor]] = {
     "magnitude": magnitude.score,
     "random": random.score,
     "constant": constant.score,
+    "fisher": fisher.score,
+    "taylor": taylor.score,
 }
 
 __all__ = ["METRICS", "Evidence"]

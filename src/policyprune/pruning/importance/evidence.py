@@ -1,5 +1,6 @@
 """What a metric may look at."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,14 +12,25 @@ from policyprune.pruning.space import Space
 
 @dataclass(frozen=True)
 class Evidence:
-    """The dense model, its units, and calibration batches (arguments of the model's forward)."""
+    """The dense model, its units, and calibration sequences in batches of rows (B,).
+
+    `inputs(rows)` are the arguments of the model's forward, `loss(rows)` the losses (B,), which carry gradients where
+    they are enabled. `gradient_per` is `example` or `batch`.
+    """
 
     model: PreTrainedModel
     adapter: Adapter
     space: Space
-    batches: list[dict[str, Tensor]]
+    rows: list[Tensor]
+    inputs: Callable[[Tensor], dict[str, Tensor]]
+    loss: Callable[[Tensor], Tensor]
     keep: float
     seed: int
+    gradient_per: str = "example"
+
+    def batches(self) -> list[dict[str, Tensor]]:
+        """The inputs of all batches."""
+        return [self.inputs(rows) for rows in self.rows]
 
     def blocks(self) -> list[Block]:
         """The blocks of the space, in its order."""

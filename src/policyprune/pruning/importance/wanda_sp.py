@@ -25,7 +25,7 @@ def score(evidence: Evidence) -> Tensor:
     views = space.views(mask[0])
     scores: dict[tuple[int, str], Tensor] = {}
     with masking.on(model):
-        for layer in walk(model, evidence.adapter, evidence.batches):
+        for layer in walk(model, evidence.adapter, evidence.batches()):
             blocks = [block for block in evidence.blocks() if block.layer == layer.index]
             for block, norms in zip(blocks, _input_norms(model, layer, blocks), strict=True):
                 linear = model.get_submodule(block.out)

@@ -17,17 +17,24 @@ class Problem:
     """Find a mask within the budget that has a low loss.
 
     `evaluate(masks, rows)` gives the losses (B,) of the calibration sequences `rows` (B,) under masks (B, n), one for
-    each sequence, or (1, n), the same for all. `sequences` is how many there are. `metric` (n,) is the raw importance,
-    `start` (n,) the initial keep probabilities; all tensors live on the device of `start`.
+    each sequence, or (1, n), the same for all. `lengths` (N,) are the tokens of each sequence there is. `metric` (n,)
+    is the raw importance, `start` (n,) the initial keep probabilities, on the model's device. `gradients()` are those
+    of the loss with respect to the mask, a row per example (rows, n), for the methods that may back-propagate.
     """
 
     evaluate: Evaluate
     space: Space
     budget: Budget
-    sequences: int
     metric: Tensor
     start: Tensor
+    lengths: Tensor
     seed: int
+    gradients: Callable[[], Tensor]
+
+    @property
+    def sequences(self) -> int:
+        """Number of calibration sequences."""
+        return len(self.lengths)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""Extractive question answering over long contexts in overlapping windows."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.config.schema import QuestionAnswering
+from policyprune.errors import UsageError
+from policyprune.tasks.splits import load_split, without
+from policyprune.tasks.windows import Windows, choose, make_windows
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Rows of id, context and answer texts, and their windows."""
+
+    rows: list[dict[str, Any]]
+    windows: Windows
+
+
+@dataclass(frozen=True)
+class QuestionAnsweringTask:
+    """Calibration windows, and the test questions of each split."""
+
+    calibration: Windows
+    tests: dict[str, Questions]
+    config: QuestionAnswering
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each calibration window."""
+        return self.calibration.encoded.lengths
+
+    def inputs(self, rows: Tensor) -> dict[str, Tensor]:
+        """Arguments of the model's forward."""
+        return self.calibration.encoded.inputs(rows)
+
+    def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
+        """Mean cross-entropy of start and end of each window: rows (B,) -> (B,) float32."""
+        inputs = {name: tensor.to(model.device) for name, tensor in self.inputs(rows).items()}
+        out = model(**inputs)
+        spans = self.calibration.spans[rows].to(model.device)
+        start = functional.cross_entropy(out.start_logits.float(), spans[:, 0], reduction="none")
+        return (start + functional.cross_entropy(out.end_logits.float(), spans[:, 1], reduction="none")) / 2
+
+
+def build(config: QuestionAnswering, tokenizer: PreTrainedTokenizerBase) -> QuestionAnsweringTask:
+    """Load and tokenise; of the calibration questions' windows those count that hold the answer, if there is one."""
+    if not tokenizer.is_fast:
+        raise UsageError("model.source: question answering needs a fast tokenizer, for its character offsets")
+    loaded = {split: load_split(config, split) for split in config.test_splits}
+    train, origin = load_split(config, config.calibration_split)
+    train = without(train, [rows for rows, _ in loaded.values()], ["question", "context"])
+    if len(train) < config.calibration.count:
+        raise UsageError(f"task.calibration.count: {config.calibration.count} is more than the {len(train)} there are")
+    train = train.shuffle(seed=config.calibration.seed).select(range(config.calibration.count))
+    windows = make_windows(list(train), config, tokenizer)
+    if not config.no_answer:  # a window without its answer teaches nothing where every question has one
+        holding = windows.spans[:, 1].nonzero().flatten()
+        windows = choose(windows, holding)
+    tests = {}
+    for split, (rows, _) in loaded.items():
+        chosen = rows.select(range(min(len(rows), config.max_questions or len(rows))))
+        tests[split] = Questions(list(chosen), make_windows(list(chosen), config, tokenizer))
+    protocol = {
+        "task": config.name,
+        "calibration": {"source": origin, "count": config.calibration.count, "seed": config.calibration.seed},
+        "tests": {s: {"source": w, "questions": len(tests[s].rows)} for s, (_, w) in loaded.items()},
+        "max_length": config.max_length,
+        "stride": config.stride,
+    }
+    return QuestionAnsweringTask(windows, tests, config, protocol)
