@@ -9,7 +9,7 @@ from policyprune.calibration import fit_scales, gather
 from policyprune.config.schema import Config
 from policyprune.evaluation.comparison import compare
 from policyprune.models.adapter import adapt
-from policyprune.models.loading import device_of, load
+from policyprune.models.loading import device_of, load, skeleton
 from policyprune.pruning.budget import make_budget
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.importance.gradients import mask_gradients
@@ -35,9 +35,17 @@ def run(config: Config, folder: Path) -> Record:
     if record is not None:
         log.info("this run is finished already, force=true repeats it")
     else:
+        check_budget(config)
         record = _run(config, folder)
     print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
     return record
+
+
+def check_budget(config: Config) -> None:
+    """UsageError for a device that is not there, and for a budget that no mask can meet, before weights are loaded."""
+    device_of(config.model)
+    adapter = adapt(skeleton(config.model, config.task))
+    make_budget(config.budget, adapter, space_of(adapter, config.granularity.units))
 
 
 @torch.no_grad()

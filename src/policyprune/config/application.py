@@ -1,5 +1,6 @@
 """The Hydra application behind the verb `run`."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -12,31 +13,41 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.complaints import one_line
-from policyprune.config.options import conf_dir
+from policyprune.config.options import conf_dir, groups, options
 from policyprune.config.settle import settle
 from policyprune.config.store import register
 from policyprune.errors import UsageError
+from policyprune.models.sources import check_sources
+
+REFUSED: list[UsageError] = []  # what was found wrong inside Hydra's jobs, which would add lines of its own
 
 
 def launch(arguments: list[str]) -> int:
-    """Run Hydra on the command line; what the user got wrong is raised as UsageError, before any folder is made."""
+    """Run Hydra on the command line; what the user got wrong is raised as UsageError, and leaves no files."""
     register()
     sys.argv[1:] = arguments
     show_everything = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself, over many lines, and exits with 1
+    REFUSED.clear()
     try:
         _check_before_anything_is_written(arguments)
         _application()
+    except UsageError:
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         if show_everything:
             raise
         raise UsageError(one_line(error)) from error
-    except UsageError:
-        raise
-    except Exception:  # logged, with its traceback, where it happened
+    except Exception as error:
         if show_everything:
             raise
+        if not getattr(error, "logged", False):
+            print(f"policyprune: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    for refused in REFUSED[:-1]:
+        print(f"policyprune: {refused}", file=sys.stderr)
+    if REFUSED:
+        raise REFUSED[-1]
     return 0
 
 
@@ -46,14 +57,33 @@ def _check_before_anything_is_written(arguments: list[str]) -> None:
         return  # the jobs of a multirun are checked one by one, as they begin
     if any(override.startswith("hydra.mode=") for override in parsed.overrides):
         return
+    for override in parsed.overrides:
+        group, _, option = override.partition("=")
+        if group in groups() and option not in (*options(group), "null") and "," not in option:
+            raise UsageError(f"{group}: {option!r} is not one of {', '.join(options(group))}")
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        settle(hydra.compose(parsed.config_name or "config", parsed.overrides))
+        config = settle(hydra.compose(parsed.config_name or "config", parsed.overrides))
+    check_sources(config)
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
 def _application(composed: DictConfig) -> None:
-    config = settle(composed)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    from policyprune import pipeline  # imports torch
+    try:
+        config = settle(composed)
+        check_sources(config)
+        from policyprune import pipeline  # imports torch
 
-    pipeline.run(config, folder)
+        pipeline.run(config, folder)
+    except UsageError as error:
+        REFUSED.append(error)
+        _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what Hydra made for a run that never began."""
+    if not (folder / "record.json").exists():
+        with contextlib.suppress(OSError):
+            (folder / "run.log").unlink(missing_ok=True)
+            folder.rmdir()
+            folder.parent.rmdir()

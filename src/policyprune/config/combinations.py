@@ -20,6 +20,9 @@ def check_combinations(config: Config) -> None:
             raise UsageError("optimizer.masks: 1 leaves nothing to leave out, baseline=leave_one_out needs 2 or more")
         if optimizer.divisor == "masks_minus_one" and optimizer.masks < 2:
             raise UsageError("optimizer.masks: 1 cannot be divided by K - 1, use 2 or more or divisor=masks")
+        samples = optimizer.masks * (1 if optimizer.mask_per == "batch" else optimizer.batch_size)
+        if optimizer.baseline == "residual" and samples < 2:
+            raise UsageError("optimizer.masks: 1 leaves nothing to leave out, baseline=residual needs 2 or more")
         if isinstance(task, LanguageModeling) and optimizer.batch_size > task.calibration.count:
             raise UsageError(
                 f"optimizer.batch_size: {optimizer.batch_size} is more than task.calibration.count="

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from policyprune.errors import UsageError
@@ -18,6 +18,8 @@ def one_line(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group}: {option!r} is not one of {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {error.message.splitlines()[0]}"
     detail = error if isinstance(error, OmegaConfBaseException) else cause
     if isinstance(detail, ConfigAttributeError | ConfigKeyError):
         return f"{_key(error, detail)}: unknown key, the choices are {', '.join(_choices(detail))}"

@@ -1,5 +1,6 @@
 """Field declarations for the schemas: the valid values stand beside the type, the defaults stand in conf/."""
 
+import math
 from dataclasses import field
 from typing import Any
 
@@ -39,6 +40,6 @@ def check(key: str, value: Any, metadata: Any) -> None:
             "below": lambda bound, x=item: x < bound,
             "at most": lambda bound, x=item: x <= bound,
         }
-        if not all(tests[name](bound) for name, bound in bounds.items()):
+        if bounds and not (math.isfinite(item) and all(tests[name](bound) for name, bound in bounds.items())):
             wanted = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items())
             raise UsageError(f"{key}: {item} is out of range, it must be {wanted}")

@@ -35,12 +35,13 @@ def _check(raw: Any, settled: Any, prefix: str) -> None:
     for key in raw:
         if key not in fields:
             raise UsageError(f"{prefix}{key}: unknown key, the choices are {', '.join(fields)}")
-    for key, field in fields.items():
-        value = getattr(settled, key)
+    values = {key: getattr(settled, key) for key in fields}
+    for key, value in values.items():  # first what stands here: groups may refer to it, as task.calibration.seed does
+        if not dataclasses.is_dataclass(value):
+            check(f"{prefix}{key}", value, fields[key].metadata)
+    for key, value in values.items():
         if dataclasses.is_dataclass(value):
             _check(raw[key], value, f"{prefix}{key}.")
-        else:
-            check(f"{prefix}{key}", value, field.metadata)
 
 
 def fingerprint(config: Config) -> str:

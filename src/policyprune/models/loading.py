@@ -9,6 +9,7 @@ import torch
 import transformers
 from huggingface_hub import hf_hub_download
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -81,6 +82,22 @@ def load(config: Model, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenize
         model.to(device)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
     return model, tokenizer
+
+
+def skeleton(config: Model, task: Task) -> PreTrainedModel:
+    """The model's structure without its weights (on the meta device), from its config alone."""
+    quiet()
+    where = _where(replace(config, source=config.fine_tuned.get(task.name, config.source)))
+    hub = {"revision": config.revision or "main"} if not isinstance(where, Path) else {}
+    try:
+        stated = AutoConfig.from_pretrained(where, trust_remote_code=config.trust_remote_code, **hub)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"model.source: {config.source!r} cannot be loaded: {reason}") from error
+    with torch.device("meta"):
+        model = head_of(task).from_config(stated, trust_remote_code=config.trust_remote_code)
+    assert isinstance(model, PreTrainedModel)
+    return model
 
 
 def head_of(task: Task) -> Any:

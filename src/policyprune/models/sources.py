@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+from policyprune.config.schema import Config, Labelled, LanguageModeling
 from policyprune.errors import UsageError
 
 PACKAGE = "pkg://"
@@ -28,3 +29,21 @@ def locate(key: str, source: str) -> Path | None:
     if not path.exists():
         raise UsageError(f"{key}: {source!r} names no file of the package {package!r}")
     return path
+
+
+def check_sources(config: Config) -> None:
+    """UsageError for a file, directory or package that the config names and this machine lacks. Needs no torch."""
+    source = config.model.fine_tuned.get(config.task.name, config.model.source)
+    if not source:
+        raise UsageError("model.source: empty, give a hub id, a directory, a .gguf file or pkg://package/path")
+    locate("model.source", source)
+    task = config.task
+    if isinstance(task, LanguageModeling):
+        named = [("task.files", name) for name in task.files or []]
+        named += [("task.test_files", name) for name in task.test_files or []]
+    else:
+        files = (task.data_files or {}) if isinstance(task, Labelled) else {}
+        named = [(f"task.data_files.{split}", name) for split, name in files.items()]
+    for key, name in named:
+        if locate(key, name) is None:
+            raise UsageError(f"{key}: {name!r} does not exist")

@@ -18,7 +18,7 @@ def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor, sca
     for (layer, kind), view in space.views(scales.float().cpu()).items() if scales is not None else ():
         tensors[f"{kind}.{layer}.scale"] = view.clone()
     scratch = path.with_suffix(".tmp")
-    save_file(tensors, scratch, metadata={"format": "policyprune-mask", "version": "1"})
+    save_file(tensors, scratch, metadata={"format": "policyprune-mask-1"})
     scratch.replace(path)
 
 

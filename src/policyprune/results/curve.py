@@ -1,6 +1,7 @@
 """The curve of a search: one JSON line per step."""
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +26,7 @@ class Curve:
         """Write what is held back."""
         plain = [{name: _number(value) for name, value in step.items()} for step in self._pending]
         self._pending.clear()
-        self._file.writelines(json.dumps(step) + "\n" for step in plain)
+        self._file.writelines(_line(step) + "\n" for step in plain)
         self._file.flush()
         return plain
 
@@ -41,3 +42,8 @@ class Curve:
 
 def _number(value: Tensor | float) -> float:
     return float(value) if isinstance(value, Tensor) else value
+
+
+def _line(step: dict[str, float]) -> str:
+    """JSON has no infinity and no NaN: they become null."""
+    return json.dumps({name: value if math.isfinite(value) else None for name, value in step.items()})

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def recorded(config: Config, folder: Path, device: torch.device) -> Iterator[Rec
         config=plain,
         config_hash=fingerprint(config),
         hardware=hardware(name, torch.get_num_threads()),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     record.write(folder)
@@ -53,6 +53,7 @@ def recorded(config: Config, folder: Path, device: torch.device) -> Iterator[Rec
         record.write(folder)
         if not isinstance(error, UsageError):
             log.error("the run failed, %s keeps what it had", folder, exc_info=True)
+            error.logged = True  # type: ignore[attr-defined]
         raise
     record.status = "finished"
     record.write(folder)

@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from policyprune.results.record import FILE, Record, Row
 
-LABELS = {"dense": "dense", "pruned": "{found}", "tuned": "{found}, tuned", "reloaded": "reloaded"}
+LABELS = {"dense": "dense", "pruned": "{found}", "tuned": "{found}, tuned", "reloaded": "{found}, reloaded"}
 
 
 def summary(record: Record) -> str:
@@ -16,7 +16,9 @@ def summary(record: Record) -> str:
     lines: dict[str, dict[str, Row]] = {}
     for row in record.results:
         column = LABELS.get(row.subject, "{metric} only, {scope}").format(
-            found=found, metric=record.config["importance"]["name"], scope=row.protocol.get("scope")
+            found=found,
+            metric=record.config["importance"]["name"],
+            scope=str(row.protocol.get("scope")).replace("_", "-"),
         )
         if column not in columns:
             columns.append(column)
@@ -24,7 +26,7 @@ def summary(record: Record) -> str:
     body = [[name, *(_cell(cells.get(column)) for column in columns)] for name, cells in lines.items()]
     for stage in record.stages:
         if stage["name"] in ("search", "tuning"):
-            seconds = f"{stage['seconds']:,.1f}"
+            seconds = f"{stage['seconds']:,.2f}"
             owner = found if stage["name"] == "search" else f"{found}, tuned"
             body.append([f"{stage['name']} time, s", *(seconds if column == owner else "" for column in columns)])
     return tabulate(body, headers=["", *columns], stralign="right", colalign=("left",), disable_numparse=True)
@@ -49,7 +51,7 @@ def _cell(row: Row | None) -> str:
         return "not finite"
     if isinstance(row.value, int):
         return f"{row.value:,}"
-    return f"{row.value:.4f}" if abs(row.value) < 10 else f"{row.value:,.2f}"
+    return f"{row.value:,.2f}" if row.unit or row.metric == "perplexity" else f"{row.value:.4f}"
 
 
 def closing_words(record: Record, folder: Path) -> str:

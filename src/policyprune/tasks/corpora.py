@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants, snapshot_download
+
 from policyprune.config.schema import LanguageModeling
 from policyprune.errors import UsageError
 from policyprune.models.sources import locate
@@ -34,7 +36,7 @@ def test_documents(task: LanguageModeling) -> list[Document]:
     if task.source is not None:
         documents = _from_rows(_hub(task, task.test_split), task)
     elif task.test_files:
-        documents = _files(task.test_files, task)
+        documents = _files(task.test_files, task, "task.test_files")
     else:
         documents = (d for d in _files(task.files or [], task) if d.share() < task.test_fraction)
     return list(islice(documents, task.test_documents))
@@ -56,10 +58,19 @@ def _hub(task: LanguageModeling, split: str) -> Any:
     from datasets import load_dataset
 
     try:
-        return load_dataset(task.source, task.subset, data_files=task.data_files, split=split, streaming=True)
+        assert task.source is not None
+        source = _cached(task.source) if constants.is_offline_mode() else task.source
+        return load_dataset(source, task.subset, data_files=task.data_files, split=split, streaming=True)
     except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"task.source: {task.source!r} (split {split}) cannot be loaded: {reason}") from error
+
+
+def _cached(source: str) -> str:
+    """The data set's snapshot in the hub cache: offline, `datasets` itself looks at its own Arrow cache only."""
+    if Path(source).is_dir():
+        return source
+    return snapshot_download(source, repo_type="dataset", local_files_only=True)
 
 
 def _from_rows(rows: Any, task: LanguageModeling) -> Iterator[Document]:
@@ -67,16 +78,21 @@ def _from_rows(rows: Any, task: LanguageModeling) -> Iterator[Document]:
         if not isinstance(row, dict) or task.text_column not in row:
             found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
             raise UsageError(f"task.text_column: {task.text_column!r} is not one of {found}")
+        if task.key_column and task.key_column not in row:
+            raise UsageError(f"task.key_column: {task.key_column!r} is not one of {', '.join(row)}")
         text = str(row[task.text_column] or "")
         yield Document(str(row[task.key_column]) if task.key_column else text, text)
 
 
-def _files(names: list[str], task: LanguageModeling) -> Iterator[Document]:
+def _files(names: list[str], task: LanguageModeling, key: str = "task.files") -> Iterator[Document]:
     for name in names:
-        path = locate("task.files", name)
+        path = locate(key, name)
         if path is None:
-            raise UsageError(f"task.files: {name!r} does not exist")
-        yield from _read(path, task)
+            raise UsageError(f"{key}: {name!r} does not exist")
+        try:
+            yield from _read(path, task)
+        except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+            raise UsageError(f"{key}: {name!r} cannot be read: {error}") from error
 
 
 def _read(path: Path, task: LanguageModeling) -> Iterator[Document]:
@@ -85,7 +101,7 @@ def _read(path: Path, task: LanguageModeling) -> Iterator[Document]:
         if suffix == ".txt":
             for paragraph in file.read().split("\n\n"):
                 if paragraph.strip():
-                    yield Document(paragraph, paragraph.strip())
+                    yield Document(paragraph.strip(), paragraph.strip())
         elif suffix == ".jsonl":
             yield from _from_rows((json.loads(line) for line in file if line.strip()), task)
         elif suffix == ".json":

@@ -19,7 +19,8 @@ class Problem:
     `evaluate(masks, rows)` gives the losses (B,) of the calibration sequences `rows` (B,) under masks (B, n), one for
     each sequence, or (1, n), the same for all. `lengths` (N,) are the tokens of each sequence there is. `metric` (n,)
     is the raw importance, `start` (n,) the initial keep probabilities, on the model's device. `gradients()` are those
-    of the loss with respect to the mask, a row per example (rows, n), for the methods that may back-propagate.
+    of the loss with respect to the mask, a row per example (rows, n), for the methods
+    that may back-propagate; None where there are none.
     """
 
     evaluate: Evaluate
@@ -29,7 +30,7 @@ class Problem:
     start: Tensor
     lengths: Tensor
     seed: int
-    gradients: Callable[[], Tensor]
+    gradients: Callable[[], Tensor] | None = None
 
     @property
     def sequences(self) -> int:

@@ -1,0 +1,70 @@
+"""Kwon et al., NeurIPS 2022: Fisher search for the split between heads and channels, then greedy rearrangement."""
+
+import torch
+from torch import Tensor
+
+from policyprune.config.schema import Kwon
+from policyprune.pruning.budget import Budget
+from policyprune.pruning.optimizers.problem import Found, Problem, Report
+from policyprune.pruning.selection import select
+from policyprune.pruning.space import Space
+
+
+def search(problem: Problem, config: Kwon, report: Report) -> Found:
+    """The mask with the least Fisher loss under the budget; back-propagates once, searches without the model."""
+    assert problem.gradients is not None
+    gradients = problem.gradients()
+    mask = best_split(gradients.square().mean(0), problem.space, problem.budget)
+    if config.rearrange:
+        mask = rearrange(gradients, mask, problem.space)
+    return Found(mask, mask.float(), forwards=0)
+
+
+def best_split(fisher: Tensor, space: Space, budget: Budget) -> Tensor:
+    """Keep the heads and channels with the most Fisher information (n,), their numbers the best that the budget allows.
+
+    Where heads and channels share a limit, every number of heads is tried with as many channels as then fit, and the
+    split that loses the least information is taken (algorithm 1 of the paper). Otherwise each kind is chosen by itself.
+    """
+    kinds = sorted({group.kind for group in space.groups})
+    if len(kinds) < 2 or len(budget.pool_limit) > 1 or len(budget.limit) != len(budget.pool_limit):
+        return select(fisher, budget)
+    fisher = fisher.cpu().double()
+    kind_of = torch.tensor([kinds.index(group.kind) for group in space.groups])[space.group_of]
+    orders = [(kind_of == k).nonzero().flatten() for k in range(2)]
+    orders = [order[fisher[order].argsort(descending=True, stable=True)] for order in orders]
+    costs = [budget.cost[order].cpu().cumsum(0) for order in orders]
+    gains = [torch.cat([torch.zeros(1, dtype=torch.float64), fisher[order].cumsum(0)]) for order in orders]
+    spent = torch.cat([torch.zeros(1, dtype=torch.float64), costs[0]])
+    left = float(budget.pool_limit[0]) - spent
+    fitting = torch.searchsorted(costs[1], left + 1e-6, right=True)
+    total = torch.where(left >= 0, gains[0] + gains[1][fitting.clamp(max=len(costs[1]))], -torch.inf)
+    first = int(total.argmax())
+    mask = torch.zeros(space.n, dtype=torch.bool)
+    mask[orders[0][:first]] = True
+    mask[orders[1][: int(fitting[first])]] = True
+    return mask
+
+
+def rearrange(gradients: Tensor, mask: Tensor, space: Space) -> Tensor:
+    """Swap units within each block while that lowers the Fisher loss with interactions, (1 - m)^T F (1 - m).
+
+    F is the block's Fisher matrix from the gradients (rows, n). Greedy: the best swap at a time, until none helps.
+    """
+    result = mask.clone()
+    blocks, views = space.views(gradients), space.views(result)
+    for key, own in views.items():
+        g = blocks[key].double()
+        matrix = g.T @ g / len(g)
+        for _ in range(len(own)):
+            pruned, kept = (~own).nonzero().flatten(), own.nonzero().flatten()
+            if not len(pruned) or not len(kept):
+                break
+            pull = matrix[:, pruned].sum(1)
+            diagonal = matrix.diagonal()
+            change = (diagonal - 2 * pull)[pruned][:, None] + (diagonal + 2 * pull)[kept] - 2 * matrix[pruned][:, kept]
+            best = int(change.argmin())
+            if float(change.flatten()[best]) >= -1e-12 * float(matrix.diagonal().sum()):
+                break
+            own[pruned[best // len(kept)]], own[kept[best % len(kept)]] = True, False
+    return result

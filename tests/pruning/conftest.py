@@ -1,0 +1,108 @@
+"""Spaces, budgets and configs without a network behind them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from policyprune.config.schema import Budget as BudgetConfig
+from policyprune.config.schema import PolicyGradient
+from policyprune.models.adapter import Adapter, Block
+from policyprune.models.families.llama import LLAMA
+from policyprune.pruning.budget import Budget
+from policyprune.pruning.space import Group, Space
+
+KINDS = ("attention", "ffn")
+PRICES = {"attention": 70, "ffn": 9}  # parameters of a unit
+FIXED = 31
+
+
+def make_adapter(counts: Sequence[tuple[int, int]]) -> Adapter:
+    """Layers with (attention, ffn) units; all that a budget asks of a model."""
+    blocks = [
+        Block(layer, kind, "", count, 1, "", (), PRICES[kind], PRICES[kind] - 1, 3 if kind == "attention" else 0)
+        for layer, pair in enumerate(counts)
+        for kind, count in zip(KINDS, pair, strict=True)
+    ]
+    return Adapter(LLAMA, tuple(str(layer) for layer in range(len(counts))), tuple(blocks), 1, FIXED)
+
+
+def make_space(counts: Sequence[tuple[int, int]]) -> Space:
+    return Space(
+        tuple(
+            Group(layer, kind, count)
+            for layer, pair in enumerate(counts)
+            for kind, count in zip(KINDS, pair, strict=True)
+        )
+    )
+
+
+def plain_budget(cost: Tensor, segment: Tensor, limit: Tensor, keep: float = 0.5) -> Budget:
+    """Segments that are pools of their own."""
+    return Budget(cost.double(), segment, limit.double(), segment, limit.double(), keep)
+
+
+def budget_config(name: str, keep: float, scope: str = "global", sequence_length: int = 10) -> BudgetConfig:
+    return BudgetConfig(name=name, keep=keep, scope=scope, sequence_length=sequence_length)
+
+
+SEARCH = PolicyGradient(
+    name="policy_gradient",
+    steps=100,
+    batch_size=8,
+    masks=2,
+    mask_per="sequence",
+    score="released",
+    baseline="leave_one_out",
+    window=5,
+    window_update="after_use",
+    divisor="masks",
+    block_rate=1,
+    learning_rate=0.02,
+    schedule="cosine",
+    projection="cap",
+    progressive=False,
+)
+
+
+@pytest.fixture(scope="session")
+def synthetic_adapter() -> Callable[[Sequence[tuple[int, int]]], Adapter]:
+    return make_adapter
+
+
+@pytest.fixture(scope="session")
+def synthetic_space() -> Callable[[Sequence[tuple[int, int]]], Space]:
+    return make_space
+
+
+@pytest.fixture(scope="session")
+def segments_budget() -> Callable[..., Budget]:
+    return plain_budget
+
+
+@pytest.fixture(scope="session")
+def budget_options() -> Callable[..., BudgetConfig]:
+    return budget_config
+
+
+@pytest.fixture(scope="session")
+def search_options() -> Callable[..., PolicyGradient]:
+    """Settings of the policy gradient, with changes."""
+
+    def make(**changes: Any) -> PolicyGradient:
+        return replace(SEARCH, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_scores() -> Callable[[int, int], Tensor]:
+    """Scores (n,) in [0, 1) by seed."""
+
+    def make(n: int, seed: int) -> Tensor:
+        return torch.rand(n, generator=torch.Generator().manual_seed(seed))
+
+    return make

@@ -1,0 +1,116 @@
+"""The record on disk."""
+
+import dataclasses
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import policyprune
+from policyprune.results.record import FILE, Record, git_state, hardware, read_record
+
+
+def some_record() -> Record:
+    """A record with something in every field."""
+    record = Record(config={"seed": 1, "task": {"name": "text"}}, config_hash="abc", hardware={"device": "cpu"})
+    record.started = "2026-01-01T00:00:00+00:00"
+    record.protocol = {"corpus": "text", "calibration": {"count": 8}}
+    record.stages.append({"name": "load", "seconds": 1.5, "peak_memory_mb": 10.0, "peak_gpu_memory_mb": None})
+    record.search = {"forwards": 4}
+    record.keep_rates.append({"layer": 0, "kind": "ffn", "kept": 3, "count": 4, "rate": 0.75})
+    record.add("dense", "perplexity", 12.5, "", {"length": 32})
+    record.add("pruned", "parameters", 1000, "", {})
+    return record
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    record = some_record()
+    record.write(tmp_path)
+    assert read_record(tmp_path) == record
+
+
+def test_only_the_record_is_left_behind(tmp_path: Path) -> None:
+    some_record().write(tmp_path)
+    some_record().write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = some_record()
+    record.write(tmp_path)
+    before = (tmp_path / FILE).read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    record.status = "finished"
+    with pytest.raises(OSError, match="no space"):
+        record.write(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_becomes_null(tmp_path: Path, value: float) -> None:
+    record = some_record()
+    record.add("pruned", "perplexity", value, "", {"nested": [1.0, value]})
+    record.write(tmp_path)
+
+    def strict(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    row = json.loads((tmp_path / FILE).read_text(), parse_constant=strict)["results"][-1]
+    assert row["value"] is None
+    assert row["protocol"]["nested"] == [1.0, None]
+
+
+@pytest.mark.parametrize("content", ["", '{"schema": 1, "config"', '{"schema": 0}', "{}"])
+def test_what_cannot_be_read_is_no_record(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    assert read_record(tmp_path) is None
+
+
+def test_no_file_is_no_record(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+
+
+def test_versions_are_those_installed() -> None:
+    versions = some_record().versions
+    assert versions["policyprune"] == policyprune.__version__
+    assert {"torch", "transformers", "datasets", "hydra-core", "numpy"} <= set(versions)
+    assert all(versions.values())
+
+
+def test_git_state_is_that_of_the_source_tree() -> None:
+    state = git_state()
+    assert set(state) == {"commit", "dirty"}
+    source = Path(policyprune.__file__).parent
+    tracked = subprocess.run(
+        ["git", "log", "-1", "--format=%H", "--", "."], cwd=source, capture_output=True, text=True, check=False
+    )
+    if tracked.returncode or not tracked.stdout.strip():
+        assert state == {"commit": None, "dirty": None}
+    else:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=source, capture_output=True, text=True, check=True)
+        assert state["commit"] == head.stdout.strip()
+        assert isinstance(state["dirty"], bool)
+
+
+def test_git_state_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_state() == {"commit": None, "dirty": None}
+
+
+def test_hardware_is_named() -> None:
+    machine = hardware("cpu", 3)
+    assert (machine["device"], machine["threads"]) == ("cpu", 3)
+    assert machine["processor"]
+    assert machine["cores"] >= 1
+
+
+def test_every_field_is_in_the_file(tmp_path: Path) -> None:
+    some_record().write(tmp_path)
+    content = json.loads((tmp_path / FILE).read_text())
+    assert set(content) == {field.name for field in dataclasses.fields(Record)}

@@ -1,0 +1,101 @@
+"""The life of a run's folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from harness import settled
+from policyprune.config.schema import Config
+from policyprune.config.settle import fingerprint
+from policyprune.errors import UsageError
+from policyprune.results.record import FILE
+from policyprune.results.run import finished_before, recorded
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return settled("optimizer=one_shot")
+
+
+def on_disk(folder: Path) -> dict[str, object]:
+    """The record as it is in the file now."""
+    content: dict[str, object] = json.loads((folder / FILE).read_text())
+    return content
+
+
+def test_running_while_it_runs_and_finished_after(config: Config, tmp_path: Path) -> None:
+    with recorded(config, tmp_path / "deep" / "run", CPU) as record:
+        assert on_disk(tmp_path / "deep" / "run")["status"] == "running"
+        record.add("dense", "perplexity", 3.0, "", {"length": 8})
+    done = on_disk(tmp_path / "deep" / "run")
+    assert (done["status"], done["error"]) == ("finished", None)
+    assert done["config_hash"] == fingerprint(config)
+    assert done["results"]
+    assert done["started"]
+
+
+def test_config_file_is_the_whole_config(config: Config, tmp_path: Path) -> None:
+    with recorded(config, tmp_path, CPU):
+        pass
+    content = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert content == on_disk(tmp_path)["config"]
+    assert content["budget"]["keep"] == config.budget.keep
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of\n  memory"), UsageError("task.x: wrong"), KeyboardInterrupt()])
+def test_failed_with_the_error(config: Config, tmp_path: Path, error: BaseException) -> None:
+    def fail() -> None:
+        with recorded(config, tmp_path, CPU) as record:
+            record.add("dense", "perplexity", 3.0, "", {"length": 8})
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    failed = on_disk(tmp_path)
+    assert failed["status"] == "failed"
+    assert str(failed["error"]).startswith(type(error).__name__)
+    assert " ".join(str(error).split()) in str(failed["error"])
+    assert failed["results"], "what was measured before the failure is lost"
+
+
+def test_nothing_there_is_not_finished(config: Config, tmp_path: Path) -> None:
+    assert finished_before(config, tmp_path) is None
+    assert finished_before(config, tmp_path / "nowhere") is None
+
+
+def test_a_finished_run_is_found(config: Config, tmp_path: Path) -> None:
+    with recorded(config, tmp_path, CPU):
+        pass
+    found = finished_before(config, tmp_path)
+    assert found is not None
+    assert found.config_hash == fingerprint(config)
+
+
+def test_force_repeats(config: Config, tmp_path: Path) -> None:
+    with recorded(config, tmp_path, CPU):
+        pass
+    assert finished_before(settled("optimizer=one_shot", "force=true"), tmp_path) is None
+
+
+def test_failed_and_interrupted_runs_are_repeated(config: Config, tmp_path: Path) -> None:
+    with recorded(config, tmp_path, CPU):
+        assert finished_before(config, tmp_path) is None, "a run that was killed is taken for a finished one"
+    with pytest.raises(RuntimeError), recorded(config, tmp_path, CPU):
+        raise RuntimeError
+    assert finished_before(config, tmp_path) is None
+
+
+@pytest.mark.parametrize("force", ["false", "true"])
+def test_another_config_in_the_same_folder_is_refused(config: Config, tmp_path: Path, force: str) -> None:
+    with recorded(config, tmp_path, CPU):
+        pass
+    before = (tmp_path / FILE).read_bytes()
+    other = settled("optimizer=one_shot", "seed=1", f"force={force}")
+    with pytest.raises(UsageError, match=r"hydra\.run\.dir: .*name another folder"):
+        finished_before(other, tmp_path)
+    assert (tmp_path / FILE).read_bytes() == before

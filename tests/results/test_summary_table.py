@@ -1,0 +1,65 @@
+"""The table at the end of a run."""
+
+from pathlib import Path
+
+from policyprune.results.record import Record
+from policyprune.results.tables import closing_words, summary
+
+
+def measured_record(forwards: int = 8) -> Record:
+    """A record with every kind of row."""
+    record = Record(config={"importance": {"name": "wanda_sp"}}, config_hash="", hardware={})
+    record.search = {"forwards": forwards}
+    record.stages = [{"name": "load", "seconds": 1.0}, {"name": "search", "seconds": 77.125}]
+    for length, dense, other, pruned in [(32, 10.5, 40.25, 20.125), (64, 9.5, 39.25, 19.125)]:
+        protocol = {"length": length}
+        record.add("dense", "perplexity", dense, "", protocol)
+        record.add("one_shot", "perplexity", other, "", {**protocol, "scope": "per_layer"})
+        record.add("pruned", "perplexity", pruned, "", protocol)
+        record.add("reloaded", "perplexity", pruned, "", protocol)
+    record.add("dense", "parameters", 1234567, "", {})
+    record.add("pruned", "parameters", 1000001, "", {})
+    record.add("dense", "latency", 12.345, "ms", {"batch_size": 2, "length": 16})
+    record.add("pruned", "block_macs", None, "", {})
+    return record
+
+
+def cells(table: str, row: str) -> list[str]:
+    """The entries of the row that begins with `row`."""
+    return next(line for line in table.splitlines() if line.startswith(row)).removeprefix(row).split()
+
+
+def test_every_number_is_in_its_row() -> None:
+    table = summary(measured_record())
+    assert cells(table, "perplexity, 32 tokens") == ["10.50", "40.25", "20.12", "20.12"]
+    assert cells(table, "perplexity, 64 tokens") == ["9.50", "39.25", "19.12", "19.12"]
+    assert cells(table, "parameters") == ["1,234,567", "1,000,001"]
+    assert cells(table, "latency, 2 x 16 tokens, ms") in (["12.35"], ["12.34"])
+    assert cells(table, "block macs") == ["not", "finite"]
+    assert cells(table, "search time, s") in (["77.12"], ["77.13"])
+
+
+def test_columns_name_what_was_measured() -> None:
+    header = summary(measured_record()).splitlines()[0]
+    assert "dense" in header
+    assert "wanda_sp only, per-layer" in header
+    assert "searched, reloaded" in header
+    header = summary(measured_record(forwards=0)).splitlines()[0]
+    assert "one shot, reloaded" in header
+    assert "searched" not in header
+
+
+def test_numbers_stand_under_their_column() -> None:
+    lines = summary(measured_record()).splitlines()
+    row = next(line for line in lines if line.startswith("parameters"))
+    end = lines[0].index("searched") + len("searched")
+    assert row[:end].endswith("1,000,001")
+
+
+def test_closing_words_name_the_checkpoint_when_there_is_one(tmp_path: Path) -> None:
+    record = measured_record()
+    assert "from_pretrained" not in closing_words(record, tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    words = closing_words(record, tmp_path)
+    assert f"from_pretrained({str(tmp_path / 'checkpoint')!r}, trust_remote_code=True)" in words
+    assert str(tmp_path / "record.json") in words

@@ -1,0 +1,139 @@
+"""Trackers: a failing one never ends a run, and W&B works offline."""
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import settled
+from policyprune.config.schema import Config
+from policyprune.results.record import Record
+from policyprune.tracking import Forgiving, NoTracker, flat, open_tracker
+
+
+class Recorder:
+    """A tracker that remembers what it was told and raises where it is asked to."""
+
+    def __init__(self, fails_in: str = "") -> None:
+        self.fails_in, self.told = fails_in, []  # type: str, list[str]
+        self._tell("init")
+
+    def _tell(self, what: str) -> None:
+        self.told.append(what)
+        if what == self.fails_in:
+            raise ConnectionError("the server\nis away")
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._tell("log")
+
+    def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
+        self._tell("finish")
+
+
+def some_record() -> Record:
+    """A record with results and keep rates."""
+    record = Record(config={"seed": 0, "nested": {"keep": 0.8}}, config_hash="", hardware={})
+    record.keep_rates = [{"layer": 0, "kind": "ffn", "kept": 3, "count": 4, "rate": 0.75}]
+    record.add("dense", "perplexity", 12.5, "", {"length": 32, "windows": 4})
+    record.add("one_shot", "perplexity", 40.0, "", {"length": 32, "scope": "global"})
+    record.add("one_shot", "perplexity", 41.0, "", {"length": 32, "scope": "per_layer"})
+    record.add("pruned", "parameters", 1000, "", {})
+    return record
+
+
+@pytest.mark.parametrize("fails_in", ["init", "log", "finish"])
+def test_a_failing_tracker_is_one_warning(fails_in: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        tracker = Forgiving(lambda: Recorder(fails_in))
+        for step in range(3):
+            tracker.log({"loss": 1.0}, step)
+        tracker.finish({}, [], failed=False)
+    assert len(caplog.records) == 1
+    assert "the server is away" in caplog.text
+    assert "the run goes on" in caplog.text
+
+
+def test_a_failed_tracker_is_left_alone() -> None:
+    recorder = Recorder()
+    recorder.fails_in = "log"
+    tracker = Forgiving(lambda: recorder)
+    for step in range(3):
+        tracker.log({}, step)
+    tracker.finish({}, [], failed=False)
+    assert recorder.told == ["init", "log"]
+
+
+def test_a_working_tracker_is_told_everything() -> None:
+    recorder = Recorder()
+    tracker = Forgiving(lambda: recorder)
+    tracker.log({"loss": 1.0}, 0)
+    tracker.finish({}, [], failed=False)
+    assert recorder.told == ["init", "log", "finish"]
+
+
+def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr("policyprune.tracking.WandbTracker", lambda *arguments: recorder)
+
+    def fail() -> None:
+        with open_tracker(settled("tracker=wandb"), some_record(), tmp_path):
+            raise RuntimeError("the search broke")
+
+    with pytest.raises(RuntimeError, match="the search broke"):
+        fail()
+    assert recorder.told == ["init", "finish"]
+
+
+def test_no_tracker_needs_no_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it is an error from here on
+    with caplog.at_level(logging.WARNING):
+        with open_tracker(settled("tracker=none"), some_record(), tmp_path) as tracker:
+            tracker.log({"loss": 1.0}, 1)
+        assert isinstance(tracker, NoTracker)
+        assert not caplog.records
+        with open_tracker(settled("tracker=wandb"), some_record(), tmp_path) as tracker:
+            tracker.log({"loss": 1.0}, 1)
+    assert len(caplog.records) == 1, "wandb was not asked for at all, or complained more than once"
+
+
+def test_flat_names_are_distinct() -> None:
+    names = flat(some_record())
+    assert names == {
+        "dense/perplexity/32": 12.5,
+        "one_shot/perplexity/global/32": 40.0,
+        "one_shot/perplexity/per_layer/32": 41.0,
+        "pruned/parameters": 1000,
+    }
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config:
+    """A W&B config for an offline run, with W&B's own folders out of the way."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    return settled("tracker=wandb")
+
+
+def test_wandb_offline_run_appears_in_the_folder(
+    offline: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with caplog.at_level(logging.WARNING, "policyprune"), open_tracker(offline, some_record(), folder) as tracker:
+        for step in range(1, 4):
+            tracker.log({"loss": 1.0 / step, "keep": 0.8}, step)
+    assert not [record for record in caplog.records if record.name == "policyprune.tracking"], caplog.text
+    sys.modules["wandb"].teardown()  # as at the end of a process; finish() returns just before the file is written
+    runs = list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(runs) == 1
+    content = runs[0].read_bytes()
+    assert b"search/loss" in content
+    assert b"dense/perplexity/32" in content
+    assert b"keep_rates" in content
