@@ -12,7 +12,6 @@ from policyprune.models.adapter import adapt
 from policyprune.models.loading import device_of, load, skeleton
 from policyprune.pruning.budget import make_budget
 from policyprune.pruning.importance import METRICS
-from policyprune.pruning.importance.gradients import mask_gradients
 from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.mask import keep_rates, save_mask
 from policyprune.pruning.space import space_of
@@ -74,7 +73,7 @@ def _run(config: Config, folder: Path) -> Record:
                 budget,
                 metric,
                 start,
-                lambda: mask_gradients(evidence),
+                lambda: evidence.gradients,
                 folder,
                 tracker,
             )

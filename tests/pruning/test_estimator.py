@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import PolicyGradient
-from policyprune.pruning.optimizers.estimator import Baseline, amplify_blocks, gradient
+from policyprune.pruning.optimizers.estimator import Baseline, gradient
 
 K, M = 2, 2  # masks per step, sequences per batch
 PREVIOUS = 2.5  # an average from earlier steps
@@ -138,13 +138,3 @@ def test_certain_units_get_no_gradient_and_no_infinity(score: str) -> None:
     estimate = gradient(masks, torch.tensor([1.0, -1.0]), s, score, 2)
     assert estimate[:2].tolist() == [0, 0]
     assert estimate[2] > 0
-
-
-def test_amplified_blocks_move_as_a_whole_and_not_inside() -> None:
-    estimate, group_of = torch.randn(7), torch.tensor([0, 0, 0, 1, 1, 1, 1])
-    amplified = amplify_blocks(estimate, group_of, 10)
-    for block in (0, 1):
-        before, after = estimate[group_of == block], amplified[group_of == block]
-        torch.testing.assert_close(after.mean(), 10 * before.mean())
-        torch.testing.assert_close(after - after.mean(), before - before.mean())
-    assert torch.equal(amplify_blocks(estimate, group_of, 1), estimate)

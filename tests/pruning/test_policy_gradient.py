@@ -103,7 +103,7 @@ def test_it_finds_the_optimum_from_a_misleading_start(problem: Problem, search_o
         {"schedule": "constant"},
         {"score": "textbook"},
         {"score": "natural"},
-        {"block_rate": 10},
+        {"attention_rate": 10},
     ],
     ids=lambda changes: ",".join(f"{key}={value}" for key, value in changes.items()),
 )

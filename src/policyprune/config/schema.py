@@ -159,7 +159,7 @@ class PolicyGradient(Optimizer):
     window: int = number(at_least=1)  # T of the moving average
     window_update: str = choice("after_use", "before_use")
     divisor: str = choice("masks", "masks_minus_one")
-    block_rate: float = number(at_least=1)  # factor on the mean of the gradient within each block
+    attention_rate: float = number(above=0)  # learning rate of attention units, relative to that of channels
     learning_rate: float = number(above=0)
     schedule: str = choice("constant", "linear", "cosine")
     projection: str = choice("cap", "equality")

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from policyprune.errors import UsageError
@@ -115,13 +115,19 @@ def adapt(model: PreTrainedModel) -> Adapter:
     where = f"{model.base_model_prefix}.{family.layers}"
     count = len(list(model.get_submodule(where).children()))
     layers = tuple(f"{where}.{index}" for index in range(count))
-    head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    head_dim = _head_dim(model.config)
     blocks = [
         make(model, family, index, path, head_dim) for index, path in enumerate(layers) for make in (_attention, _ffn)
     ]
     total = sum(parameter.numel() for path in layers for parameter in model.get_submodule(path).parameters())
     in_units = sum(block.count * block.params_per_unit for block in blocks)
     return Adapter(family, layers, tuple(blocks), head_dim, total - in_units)
+
+
+def _head_dim(config: PreTrainedConfig) -> int:
+    """Features of a head: a pruned model's config states them where its family's config does not."""
+    stated: int | None = getattr(config, "head_dim", None) or getattr(config, "attention_head_size", None)
+    return stated or int(config.hidden_size // config.num_attention_heads)
 
 
 def features(model: nn.Module, module: str, axis: Axis) -> int:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
@@ -51,6 +52,7 @@ def dtype_of(config: Model, device: torch.device) -> torch.dtype:
 def quiet() -> None:
     """Leave the screen to our own progress bars."""
     transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

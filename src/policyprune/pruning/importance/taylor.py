@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.importance.gradients import mask_gradients
 
 
 def score(evidence: Evidence) -> Tensor:
     """Mean over examples (or batches) of |dL/dm|, the first-order change of the loss when the unit goes: (n,)."""
-    return mask_gradients(evidence).abs().mean(0)
+    return evidence.gradients.abs().mean(0)

@@ -24,20 +24,6 @@ def gradient(masks: Tensor, advantages: Tensor, s: Tensor, score: str, divisor: 
     return weighted / preconditioner(s, score) / divisor
 
 
-def amplify_blocks(estimate: Tensor, group_of: Tensor, factor: float) -> Tensor:
-    """Scale the mean of the gradient (n,) within each block (group_of (n,)) by `factor`, leave the deviations.
-
-    The mean over the many units of a block is far less noisy than any of them, so it bears larger steps.
-    """
-    if factor == 1:
-        return estimate
-    sizes = torch.bincount(group_of)
-    means = (
-        torch.zeros(len(sizes), dtype=estimate.dtype, device=estimate.device).index_add(0, group_of, estimate) / sizes
-    )
-    return estimate + (factor - 1) * means[group_of]
-
-
 @dataclass
 class Baseline:
     """Turns losses into advantages; keeps the moving average.

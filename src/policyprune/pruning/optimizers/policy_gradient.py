@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import PolicyGradient
-from policyprune.pruning.optimizers.estimator import Baseline, amplify_blocks, gradient
+from policyprune.pruning.optimizers.estimator import Baseline, gradient
 from policyprune.pruning.optimizers.problem import Found, Problem, Report
 from policyprune.pruning.projection import project
 from policyprune.pruning.selection import select
@@ -22,7 +22,8 @@ def search(problem: Problem, config: PolicyGradient, report: Report) -> Found:
     s = problem.start.clone()
     device = s.device
     budget = problem.budget.to(device)
-    group_of = problem.space.group_of.to(device)
+    relative = torch.tensor([config.attention_rate if g.kind == "attention" else 1.0 for g in problem.space.groups])
+    relative = relative[problem.space.group_of].to(device)
     generator = torch.Generator(device).manual_seed(problem.seed)
     baseline = Baseline(config)
     dense = _DenseLosses(problem) if config.baseline == "residual" else None
@@ -40,12 +41,11 @@ def search(problem: Problem, config: PolicyGradient, report: Report) -> Found:
         advantages = baseline.advantages(losses, reference)
         samples = config.masks - 1 if config.divisor == "masks_minus_one" else config.masks
         estimate = gradient(masks.flatten(0, 1), advantages.flatten(), s, config.score, samples * shape[1])
-        estimate = amplify_blocks(estimate, group_of, config.block_rate)
         rate = config.learning_rate * _decay(config.schedule, step / config.steps)
         current = budget
         if config.progressive:
             current = budget.relaxed(budget.keep + (1 - budget.keep) * (1 - (step + 1) / config.steps) ** 3)
-        s = project(s - rate * estimate, current, config.projection)
+        s = project(s - rate * relative * estimate, current, config.projection)
         report(
             {
                 "step": step + 1,

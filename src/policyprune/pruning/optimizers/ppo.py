@@ -18,7 +18,7 @@ CONFIDENCE = 1.5  # initial logit of a decision that the warm start keeps, minus
 
 @dataclass
 class Episodes:
-    """E episodes, step by step: states and actions (E, D), policy logits (E, D), values, rewards and losses (E,)."""
+    """E episodes, step by step: states, actions and logits (E, D), values, rewards and losses (E,)."""
 
     shares: list[Tensor] = field(default_factory=list)
     actions: list[Tensor] = field(default_factory=list)
@@ -33,7 +33,7 @@ def search(problem: Problem, config: PPO, report: Report) -> Found:
     """Refine the best warm start; every mask that is tried meets the budget exactly.
 
     An episode starts from the incumbent mask and refines it `horizon` times; the reward of a step is how much it lowers
-    the loss of a batch of calibration examples, by true forward passes. The mask that is returned has the lowest loss on
+    the loss of a batch of calibration examples, by true forward passes. The mask returned has the lowest loss on all
     the held-out calibration examples among the warm start and the search's best.
     """
     generator = torch.Generator().manual_seed(problem.seed)
