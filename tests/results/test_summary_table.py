@@ -1,5 +1,6 @@
 """The table at the end of a run."""
 
+import json
 from pathlib import Path
 
 from policyprune.results.record import Record
@@ -8,7 +9,7 @@ from policyprune.results.tables import closing_words, summary
 
 def measured_record(forwards: int = 8) -> Record:
     """A record with every kind of row."""
-    record = Record(config={"importance": {"name": "wanda_sp"}}, config_hash="", hardware={})
+    record = Record(config={"importance": {"name": "wanda_sp"}, "optimizer": {"name": "one_shot"}}, config_hash="", hardware={})
     record.search = {"forwards": forwards}
     record.stages = [{"name": "load", "seconds": 1.0}, {"name": "search", "seconds": 77.125}]
     for length, dense, other, pruned in [(32, 10.5, 40.25, 20.125), (64, 9.5, 39.25, 19.125)]:
@@ -60,6 +61,9 @@ def test_closing_words_name_the_checkpoint_when_there_is_one(tmp_path: Path) -> 
     record = measured_record()
     assert "from_pretrained" not in closing_words(record, tmp_path)
     (tmp_path / "checkpoint").mkdir()
+    config = {"architectures": ["PrunedBertForSequenceClassification"]}
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     words = closing_words(record, tmp_path)
+    assert "from transformers import AutoModelForSequenceClassification, AutoTokenizer" in words
     assert f"from_pretrained({str(tmp_path / 'checkpoint')!r}, trust_remote_code=True)" in words
     assert str(tmp_path / "record.json") in words
