@@ -9,7 +9,9 @@ from policyprune.results.tables import closing_words, summary
 
 def measured_record(forwards: int = 8) -> Record:
     """A record with every kind of row."""
-    record = Record(config={"importance": {"name": "wanda_sp"}, "optimizer": {"name": "one_shot"}}, config_hash="", hardware={})
+    record = Record(
+        config={"importance": {"name": "wanda_sp"}, "optimizer": {"name": "one_shot"}}, config_hash="", hardware={}
+    )
     record.search = {"forwards": forwards}
     record.stages = [{"name": "load", "seconds": 1.0}, {"name": "search", "seconds": 77.125}]
     for length, dense, other, pruned in [(32, 10.5, 40.25, 20.125), (64, 9.5, 39.25, 19.125)]:
