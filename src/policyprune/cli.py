@@ -7,18 +7,30 @@ from policyprune.errors import UsageError
 
 
 def run(arguments: list[str]) -> int:
-    """Search, shrink, save and measure: a Hydra application over conf/."""
-    if "--help" in arguments or "-h" in arguments:
-        from policyprune.config.help import help_text
-
-        print(help_text(), end="")
-        return 0
+    """Search, shrink, save and measure."""
     from policyprune.config import application
 
-    return application.launch(arguments)
+    def pipeline() -> application.Action:
+        from policyprune import pipeline  # imports torch
+
+        return pipeline.run
+
+    return application.launch(arguments, "config", pipeline)
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"run": run}
+def finetune(arguments: list[str]) -> int:
+    """Make the fine-tuned checkpoint that retraining-free pruning starts from."""
+    from policyprune.config import application
+
+    def finetuning() -> application.Action:
+        from policyprune import finetuning  # imports torch
+
+        return finetuning.run
+
+    return application.launch(arguments, "finetune", finetuning)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"run": run, "finetune": finetune}
 
 
 def main() -> None:
@@ -29,6 +41,11 @@ def main() -> None:
         verb = VERBS[arguments.pop(0)]
     elif arguments and arguments[0].isalpha():
         _refuse(f"{arguments[0]!r} is not a verb or key=value, the verbs are {', '.join(VERBS)}")
+    if "--help" in arguments or "-h" in arguments:
+        from policyprune.config.help import help_text
+
+        print(help_text(), end="")
+        return
     try:
         status = verb(arguments)
     except UsageError as error:

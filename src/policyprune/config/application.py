@@ -3,7 +3,9 @@
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -22,16 +24,22 @@ from policyprune.models.sources import check_sources
 REFUSED: list[UsageError] = []  # what was found wrong inside Hydra's jobs, which would add lines of its own
 
 
-def launch(arguments: list[str]) -> int:
-    """Run Hydra on the command line; what the user got wrong is raised as UsageError, and leaves no files."""
+Action = Callable[[Any, Path], object]
+
+
+def launch(arguments: list[str], config_name: str, action: Callable[[], Action]) -> int:
+    """Run Hydra on the command line; what the user got wrong is raised as UsageError, and leaves no files.
+
+    `action()` is called when a run begins, and gives what is done with its config and folder.
+    """
     register()
     sys.argv[1:] = arguments
     show_everything = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself, over many lines, and exits with 1
     REFUSED.clear()
     try:
-        _check_before_anything_is_written(arguments)
-        _application()
+        _check_before_anything_is_written(arguments, config_name)
+        hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(_job(action))()
     except UsageError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
@@ -51,7 +59,7 @@ def launch(arguments: list[str]) -> int:
     return 0
 
 
-def _check_before_anything_is_written(arguments: list[str]) -> None:
+def _check_before_anything_is_written(arguments: list[str], config_name: str) -> None:
     parsed = get_args_parser().parse_args(arguments)
     if parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion or parsed.multirun:
         return  # the jobs of a multirun are checked one by one, as they begin
@@ -62,22 +70,22 @@ def _check_before_anything_is_written(arguments: list[str]) -> None:
         if group in groups() and option not in (*options(group), "null") and "," not in option:
             raise UsageError(f"{group}: {option!r} is not one of {', '.join(options(group))}")
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = settle(hydra.compose(parsed.config_name or "config", parsed.overrides))
+        config = settle(hydra.compose(parsed.config_name or config_name, parsed.overrides))
     check_sources(config)
 
 
-@hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
-def _application(composed: DictConfig) -> None:
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        config = settle(composed)
-        check_sources(config)
-        from policyprune import pipeline  # imports torch
+def _job(action: Callable[[], Action]) -> Callable[[DictConfig], None]:
+    def job(composed: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            config = settle(composed)
+            check_sources(config)
+            action()(config, folder)
+        except UsageError as error:
+            REFUSED.append(error)
+            _tidy(folder)
 
-        pipeline.run(config, folder)
-    except UsageError as error:
-        REFUSED.append(error)
-        _tidy(folder)
+    return job
 
 
 def _tidy(folder: Path) -> None:

@@ -63,7 +63,7 @@ class LanguageModeling(Task):
 class Examples:
     """The labelled examples that the search and the metrics may look at."""
 
-    count: int = number(at_least=1)
+    count: int | None = number(at_least=1)  # null: all
     seed: int = number(at_least=0)
 
 
@@ -278,8 +278,32 @@ class Config:
     force: bool = MISSING  # run again although a finished record of the same config is there
 
 
+@dataclass
+class Training:
+    """How a fine-tuned checkpoint is made."""
+
+    learning_rate: float = number(above=0)
+    batch_size: int = number(at_least=1)
+    epochs: float = number(above=0)
+    warmup: float = number(at_least=0, below=1)  # share of the steps
+    weight_decay: float = number(at_least=0)
+
+
+@dataclass
+class Finetuning:
+    """One fine-tuning: model x task."""
+
+    model: Model = MISSING
+    task: Task = MISSING
+    training: Training = field(default_factory=Training)
+    evaluation: Evaluation = MISSING
+    seed: int = number(at_least=0)
+    force: bool = MISSING
+
+
 SCHEMAS: dict[str, Any] = {
     "config": Config,
+    "finetune": Finetuning,
     "model/base": Model,
     "task/language_modeling": LanguageModeling,
     "task/classification": Classification,

@@ -9,14 +9,17 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from policyprune.config.combinations import check_combinations
 from policyprune.config.fields import check
-from policyprune.config.schema import Config
+from policyprune.config.schema import Config, Finetuning
 from policyprune.errors import UsageError
 
 UNFINGERPRINTED = ("force", "tracker", "hydra")
 
 
-def settle(composed: DictConfig) -> Config:
-    """Return the typed config; UsageError for unknown keys, missing or wrong values and impossible combinations."""
+def settle(composed: DictConfig) -> Any:
+    """Return the typed config (`Config`, or `Finetuning` for that verb).
+
+    UsageError for unknown keys, missing or wrong values and impossible combinations.
+    """
     for key in sorted(OmegaConf.missing_keys(composed)):
         if not key.startswith("hydra"):
             raise UsageError(f"{key}: no value given, set it on the command line ({key}=...)")
@@ -24,9 +27,10 @@ def settle(composed: DictConfig) -> Config:
         config = OmegaConf.to_object(composed)
     except MissingMandatoryValue as error:
         raise UsageError(f"{error.full_key}: no value given") from error
-    assert isinstance(config, Config)
+    assert isinstance(config, Config | Finetuning)
     _check(OmegaConf.to_container(composed, resolve=True), config, "")
-    check_combinations(config)
+    if isinstance(config, Config):
+        check_combinations(config)
     return config
 
 
@@ -44,7 +48,7 @@ def _check(raw: Any, settled: Any, prefix: str) -> None:
             _check(raw[key], value, f"{prefix}{key}.")
 
 
-def fingerprint(config: Config) -> str:
+def fingerprint(config: Config | Finetuning) -> str:
     """Hash of everything that can change the result: 16 hex digits."""
     content = {k: v for k, v in dataclasses.asdict(config).items() if k not in UNFINGERPRINTED}
     return _digest(content)
@@ -57,10 +61,13 @@ def run_label(composed: DictConfig) -> str:
         for key, node in composed.items()
         if key not in UNFINGERPRINTED
     }
-    keep = content["budget"]["keep"]
-    names = [content[group]["name"] for group in ("model", "task", "granularity", "budget", "optimizer")]
-    model, task, granularity, budget, optimizer = (str(name).replace("/", "-") for name in names)
-    return f"{model}-{task}-{granularity}-{budget}{keep:g}-{optimizer}-s{content['seed']}-{_digest(content)[:8]}"
+    groups: list[str] = [group for group in ("model", "task", "granularity", "budget", "optimizer") if group in content]
+    names: dict[str, str] = {group: str(content[group]["name"]).replace("/", "-") for group in groups}
+    if "budget" in names:
+        names["budget"] += f"{content['budget']['keep']:g}"
+    else:
+        names["verb"] = "finetuned"
+    return f"{'-'.join(names.values())}-s{content['seed']}-{_digest(content)[:8]}"
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -56,10 +56,11 @@ def quiet() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def load(config: Model, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(config: Model, task: Task, **head: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the dense model with the head that the task needs, in eval mode and without gradients, and its tokenizer.
 
-    Where `model.fine_tuned` names a checkpoint for the task, that one is loaded.
+    `head` are options of a head that is yet to be trained. Where `model.fine_tuned` names a checkpoint for the task,
+    that one is loaded.
     """
     quiet()
     device = device_of(config)
@@ -76,6 +77,7 @@ def load(config: Model, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenize
             attn_implementation=config.attn_implementation,
             device_map=config.device_map,
             **hub,
+            **head,
         )
     except (OSError, ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

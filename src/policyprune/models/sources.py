@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from policyprune.config.schema import Config, Labelled, LanguageModeling
+from policyprune.config.schema import Config, Finetuning, Labelled, LanguageModeling
 from policyprune.errors import UsageError
 
 PACKAGE = "pkg://"
@@ -31,7 +31,7 @@ def locate(key: str, source: str) -> Path | None:
     return path
 
 
-def check_sources(config: Config) -> None:
+def check_sources(config: Config | Finetuning) -> None:
     """UsageError for a file, directory or package that the config names and this machine lacks. Needs no torch."""
     source = config.model.fine_tuned.get(config.task.name, config.model.source)
     if not source:

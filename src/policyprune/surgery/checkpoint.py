@@ -4,6 +4,8 @@ import json
 import pprint
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +41,23 @@ def save_checkpoint(
 
     Everything is written into a scratch folder beside `folder`, which it then replaces.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with write_folder(folder) as scratch:
         model.__class__ = stock_class(model)  # a model pruned before would carry its old modelling file along
         model.save_pretrained(scratch, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(scratch)
         if getattr(model.config, "is_heterogeneous", False):
             _add_modelling_file(model, adapter, scratch)
+
+
+@contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside `folder` that replaces it when the block ends well, and vanishes when it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    old = scratch.with_suffix(".old")
+    try:
+        yield scratch
         scratch.chmod(0o755)
-        old = scratch.with_suffix(".old")
         if folder.exists():
             folder.rename(old)
         try:
@@ -57,9 +66,9 @@ def save_checkpoint(
             if old.exists():
                 old.rename(folder)
             raise
-        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from policyprune.config.schema import Classification
 from policyprune.errors import UsageError
 from policyprune.tasks.encoded import Encoded, encode
-from policyprune.tasks.splits import load_split, without
+from policyprune.tasks.splits import drawn, load_split, without
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,10 @@ def build(config: Classification, tokenizer: PreTrainedTokenizerBase) -> Classif
         if missing:
             raise UsageError(f"task.text_columns: {name} has no {missing[0]!r}, only {', '.join(rows.column_names)}")
     train = without(train, [rows for rows, _ in loaded.values()], config.text_columns)
-    if len(train) < config.calibration.count:
-        raise UsageError(f"task.calibration.count: {config.calibration.count} is more than the {len(train)} there are")
-    train = train.shuffle(seed=config.calibration.seed).select(range(config.calibration.count))
+    train = drawn(train, config.calibration)
     protocol = {
         "task": config.name,
-        "calibration": {"source": origin, "count": config.calibration.count, "seed": config.calibration.seed},
+        "calibration": {"source": origin, "count": len(train), "seed": config.calibration.seed},
         "tests": {split: {"source": where, "examples": len(rows)} for split, (rows, where) in loaded.items()},
         "max_length": config.max_length,
     }

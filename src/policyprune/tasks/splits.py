@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset, load_dataset, load_from_disk
 from huggingface_hub import HfApi
 
-from policyprune.config.schema import Labelled
+from policyprune.config.schema import Examples, Labelled
 from policyprune.errors import UsageError
 from policyprune.models.sources import locate
 
@@ -51,6 +51,14 @@ def without(rows: Dataset, held_out: list[Dataset], columns: list[str]) -> Datas
     """The rows whose text, by letters and digits alone, is no row's text in `held_out`."""
     known = {_letters(row, columns) for other in held_out for row in other}
     return rows.filter(lambda row: _letters(row, columns) not in known)
+
+
+def drawn(rows: Dataset, examples: Examples) -> Dataset:
+    """As many rows as asked for, drawn by the seed."""
+    count = examples.count or len(rows)
+    if len(rows) < count:
+        raise UsageError(f"task.calibration.count: {count} is more than the {len(rows)} there are")
+    return rows.shuffle(seed=examples.seed).select(range(count))
 
 
 def _letters(row: dict[str, Any], columns: list[str]) -> str:

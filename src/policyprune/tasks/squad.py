@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.schema import QuestionAnswering
 from policyprune.errors import UsageError
-from policyprune.tasks.splits import load_split, without
+from policyprune.tasks.splits import drawn, load_split, without
 from policyprune.tasks.windows import Windows, choose, make_windows
 
 
@@ -55,9 +55,7 @@ def build(config: QuestionAnswering, tokenizer: PreTrainedTokenizerBase) -> Ques
     loaded = {split: load_split(config, split) for split in config.test_splits}
     train, origin = load_split(config, config.calibration_split)
     train = without(train, [rows for rows, _ in loaded.values()], ["question", "context"])
-    if len(train) < config.calibration.count:
-        raise UsageError(f"task.calibration.count: {config.calibration.count} is more than the {len(train)} there are")
-    train = train.shuffle(seed=config.calibration.seed).select(range(config.calibration.count))
+    train = drawn(train, config.calibration)
     windows = make_windows(list(train), config, tokenizer)
     if not config.no_answer:  # a window without its answer teaches nothing where every question has one
         holding = windows.spans[:, 1].nonzero().flatten()
@@ -68,7 +66,7 @@ def build(config: QuestionAnswering, tokenizer: PreTrainedTokenizerBase) -> Ques
         tests[split] = Questions(list(chosen), make_windows(list(chosen), config, tokenizer))
     protocol = {
         "task": config.name,
-        "calibration": {"source": origin, "count": config.calibration.count, "seed": config.calibration.seed},
+        "calibration": {"source": origin, "count": len(train), "seed": config.calibration.seed},
         "tests": {s: {"source": w, "questions": len(tests[s].rows)} for s, (_, w) in loaded.items()},
         "max_length": config.max_length,
         "stride": config.stride,

@@ -1,0 +1,109 @@
+"""Fine-tune an encoder on a task, with Hugging Face's Trainer."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from policyprune.config.schema import Classification, Finetuning, QuestionAnswering
+from policyprune.errors import UsageError
+from policyprune.evaluation.quality import quality_of
+from policyprune.models.loading import device_of, load
+from policyprune.results.record import Record
+from policyprune.results.run import finished_before, recorded
+from policyprune.results.stages import measured
+from policyprune.results.tables import closing_words, summary
+from policyprune.surgery.checkpoint import write_folder
+from policyprune.tasks import build
+from policyprune.tasks.glue import ClassificationTask
+from policyprune.tasks.squad import QuestionAnsweringTask
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Finetuning, folder: Path) -> Record:
+    """Fine-tune into `folder/checkpoint`; an interrupted run goes on from its last epoch."""
+    if not isinstance(config.task, Classification | QuestionAnswering):
+        raise UsageError(f"task: {config.task.name!r} cannot be fine-tuned on, take a glue or squad task")
+    record = finished_before(config, folder)
+    if record is not None:
+        log.info("this fine-tuning is finished already, force=true repeats it")
+    else:
+        record = _run(config, folder)
+    print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
+    return record
+
+
+def _run(config: Finetuning, folder: Path) -> Record:
+    assert isinstance(config.task, Classification | QuestionAnswering)
+    torch.manual_seed(config.seed)
+    with recorded(config, folder, device_of(config.model)) as record:
+        with measured("load", record.stages):
+            head = {"num_labels": config.task.classes} if isinstance(config.task, Classification) else {}
+            model, tokenizer = load(config.model, config.task, **head)
+            task = build(config.task, tokenizer)
+            assert isinstance(task, ClassificationTask | QuestionAnsweringTask)
+            record.protocol = task.protocol
+        if isinstance(task, ClassificationTask) and task.calibration.names:
+            model.config.id2label = dict(enumerate(task.calibration.names))
+            model.config.label2id = {name: index for index, name in model.config.id2label.items()}
+        with measured("training", record.stages), torch.enable_grad():
+            model.requires_grad_(True)
+            state = folder / "trainer"
+            arguments = TrainingArguments(
+                output_dir=str(state),
+                learning_rate=config.training.learning_rate,
+                per_device_train_batch_size=config.training.batch_size,
+                num_train_epochs=config.training.epochs,
+                warmup_steps=config.training.warmup,
+                weight_decay=config.training.weight_decay,
+                seed=config.seed,
+                save_strategy="epoch",
+                save_total_limit=2,
+                logging_steps=50,
+                report_to=[],
+                use_cpu=device_of(config.model).type == "cpu",
+                bf16=model.dtype == torch.float32 and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+                train_sampling_strategy="group_by_length",
+                length_column_name="length",
+            )
+            trainer = Trainer(
+                model, arguments, train_dataset=TrainingSet(task), data_collator=DataCollatorWithPadding(tokenizer)
+            )
+            last = get_last_checkpoint(str(state)) if state.is_dir() else None
+            trainer.train(resume_from_checkpoint=last)
+        model.eval().requires_grad_(False)
+        with measured("export", record.stages), write_folder(folder / "checkpoint") as scratch:
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+        with measured("evaluation", record.stages):
+            for measure in quality_of(task, config.evaluation).of("fine-tuned", model):
+                record.add("dense", *measure)
+    return record
+
+
+class TrainingSet(Dataset[dict[str, Any]]):
+    """The calibration examples of a task as the Trainer wants them, without padding."""
+
+    def __init__(self, task: ClassificationTask | QuestionAnsweringTask) -> None:
+        self._task = task
+
+    def __len__(self) -> int:
+        return len(self._task.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        inputs: dict[str, Any] = {
+            name: tensor[0].tolist() for name, tensor in self._task.inputs(torch.tensor([index])).items()
+        }
+        return {**inputs, **self._target(index)}
+
+    def _target(self, index: int) -> dict[str, Tensor]:
+        if isinstance(self._task, ClassificationTask):
+            return {"labels": self._task.calibration.labels[index]}
+        start, end = self._task.calibration.spans[index]
+        return {"start_positions": start, "end_positions": end}
