@@ -15,6 +15,7 @@ from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.space import Space
 from policyprune.results.curve import Curve
+from policyprune.surgery.shrink import cut, twin
 from policyprune.tasks import Task
 from policyprune.tracking import Tracker
 
@@ -39,9 +40,18 @@ def search(
     masking = Masking(adapter, space)
     device = model.device
 
+    last: tuple[Tensor, PreTrainedModel] | None = None
+
     def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
-        masking.set(masks)
-        return task.loss(model, rows)
+        nonlocal last
+        if not getattr(config.optimizer, "sliced", False):
+            masking.set(masks)
+            return task.loss(model, rows)
+        if last is None or not torch.equal(masks[0], last[0]):
+            smaller = twin(model)
+            cut(smaller, adapter, space, masks[0])
+            last = (masks[0], smaller)
+        return task.loss(last[1], rows)
 
     problem = Problem(
         evaluate, space, budget, metric.to(device), start.to(device), task.lengths, config.seed, gradients

@@ -190,6 +190,7 @@ class PPO(Optimizer):
     entropy: float = number(at_least=0)  # bonus at the start, annealed to 0
     kl_stop: float = number(above=0)  # per decision
     learning_rate: float = number(above=0)
+    sliced: bool = MISSING  # evaluate masks on physically smaller models, which is faster the more is pruned
     candidates: int = number(at_least=1)  # masks compared on the held-out examples, the warm start among them
 
 

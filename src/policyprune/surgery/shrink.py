@@ -29,19 +29,30 @@ def shrink(
     The weights that are not sliced are shared with `model`, which stays as it was unless `in_place`. The config of the
     result states its widths: as usual where all layers agree, in `per_layer_config` where they do not.
     """
+    smaller = model if in_place else twin(model)
+    cut(smaller, adapter, space, mask, scales)
+    state_widths(smaller, adapter, space, mask)
+    return smaller
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the modules that shares all tensors with `model`."""
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    smaller = model if in_place else copy.deepcopy(model, shared)
+    return copy.deepcopy(model, shared)
+
+
+@torch.no_grad()
+def cut(model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, scales: Tensor | None = None) -> None:
+    """Take the units out of a model in place; its config stays as it was."""
     blocks = {(block.layer, block.kind): block for block in adapter.blocks}
     for key, view in space.views(mask.bool().cpu()).items():
         kept = view.nonzero().flatten()
         if not len(kept) and blocks[key].path:
-            _remove(smaller, blocks[key])
+            _remove(model, blocks[key])
         elif len(kept) < len(view):
-            _slice(smaller, blocks[key], kept)
+            _slice(model, blocks[key], kept)
         if scales is not None and len(kept):
-            _fold(smaller.get_submodule(blocks[key].out), space.views(scales)[key][kept], blocks[key].width)
-    state_widths(smaller, adapter, space, mask)
-    return smaller
+            _fold(model.get_submodule(blocks[key].out), space.views(scales)[key][kept], blocks[key].width)
 
 
 def _remove(model: nn.Module, block: Block) -> None:
