@@ -15,12 +15,16 @@ Others = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass
 class Layer:
-    """A layer and its inputs: hidden states (B, T, d) per batch, and the other arguments that the model passes it."""
+    """A layer and its inputs: hidden states (B, T, d) per batch, and the other arguments that the model passes it.
+
+    Whoever has run the layer in its final state may leave the outputs in `produced`; they are not computed again then.
+    """
 
     index: int
     module: nn.Module
     hidden: list[Tensor]
     others: list[Others]
+    produced: list[Tensor] | None = None
 
     def outputs(self) -> Iterator[Tensor]:
         """Run the layer as it is now on every batch."""
@@ -59,4 +63,4 @@ def walk(model: PreTrainedModel, adapter: Adapter, batches: list[dict[str, Tenso
     for index, module in enumerate(modules):
         layer = Layer(index, module, hidden, others[index])
         yield layer
-        hidden = list(layer.outputs())
+        hidden = layer.produced if layer.produced is not None else list(layer.outputs())

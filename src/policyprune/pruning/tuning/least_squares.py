@@ -53,25 +53,23 @@ def tune(
         pupil = next(student_layers)
         last = len(adapter.layers) - 1
         for index in range(len(adapter.layers)):
-            for kind in ("attention", "ffn"):
-                if (index, kind) not in views or not views[index, kind].any():
-                    continue
+            kinds = [kind for kind in ("attention", "ffn") if (index, kind) in views and views[index, kind].any()]
+            wear(dense)
+            targets = _dense_outputs(model, teacher, [blocks[index, kind] for kind in kinds])
+            for kind in kinds:
                 block, own = blocks[index, kind], views[index, kind]
                 kept = own.nonzero().flatten()
                 columns = (kept[:, None] * block.width + torch.arange(block.width)).flatten().to(model.device)
                 weight, bias = _projection(model, block)
                 equations = NormalEquations(weight[:, columns], block.width)
-                wear(dense)
-                targets = list(_seen(model, teacher, block, output=True))
                 wear(scales)
-                for x, target, batch in zip(_seen(model, pupil, block, output=False), targets, batches, strict=True):
+                for x, target, batch in zip(_inputs(model, pupil, block), targets[block.out], batches, strict=True):
                     rows = _rows(batch, first_token and index == last, x)
                     equations.add(x[rows][:, columns], target[rows] - bias)
                 new, outcome = _fit(equations, len(kept), config, solver)
                 own[kept] = new.float().cpu()
                 report.append({"layer": index, "kind": kind, **outcome})
             if index < last:
-                wear(dense)
                 teacher = next(teacher_layers)
                 wear(scales)
                 pupil = next(student_layers)
@@ -117,12 +115,26 @@ def _rows(batch: dict[str, Tensor], first_token: bool, like: Tensor) -> Tensor:
     return rows.to(like.device)
 
 
-def _seen(model: nn.Module, layer: Layer, block: Block, output: bool) -> Iterator[Tensor]:
-    """Inputs, already masked, or outputs of a block's output projection, batch by batch (B, T, features)."""
+def _dense_outputs(model: nn.Module, layer: Layer, blocks: list[Block]) -> dict[str, list[Tensor]]:
+    """Outputs (B, T, d) of the blocks' output projections, batch by batch; the layer's own are left in `produced`."""
+    found: dict[str, list[Tensor]] = {block.out: [] for block in blocks}
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda module, args, out: found[name].append(out)
+
+    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in found]
+    layer.produced = list(layer.outputs())
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _inputs(model: nn.Module, layer: Layer, block: Block) -> Iterator[Tensor]:
+    """Inputs (B, T, features) of a block's output projection, already masked, batch by batch."""
     held: list[Tensor] = []
 
     def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        held.append(out if output else args[0])
+        held.append(args[0])
 
     handle = model.get_submodule(block.out).register_forward_hook(hook)
     try:
