@@ -2,8 +2,8 @@
 
     python benchmarks/gpruner.py FOLDER keep=0.6,0.4,0.3 seeds=0,1,2 [key=value ...]
 
-Every other key goes to the runs (model.source=..., task=..., ...). Finished runs are not repeated, so the command goes on
-where it was stopped, and a second call only prints the table.
+Every other key goes to the runs (model.source=..., task=..., ...). Finished runs are not repeated, so the command
+goes on where it was stopped, and a second call only prints the table.
 """
 
 import statistics
@@ -90,9 +90,8 @@ def main() -> None:
                     [keep, SUBJECTS[method, subject], *(cell([row[name] for row in rows]) for name in columns)]
                 )
     dense = {row.metric: row.value for row in records[0].results if row.subject == "dense"}
-    print(
-        f"\ndense: {dense}\n\n{tabulate(lines, headers=['keep', 'method', *columns], tablefmt='github', disable_numparse=True)}"
-    )
+    table = tabulate(lines, headers=["keep", "method", *columns], tablefmt="github", disable_numparse=True)
+    print(f"\ndense: {dense}\n\n{table}")
 
 
 if __name__ == "__main__":
