@@ -38,6 +38,7 @@ def encoder_tokenizer(plain: Any) -> Any:
         pair="<s> $A </s> $B:1 </s>:1",
         special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)],
     )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     return tokenizer
 
 

@@ -129,6 +129,7 @@ def test_conjugate_gradients_end_where_a_denominator_vanishes(case: str) -> None
         assert float(left.norm()) < float(scaled(matrix.double(), right.double()).norm())
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("case", hopeless())
 def test_lsmr_gives_numbers_or_nothing(case: str) -> None:
     matrix, right = hopeless()[case]

@@ -1,0 +1,80 @@
+"""Metrics of classification against computation by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from policyprune.evaluation.accuracy import classification_metrics, predictions
+
+LABELS = torch.tensor([1, 1, 1, 0, 0, 0, 0, 1])
+CHOSEN = torch.tensor([1, 1, 0, 0, 0, 1, 0, 1])  # 3 true positives, 1 false, 1 missed, 3 true negatives
+
+
+def logits_of(chosen: Tensor, classes: int = 2) -> Tensor:
+    """Logits with the highest value at the chosen class."""
+    return torch.nn.functional.one_hot(chosen, classes).float() * 2 - 0.5
+
+
+def test_accuracy_f1_and_matthews() -> None:
+    found = classification_metrics(logits_of(CHOSEN), LABELS, ["accuracy", "f1", "matthews"], None)
+    precision, recall = 3 / 4, 3 / 4
+    assert found["accuracy"] == pytest.approx(6 / 8)
+    assert found["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
+    assert found["matthews"] == pytest.approx((3 * 3 - 1 * 1) / math.sqrt(4 * 4 * 4 * 4))
+    assert set(found) == {"accuracy", "f1", "matthews", "cross_entropy"}
+    assert all(type(value) is float for value in found.values())
+
+
+def test_cross_entropy_is_the_mean_of_all_examples() -> None:
+    right, wrong = (math.log(1 + math.exp(gap)) for gap in (-2, 2))
+    found = classification_metrics(logits_of(CHOSEN), LABELS, [], None)
+    assert found == {"cross_entropy": pytest.approx((6 * right + 2 * wrong) / 8, rel=1e-5)}
+
+
+def test_regression() -> None:
+    labels, scores = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([[1.0], [3.0], [2.0], [10.0]])
+    found = classification_metrics(scores, labels, ["pearson", "spearman"], None)
+    x, y = labels - labels.mean(), scores.flatten() - scores.mean()
+    assert found["pearson"] == pytest.approx(float(x @ y / (x.norm() * y.norm())), rel=1e-5)
+    assert found["spearman"] == pytest.approx(1 - 6 * 2 / (4 * 15))  # ranks 1 3 2 4
+    assert found["squared_error"] == pytest.approx((0 + 1 + 1 + 36) / 4)
+
+
+def test_agreement_is_with_the_dense_model_and_not_with_the_labels() -> None:
+    dense = CHOSEN.clone()
+    dense[:2] = 1 - dense[:2]
+    found = classification_metrics(logits_of(CHOSEN), LABELS, ["accuracy"], logits_of(dense))
+    assert found["agreement"] == pytest.approx(6 / 8)
+    same = classification_metrics(logits_of(CHOSEN), 1 - CHOSEN, ["accuracy"], logits_of(CHOSEN))
+    assert (same["accuracy"], same["agreement"]) == (0.0, 1.0)
+
+
+def test_three_classes() -> None:
+    labels, chosen = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 2, 2, 2])
+    found = classification_metrics(logits_of(chosen, 3), labels, ["accuracy", "matthews"], logits_of(labels, 3))
+    assert found["accuracy"] == 0.75
+    assert found["agreement"] == 0.75
+    assert 0 < found["matthews"] < 1
+    assert predictions(logits_of(chosen, 3)).tolist() == chosen.tolist()
+
+
+def test_regressions_agree_with_nothing() -> None:
+    scores = torch.tensor([[1.0], [2.0], [4.0]])
+    found = classification_metrics(scores, torch.tensor([1.0, 2.0, 3.0]), ["pearson"], scores)
+    assert "agreement" not in found
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_an_error(value: float) -> None:
+    logits = logits_of(CHOSEN)
+    logits[3] = value
+    with pytest.raises(FloatingPointError, match="not a number"):
+        classification_metrics(logits, LABELS, ["accuracy"], None)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_correlation_with_a_constant_is_an_error() -> None:
+    with pytest.raises(FloatingPointError, match="not a number"):
+        classification_metrics(torch.ones(4, 1), torch.tensor([1.0, 2.0, 3.0, 4.0]), ["spearman"], None)
