@@ -16,7 +16,7 @@ from policyprune.tasks.splits import drawn, load_split, without
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledExamples:
     """Encoded examples and their labels (N,): class numbers, or float scores for a regression."""
 
     encoded: Encoded
@@ -28,8 +28,8 @@ class Labelled:
 class ClassificationTask:
     """Calibration examples, and test examples by split."""
 
-    calibration: Labelled
-    tests: dict[str, Labelled]
+    calibration: LabelledExamples
+    tests: dict[str, LabelledExamples]
     config: Classification
     protocol: dict[str, Any] = field(default_factory=dict)
 
@@ -56,7 +56,7 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
-def aligned(examples: Labelled, model: PreTrainedModel) -> Tensor:
+def aligned(examples: LabelledExamples, model: PreTrainedModel) -> Tensor:
     """The labels in the order of the model's classes, where model and data name them alike; else as they are."""
     known = {str(name).lower(): int(index) for name, index in (model.config.label2id or {}).items()}
     names = [name.lower() for name in examples.names or []]
@@ -86,10 +86,12 @@ def build(config: Classification, tokenizer: PreTrainedTokenizerBase) -> Classif
     return ClassificationTask(_labelled(train, config, tokenizer), tests, config, protocol)
 
 
-def _labelled(rows: Dataset, config: Classification, tokenizer: PreTrainedTokenizerBase) -> Labelled:
+def _labelled(rows: Dataset, config: Classification, tokenizer: PreTrainedTokenizerBase) -> LabelledExamples:
     texts = [list(rows[column]) for column in config.text_columns]
     encoded = tokenizer(*texts, truncation=True, max_length=config.max_length)
     dtype = torch.float if config.classes == 1 else torch.long
     feature = rows.features[config.label_column]
     names = list(feature.names) if isinstance(feature, ClassLabel) else None
-    return Labelled(encode(tokenizer, encoded), torch.tensor(list(rows[config.label_column]), dtype=dtype), names)
+    return LabelledExamples(
+        encode(tokenizer, encoded), torch.tensor(list(rows[config.label_column]), dtype=dtype), names
+    )

@@ -1,0 +1,85 @@
+"""The optimizers and the tunings: what can be set of each."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from policyprune.config.fields import choice, number
+
+
+@dataclass
+class Optimizer:
+    """Base of the optimizers."""
+
+    name: str = MISSING
+
+
+@dataclass
+class OneShot(Optimizer):
+    """Prune by the metric alone."""
+
+
+@dataclass
+class PolicyGradient(Optimizer):
+    """Bernoulli policy gradient; every field is an independent choice (docs/policy-gradient.md)."""
+
+    steps: int = number(at_least=1)
+    batch_size: int = number(at_least=1)  # sequences per step
+    masks: int = number(at_least=1)  # K, forward passes per step
+    mask_per: str = choice("sequence", "batch")
+    score: str = choice("textbook", "released", "natural")
+    baseline: str = choice("none", "moving_average", "leave_one_out", "residual")
+    window: int = number(at_least=1)  # T of the moving average
+    window_update: str = choice("after_use", "before_use")
+    divisor: str = choice("masks", "masks_minus_one")
+    attention_rate: float = number(above=0)  # learning rate of attention units, relative to that of channels
+    learning_rate: float = number(above=0)
+    schedule: str = choice("constant", "linear", "cosine")
+    projection: str = choice("cap", "equality")
+    progressive: bool = MISSING
+
+
+@dataclass
+class Kwon(Optimizer):
+    """Fisher search and rearrangement of Kwon et al., NeurIPS 2022."""
+
+    rearrange: bool = MISSING
+
+
+@dataclass
+class PPO(Optimizer):
+    """Mask search by proximal policy optimisation; docs/ppom.md says what is the paper's and what is ours."""
+
+    iterations: int = number(at_least=1)
+    episodes: int = number(at_least=2)  # per iteration
+    horizon: int = number(at_least=1)  # refinements of the mask in an episode
+    examples: int = number(at_least=1)  # for each reward
+    held_out: float = number(above=0, below=1)  # share of the calibration examples that picks the final mask
+    chunk: int = number(at_least=1)  # neighbouring channels, by importance, that are decided together
+    epochs: int = number(at_least=1)
+    clip: float = number(above=0, below=1)
+    gae_lambda: float = number(at_least=0, at_most=1)
+    discount: float = number(above=0, at_most=1)
+    entropy: float = number(at_least=0)  # bonus at the start, annealed to 0
+    kl_stop: float = number(above=0)  # per decision
+    learning_rate: float = number(above=0)
+    sliced: bool = MISSING  # evaluate masks on physically smaller models, which is faster the more is pruned
+    candidates: int = number(at_least=1)  # masks compared on the held-out examples, the warm start among them
+
+
+@dataclass
+class Tuning:
+    """Real-valued scales of the kept units."""
+
+    name: str = choice("none", "cg2", "lsmr")
+
+
+@dataclass
+class LeastSquares(Tuning):
+    """Layer-wise least squares against the dense model's outputs."""
+
+    sequences: int = number(at_least=1)  # calibration sequences
+    damp: float = number(at_least=0)  # relative to the mean diagonal of the normal matrix
+    tolerance: float = number(above=0)  # relative residual
+    iterations: int = number(at_least=1)
+    limit: float = number(above=0)  # a layer with a scale beyond +-limit keeps its binary mask
