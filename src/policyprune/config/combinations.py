@@ -4,13 +4,16 @@ from policyprune.config.schema import Config, LanguageModeling, PolicyGradient
 from policyprune.errors import UsageError
 
 
+LOOKING = ("wanda_sp", "fisher", "taylor")  # metrics that look at calibration sequences
+
+
 def check_combinations(config: Config) -> None:
     """Raise UsageError naming the keys that contradict each other and what would work."""
     task, optimizer = config.task, config.optimizer
     if isinstance(task, LanguageModeling):
         if (task.source is None) == (task.files is None):
             raise UsageError("task.source, task.files: give exactly one of them, a hub data set or a list of files")
-        if task.calibration.count < config.importance.sequences and config.importance.name == "wanda_sp":
+        if task.calibration.count < config.importance.sequences and config.importance.name in LOOKING:
             raise UsageError(
                 f"importance.sequences: {config.importance.sequences} is more than task.calibration.count="
                 f"{task.calibration.count}"
