@@ -20,13 +20,15 @@ PLACES = ["the river", "the station", "the old harbour", "the mill", "the small 
 NAMES = ["farmer", "clerk", "sailor", "painter", "teacher"]
 
 
-def make_encoder(head: str = "SequenceClassification", seed: int = 0, **changes: Any) -> PreTrainedModel:
+def make_encoder(
+    head: str = "SequenceClassification", seed: int = 0, spread: float = 0.2, **changes: Any
+) -> PreTrainedModel:
     """A random BERT in eval mode with weights large enough for a mask to show; `changes` go to its config."""
     torch.manual_seed(seed)
     config = BertConfig(**({**SIZES, "vocab_size": 300, "max_position_embeddings": 128} | changes))
     model = getattr(transformers, f"AutoModelFor{head}").from_config(config).eval().requires_grad_(False)
     for parameter in model.parameters():
-        parameter += 0.2 * torch.randn_like(parameter)
+        parameter += spread * torch.randn_like(parameter)
     return model
 
 

@@ -21,7 +21,7 @@ from policyprune.errors import UsageError
 from policyprune.results.record import Row, read_record
 from policyprune.results.run import finished_before
 
-TRAINING = ["training.batch_size=8", "training.learning_rate=2e-3", "task.max_length=40"]
+TRAINING = ["training.batch_size=8", "training.learning_rate=5e-3", "task.max_length=40"]
 Arguments = Callable[..., list[str]]
 
 
@@ -37,7 +37,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> 
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
     for name, count, seed in (("train", 96, 1), ("validation", 40, 2)):
         Dataset.from_list(reviews(count, seed), features=features).save_to_disk(folder / name)
-    source = save_encoder(folder / "tiny-bert", tiny_tokenizer, head="SequenceClassification", seed=4)
+    source = save_encoder(folder / "tiny-bert", tiny_tokenizer, seed=4, spread=0.0)
     files = [f"++task.data_files.{split}={folder / split}" for split in ("train", "validation")]
     return [f"model.source={source}", "model.name=tiny", "task=glue/sst2", *files, *TRAINING]
 
@@ -53,7 +53,7 @@ def values(rows: list[Row]) -> dict[str, float]:
 
 
 def test_finetune_through_the_console_learns_and_is_not_repeated(arguments: list[str], tmp_path: Path) -> None:
-    command = ["finetune", *arguments, "training.epochs=4", "hydra.run.dir=here"]
+    command = ["finetune", *arguments, "training.epochs=6", "hydra.run.dir=here"]
     done = console(*command, cwd=tmp_path, environment={"HF_DATASETS_CACHE": str(tmp_path / "cache")})
     assert done.returncode == 0, done.stderr
     record = read_record(tmp_path / "here")
@@ -80,7 +80,7 @@ def test_finetune_through_the_console_learns_and_is_not_repeated(arguments: list
     assert read_record(tmp_path / "here") == record
 
 
-class Interrupted(Exception):
+class StoppedError(Exception):
     """What ends a training in the middle."""
 
 
@@ -91,7 +91,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list
 
     def counting(self: Trainer, *given: Any, **named: Any) -> Any:
         if stop_at is not None and self.state.global_step + 1 == stop_at:
-            raise Interrupted
+            raise StoppedError
         steps.append(self.state.global_step + 1)
         return original(self, *given, **named)
 
@@ -111,11 +111,11 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch(
     finetuning.run(config, whole)
     with monkeypatch.context() as patch:
         trained(patch, stop_at=30)  # 12 steps an epoch
-        with pytest.raises(Interrupted):
+        with pytest.raises(StoppedError):
             finetuning.run(config, broken)
     record = read_record(broken)
     assert record is not None
-    assert (record.status, record.error) == ("failed", "Interrupted: ")
+    assert (record.status, record.error) == ("failed", "StoppedError:")
     assert not (broken / "checkpoint").exists()
     with monkeypatch.context() as patch:
         steps = trained(patch)

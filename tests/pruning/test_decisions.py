@@ -118,7 +118,7 @@ def test_the_mask_of_any_action_meets_the_budget(
 def test_what_was_decided_goes_first_then_the_probable_and_the_important(
     synthetic_adapter: Any, budget_options: Any, counts: Any, chunk: int, seed: int, keep: float
 ) -> None:
-    space, _, decisions = setting(counts, chunk, seed, synthetic_adapter, budget_options, "rate", keep)
+    _space, _, decisions = setting(counts, chunk, seed, synthetic_adapter, budget_options, "rate", keep)
     action = (uniform(decisions.count, seed + 1) < 0.5).float()
     probabilities = uniform(decisions.count, seed + 2)
     mask = decisions.mask(action, probabilities)

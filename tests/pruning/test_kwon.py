@@ -155,7 +155,10 @@ def test_where_one_swap_reaches_everything_it_is_the_best_mask(count: int, seed:
     gradients = gradients_of(15, count, seed)
     keep = 1 if alone else count - 1
     start = torch.arange(count) < keep
-    masks = [torch.zeros(count, dtype=torch.bool).index_fill(0, torch.tensor(own), True) for own in combinations(range(count), keep)]
+    masks = [
+        torch.zeros(count, dtype=torch.bool).index_fill(0, torch.tensor(own), True)
+        for own in combinations(range(count), keep)
+    ]
     best = min(fisher_loss(gradients, mask, space) for mask in masks)
     assert fisher_loss(gradients, rearrange(gradients, start, space), space) == pytest.approx(best, rel=1e-6, abs=1e-9)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import pytest
@@ -350,7 +350,7 @@ def test_what_each_iteration_reports() -> None:
     _, rows = run(stuck_problem(), iterations=30, chunk=1, entropy=0.3)
     assert [row["step"] for row in rows] == list(range(1, 31))
     forwards = [row["forwards"] for row in rows]
-    assert all(later - earlier >= 33 for earlier, later in zip(forwards, forwards[1:], strict=False))
+    assert all(later - earlier >= 33 for earlier, later in pairwise(forwards))
     for row in rows:
         assert all(isinstance(value, int | float) and value == value for value in row.values())
         assert row["best_loss"] <= row["loss"]

@@ -1,5 +1,6 @@
 """Both solvers against a direct solution, and where there is none."""
 
+import itertools
 import math
 
 import pytest
@@ -154,5 +155,5 @@ def test_more_iterations_of_conjugate_gradients_never_leave_more(size: int, seed
     found = [SOLVERS["cg2"](matrix, right, 1e-12, iterations) for iterations in range(1, 30)]
     zero = torch.zeros(size, dtype=torch.float64)
     left = [float(scaled(matrix, right - matrix @ (zero if x is None else x)).norm()) for x in found]
-    assert all(later <= earlier * (1 + 1e-9) for earlier, later in zip(left, left[1:], strict=False))
+    assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(left))
     assert left[-1] < 1e-6 * float(right.norm())

@@ -163,9 +163,7 @@ def test_half_precision_logits_have_full_precision_losses() -> None:
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     found = losses(logits.bfloat16(), labels)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(
-        found, functional.cross_entropy(logits.bfloat16().float(), labels, reduction="none")
-    )
+    torch.testing.assert_close(found, functional.cross_entropy(logits.bfloat16().float(), labels, reduction="none"))
 
 
 def named(names: list[str] | None, labels: list[int]) -> Labelled:
@@ -231,7 +229,10 @@ def test_offline_files_serve_where_the_hub_is_out_of_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any
 ) -> None:
     monkeypatch.setattr("policyprune.tasks.splits._reachable", lambda source: False)
-    files = {"train": str(write_lines(tmp_path / "a.jsonl", TRAIN)), "validation": str(write_lines(tmp_path / "b.jsonl", TEST))}
+    files = {
+        "train": str(write_lines(tmp_path / "a.jsonl", TRAIN)),
+        "validation": str(write_lines(tmp_path / "b.jsonl", TEST)),
+    }
     task = build(config(source="owner/name", offline_files=files), encoder_tokenizer(tiny_tokenizer))
     assert task.protocol["calibration"]["source"] == files["train"]
     assert task.protocol["tests"]["validation"]["source"] == files["validation"]

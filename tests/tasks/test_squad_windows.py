@@ -1,6 +1,7 @@
 """Long contexts in windows: no answer is lost, and every span points at its answer."""
 
 import copy
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def test_windows_cover_the_context_and_overlap_by_the_stride(tokenizer: Any) -> 
     spans = [[pair for pair in offsets if pair] for offsets in windows.offsets]
     assert spans[0][0][0] == 0
     assert spans[-1][-1][1] == len(context)
-    for left, right in zip(spans, spans[1:], strict=False):
+    for left, right in itertools.pairwise(spans):
         assert len(set(left) & set(right)) == STRIDE
     assert int(windows.encoded.lengths.max()) == 64
     assert [len(offsets) for offsets in windows.offsets] == windows.encoded.lengths.tolist()

@@ -3,7 +3,6 @@
 from policyprune.config.schema import Config, LanguageModeling, PolicyGradient
 from policyprune.errors import UsageError
 
-
 LOOKING = ("wanda_sp", "fisher", "taylor")  # metrics that look at calibration sequences
 
 
