@@ -54,7 +54,7 @@ def evidence_of(case: Case, per: str) -> Evidence:
 
 
 def by_weights(case: Case, rows: Tensor) -> Tensor:
-    """Gradient of the mean loss of `rows` with respect to the mask (n,): sum of dL/dW * W over a unit's columns of W."""
+    """Gradient of the mean loss of `rows` with respect to the mask (n,): sum of dL/dW * W over a unit's columns."""
     blocks = adapt(case.model).blocks
     weights = [case.model.get_submodule(block.out).weight.requires_grad_(True) for block in blocks]
     with torch.enable_grad():

@@ -15,7 +15,7 @@ from policyprune.config.schema import Classification, Examples
 from policyprune.errors import UsageError
 from policyprune.tasks import build
 from policyprune.tasks.encoded import Encoded
-from policyprune.tasks.glue import ClassificationTask, Labelled, aligned, losses
+from policyprune.tasks.glue import ClassificationTask, LabelledExamples, aligned, losses
 
 TRAIN, TEST = reviews(30, seed=1), reviews(12, seed=2)
 Make = Callable[..., ClassificationTask]
@@ -166,9 +166,9 @@ def test_half_precision_logits_have_full_precision_losses() -> None:
     torch.testing.assert_close(found, functional.cross_entropy(logits.bfloat16().float(), labels, reduction="none"))
 
 
-def named(names: list[str] | None, labels: list[int]) -> Labelled:
+def named(names: list[str] | None, labels: list[int]) -> LabelledExamples:
     tensors: dict[str, Tensor] = {"input_ids": torch.zeros(len(labels), 1, dtype=torch.long)}
-    return Labelled(Encoded(tensors, torch.ones(len(labels), dtype=torch.long)), torch.tensor(labels), names)
+    return LabelledExamples(Encoded(tensors, torch.ones(len(labels), dtype=torch.long)), torch.tensor(labels), names)
 
 
 @pytest.mark.parametrize(

@@ -245,3 +245,17 @@ def test_a_tokenizer_without_offsets_is_refused(tokenizer: Any) -> None:
 
     with pytest.raises(UsageError, match="fast tokenizer"):
         build(config(), Slow())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "question", ["What was it that the old farmer found by the river in May?", "What was it? " * 30]
+)
+def test_a_question_that_leaves_too_little_room_is_cut(tokenizer: Any, question: str) -> None:
+    """One long question among thousands must not end a run, neither by an error nor by the tokenizer's panic."""
+    context = " ".join(paragraphs(3))
+    rows = [row(context, "Story"), row(context, "Story", question=question)]
+    windows = make_windows(rows, config(max_length=64, stride=32), tokenizer)
+    assert set(windows.question.tolist()) == {0, 1}
+    assert int(windows.encoded.lengths.max()) <= 64
+    found = [answer_in(windows, i, context) for i, owner in enumerate(windows.question.tolist()) if owner == 1]
+    assert str(found[0]).strip() == "Story"
