@@ -38,6 +38,6 @@ def fit_scales(
     assert isinstance(config.tuning, LeastSquares)
     rows = by_length(task.lengths[: config.tuning.sequences], BATCH)
     batches = [{name: tensor.to(model.device) for name, tensor in task.inputs(own).items()} for own in rows]
-    first_token = isinstance(config.task, Classification)
+    first_token = isinstance(config.task, Classification) and not hasattr(model, "score")  # a decoder's reads the last
     with torch.no_grad():
         return tune(model, adapter, space, mask, batches, config.tuning, SOLVERS[config.tuning.name], first_token)

@@ -1,6 +1,7 @@
 """Fine-tune an encoder on a task, with Hugging Face's Trainer."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def _run(config: Finetuning, folder: Path) -> Record:
     with recorded(config, folder, device_of(config.model)) as record:
         with measured("load", record.stages):
             head = {"num_labels": config.task.classes} if isinstance(config.task, Classification) else {}
-            model, tokenizer = load(config.model, config.task, **head)
+            model, tokenizer = load(config.model, config.task, ignore_mismatched_sizes=True, **head)
             task = build(config.task, tokenizer)
             assert isinstance(task, ClassificationTask | QuestionAnsweringTask)
             record.protocol = task.protocol
@@ -55,6 +56,8 @@ def _run(config: Finetuning, folder: Path) -> Record:
         with measured("training", record.stages), torch.enable_grad():
             model.requires_grad_(True)
             state = folder / "trainer"
+            if config.force and state.is_dir():
+                shutil.rmtree(state)  # or a finished training would only be loaded again
             arguments = TrainingArguments(
                 output_dir=str(state),
                 learning_rate=config.training.learning_rate,

@@ -57,8 +57,8 @@ class Labelled(Task):
 
     source: str | None = MISSING  # hub id; null where data_files are read
     subset: str | None = MISSING
-    data_files: dict[str, str] | None = MISSING  # split -> file or pkg://; used instead of the hub
-    offline_files: dict[str, str] | None = MISSING  # the same, where the hub cannot be reached
+    data_files: dict[str, str] = MISSING  # split -> file or pkg://; used instead of the hub
+    offline_files: dict[str, str] = MISSING  # the same, where the hub cannot be reached
     rename: dict[str, str] = MISSING  # column -> the name it gets, where a split has it
     keep_rows: dict[str, str] = MISSING  # column -> value of the rows that count, where a split has it
     calibration_split: str = MISSING

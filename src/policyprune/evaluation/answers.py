@@ -20,6 +20,8 @@ def answers(questions: Questions, start: list[Tensor], end: list[Tensor], config
     for index, owner in enumerate(questions.windows.question.tolist()):
         offsets = questions.windows.offsets[index]
         s, e = start[index], end[index]
+        if not bool((s.isfinite() & e.isfinite()).all()):
+            raise FloatingPointError("a logit of the test split is not a number")
         none[owner] = min(none[owner], float(s[0] + e[0]))
         inside = torch.tensor([pair is not None for pair in offsets])
         s, e = (x[: len(offsets)].masked_fill(~inside, -torch.inf) for x in (s, e))

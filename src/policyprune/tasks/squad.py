@@ -54,6 +54,10 @@ def build(config: QuestionAnswering, tokenizer: PreTrainedTokenizerBase) -> Ques
         raise UsageError("model.source: question answering needs a fast tokenizer, for its character offsets")
     loaded = {split: load_split(config, split) for split in config.test_splits}
     train, origin = load_split(config, config.calibration_split)
+    for name, rows in [("calibration", train), *((split, rows) for split, (rows, _) in loaded.items())]:
+        missing = [column for column in ("question", "context", "answers") if column not in rows.column_names]
+        if missing:
+            raise UsageError(f"task.rename: {name} has no {missing[0]!r}, only {', '.join(rows.column_names)}")
     train = without(train, [rows for rows, _ in loaded.values()], ["question", "context"])
     train = drawn(train, config.calibration)
     windows = make_windows(list(train), config, tokenizer)

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from policyprune.config.schema import QuestionAnswering
+from policyprune.errors import UsageError
 from policyprune.tasks.encoded import Encoded, encode
 
 
@@ -33,8 +34,15 @@ def choose(windows: Windows, index: Tensor) -> Windows:
 
 def make_windows(rows: list[dict[str, Any]], config: QuestionAnswering, tokenizer: PreTrainedTokenizerBase) -> Windows:
     """Question and context, the context in windows of `max_length` that overlap by `stride` tokens."""
+    room = config.max_length - config.stride - tokenizer.num_special_tokens_to_add(pair=True) - 1
+    if room < 1:
+        raise UsageError(f"task.stride: {config.stride} leaves no room for a question in {config.max_length} tokens")
+    asked = [row["question"].strip() for row in rows]
+    for index, ids in enumerate(tokenizer(asked, add_special_tokens=False)["input_ids"]):
+        if len(ids) > room:  # the tokenizer panics where the context has no more room than the stride
+            asked[index] = tokenizer.decode(ids[:room])
     encoded = tokenizer(
-        [row["question"].strip() for row in rows],
+        asked,
         [row["context"] for row in rows],
         truncation="only_second",
         max_length=config.max_length,

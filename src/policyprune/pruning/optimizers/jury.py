@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import PPO
+from policyprune.errors import UsageError
 from policyprune.pruning.optimizers.problem import Problem
 
 SLICE = 32  # examples of about the same length that are evaluated together
@@ -15,7 +16,9 @@ class Jury:
     def __init__(self, problem: Problem, config: PPO, generator: torch.Generator) -> None:
         self._problem, self._generator = problem, generator
         order = torch.randperm(problem.sequences, generator=generator)
-        cut = max(1, round(config.held_out * problem.sequences))
+        if problem.sequences < 2:
+            raise UsageError("task.calibration.count: 1 cannot be split, optimizer=ppo needs 2 or more")
+        cut = min(max(1, round(config.held_out * problem.sequences)), problem.sequences - 1)
         self._held_out = self._slices(order[:cut])
         self._training = self._slices(order[cut:])
         self._per_reward = max(1, round(config.examples / SLICE))

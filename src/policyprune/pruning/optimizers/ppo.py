@@ -44,7 +44,9 @@ def search(problem: Problem, config: PPO, report: Report) -> Found:
     finalists = [incumbent]
     decisions = make_decisions(problem.metric, problem.space, budget, config.chunk)
     start = CONFIDENCE * (decisions.share(incumbent) - 0.5) + 0.3 * decisions.standing
-    agent = ActorCritic(decisions, start, config.horizon)
+    with torch.random.fork_rng(devices=[]):  # the networks start from the seed, whatever was drawn before
+        torch.manual_seed(problem.seed)
+        agent = ActorCritic(decisions, start, config.horizon)
     optimizer = torch.optim.Adam(agent.parameters(), lr=config.learning_rate)
     for iteration in range(config.iterations):
         rows = jury.draw()
