@@ -17,7 +17,7 @@ def make_task(count: int = 8, length: int = 16, seed: int = 0, **changes: Any) -
         "name": "text",
         "source": None,
         "subset": None,
-        "data_files": None,
+        "data_files": {},
         "calibration_split": "train",
         "test_split": "test",
         "files": None,

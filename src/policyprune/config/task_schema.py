@@ -29,7 +29,7 @@ class LanguageModeling(Task):
 
     source: str | None = MISSING  # hub id of a data set; null where `files` are read
     subset: str | None = MISSING
-    data_files: dict[str, str] | None = MISSING  # split -> file inside the hub data set
+    data_files: dict[str, str] = MISSING  # split -> file inside the hub data set; empty: all
     calibration_split: str = MISSING
     test_split: str = MISSING
     files: list[str] | None = MISSING  # .txt, .json or .jsonl (optionally .gz), paths or pkg://

@@ -42,7 +42,7 @@ def check_sources(config: Config | Finetuning) -> None:
         named = [("task.files", name) for name in task.files or []]
         named += [("task.test_files", name) for name in task.test_files or []]
     else:
-        files = (task.data_files or {}) if isinstance(task, Labelled) else {}
+        files = task.data_files if isinstance(task, Labelled) else {}
         named = [(f"task.data_files.{split}", name) for split, name in files.items()]
     for key, name in named:
         if locate(key, name) is None:

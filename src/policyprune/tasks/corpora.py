@@ -60,7 +60,7 @@ def _hub(task: LanguageModeling, split: str) -> Any:
     try:
         assert task.source is not None
         source = _cached(task.source) if constants.is_offline_mode() else task.source
-        return load_dataset(source, task.subset, data_files=task.data_files, split=split, streaming=True)
+        return load_dataset(source, task.subset, data_files=task.data_files or None, split=split, streaming=True)
     except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"task.source: {task.source!r} (split {split}) cannot be loaded: {reason}") from error

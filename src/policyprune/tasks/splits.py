@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 def load_split(task: Labelled, split: str) -> tuple[Dataset, str]:
     """The rows of a split, and where they came from."""
-    files = task.data_files or {}
+    files = task.data_files
     if split in files:
         return _clean(_from_file(files[split], "task.data_files"), task), files[split]
     if task.source is None:
         raise UsageError(f"task.data_files: no file for the split {split!r}, give ++task.data_files.{split}=...")
-    offline = (task.offline_files or {}).get(split)
+    offline = task.offline_files.get(split)
     if offline is not None and not _reachable(task.source):
         log.warning("%s cannot be reached, the %s split comes from %s", task.source, split, offline)
         return _clean(_from_file(offline, "task.offline_files"), task), offline
