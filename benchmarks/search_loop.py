@@ -22,15 +22,15 @@ from policyprune.models.loading import load
 from policyprune.pruning.budget import make_budget
 from policyprune.pruning.space import space_of
 from policyprune.search import search
-from policyprune.tasks.language_modeling import TextTask, build
+from policyprune.tasks import Task, build
 from policyprune.tracking import NoTracker
 
 
 class Timed:
     """A task whose losses are timed."""
 
-    def __init__(self, task: TextTask) -> None:
-        self.task, self.calibration, self.seconds, self.calls = task, task.calibration, 0.0, 0
+    def __init__(self, task: Task) -> None:
+        self.task, self.lengths, self.seconds, self.calls = task, task.lengths, 0.0, 0
 
     def loss(self, model, rows):
         began = time.perf_counter()
@@ -46,7 +46,7 @@ def main() -> None:
     register()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = settle(hydra.compose("config", ["optimizer.steps=10", *sys.argv[1:]]))
-    model, tokenizer = load(config.model)
+    model, tokenizer = load(config.model, config.task)
     adapter = adapt(model)
     space = space_of(adapter, config.granularity.units)
     budget = make_budget(config.budget, adapter, space)
@@ -62,7 +62,7 @@ def main() -> None:
     task.seconds, task.calls = 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        search(config, model, adapter, task, space, budget, start, start, Path(folder), NoTracker())
+        search(config, model, adapter, task, space, budget, start, start, None, Path(folder), NoTracker())
         total = time.perf_counter() - began
     masked = task.seconds / task.calls
     print(f"search: {total:.2f} s, {task.calls} forwards, {100 * task.seconds / total:.2f} % of the time inside them")

@@ -45,7 +45,7 @@ def main() -> None:
         from policyprune.config.help import help_text
 
         print(help_text(), end="")
-        return
+        sys.exit(0)
     try:
         status = verb(arguments)
     except UsageError as error:

@@ -32,7 +32,7 @@ def search(
     budget: Budget,
     metric: Tensor,
     start: Tensor,
-    gradients: Callable[[], Tensor],
+    gradients: Callable[[], Tensor] | None,
     folder: Path,
     tracker: Tracker,
 ) -> Found:

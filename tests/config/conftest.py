@@ -48,10 +48,10 @@ def call_main(
 def refusal(call_main: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> Refusal:
     """`refusal(*arguments)` returns the one line that the command ends with, before any run begins."""
 
-    def begins() -> None:
+    def begins(action: object) -> None:
         pytest.fail("the run begins")
 
-    monkeypatch.setattr(application, "_application", begins)
+    monkeypatch.setattr(application, "_job", begins)
 
     def call(*arguments: str) -> str:
         status, error = call_main(*arguments)
