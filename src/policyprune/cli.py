@@ -30,7 +30,26 @@ def finetune(arguments: list[str]) -> int:
     return application.launch(arguments, "finetune", finetuning)
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"run": run, "finetune": finetune}
+def doctor(arguments: list[str]) -> int:
+    """Show what was found in a model and check its pruning on random weights, or check every family."""
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    if flags and arguments != ["--families"]:
+        raise UsageError("doctor: give model=option and key=value, or --families alone")
+    if flags:
+        from policyprune import doctor as families  # imports torch
+
+        return families.examine_families()
+    from policyprune.config.application import settled
+    from policyprune.models.sources import check_source
+
+    config = settled(arguments)
+    check_source(config.model.source)
+    from policyprune import doctor as model  # imports torch
+
+    return model.examine(config)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"run": run, "finetune": finetune, "doctor": doctor}
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from transformers import BloomConfig, BloomForCausalLM
+from transformers import CTRLConfig, CTRLLMHeadModel
 
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter, Block, adapt
@@ -82,6 +82,6 @@ def test_units_and_the_rest_are_all_parameters_of_the_layers(tiny_llama: Any, bi
 
 
 def test_an_unknown_family_names_the_page_that_helps() -> None:
-    model = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=1))
-    with pytest.raises(UsageError, match=r"'bloom'.*docs/add-a-model\.md.*llama"):
+    model = CTRLLMHeadModel(CTRLConfig(vocab_size=8, n_embd=8, dff=8, n_layer=1, n_head=1))
+    with pytest.raises(UsageError, match=r"'ctrl'.*docs/add-a-model\.md.*llama"):
         adapt(model)

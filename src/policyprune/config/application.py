@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.complaints import one_line
 from policyprune.config.options import conf_dir, groups, options
+from policyprune.config.schema import Config
 from policyprune.config.settle import settle
 from policyprune.config.store import register
 from policyprune.errors import UsageError
@@ -59,19 +60,33 @@ def launch(arguments: list[str], config_name: str, action: Callable[[], Action])
     return 0
 
 
+def settled(overrides: list[str]) -> Config:
+    """The checked config of a verb that is no run: it has no folder, and takes no flags of Hydra."""
+    register()
+    try:
+        config = _composed("config", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(one_line(error)) from error
+    assert isinstance(config, Config)
+    return config
+
+
 def _check_before_anything_is_written(arguments: list[str], config_name: str) -> None:
     parsed = get_args_parser().parse_args(arguments)
     if parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion or parsed.multirun:
         return  # the jobs of a multirun are checked one by one, as they begin
     if any(override.startswith("hydra.mode=") for override in parsed.overrides):
         return
-    for override in parsed.overrides:
+    check_sources(_composed(parsed.config_name or config_name, parsed.overrides))
+
+
+def _composed(config_name: str, overrides: list[str]) -> Any:
+    for override in overrides:
         group, _, option = override.partition("=")
         if group in groups() and option not in (*options(group), "null") and "," not in option:
             raise UsageError(f"{group}: {option!r} is not one of {', '.join(options(group))}")
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = settle(hydra.compose(parsed.config_name or config_name, parsed.overrides))
-    check_sources(config)
+        return settle(hydra.compose(config_name, overrides))
 
 
 def _job(action: Callable[[], Action]) -> Callable[[DictConfig], None]:

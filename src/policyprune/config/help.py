@@ -9,9 +9,13 @@ policyprune: structured pruning of transformer language models by policy search
 
 usage: policyprune [run] [group=option] [key=value] ...
        policyprune finetune [model=option] [task=option] [training.key=value] ...
+       policyprune doctor [model=option] [model.source=...]
+       policyprune doctor --families
 
 A run searches which attention heads and FFN channels to keep, writes the smaller model and measures it.
 Its folder, outputs/<name>, holds the checkpoint, the mask, the search curve, the log and record.json.
+The doctor shows what it finds in a model's config (units, costs, what stays dense) and checks pruning on random
+weights; it needs no others. With --families it checks every known family.
 
 groups and their options:
 {groups}
@@ -28,6 +32,7 @@ examples:
   policyprune budget.keep=0.7 optimizer.steps=200
   policyprune model=llama2_7b task=c4 optimizer=policy_gradient_paper
   policyprune finetune model=minilm_l6 task=glue/sst2
+  policyprune doctor model=qwen3_8b
   policyprune -m budget.keep=0.9,0.8,0.7 optimizer=one_shot,policy_gradient
 
 tab completion: eval "$(policyprune -sc install=bash)"

@@ -49,6 +49,20 @@ for number, inputs in batches.items():
     found.update({f"{number}.{name}": out[name].float().cpu().contiguous() for name in out.keys()})
 save_file(found, data)
 """
+EVERY = """
+import json, sys
+sys.modules["policyprune"] = None  # importing it is an error from here on
+import torch, transformers
+from safetensors.torch import load_file, save_file
+
+data, *jobs = sys.argv[1:]
+torch.set_grad_enabled(False)
+ids, found = load_file(data), {}
+for folder, kind in zip(jobs[::2], jobs[1::2]):
+    model = getattr(transformers, kind).from_pretrained(folder, trust_remote_code=True).eval()
+    found[folder] = model(input_ids=ids[folder]).logits.float().contiguous()
+save_file(found, data)
+"""
 
 
 def perplexity_elsewhere(
@@ -84,9 +98,26 @@ def outputs_elsewhere(
     return rows
 
 
+def logits_elsewhere(checkpoints: Mapping[Path, tuple[str, Tensor]]) -> dict[Path, Tensor]:
+    """Logits of several checkpoints, each with its auto class and token ids (B, T), computed in one process there.
+
+    RuntimeError with the cause.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "ids.safetensors"
+        save_file({str(folder): ids.clone() for folder, (_, ids) in checkpoints.items()}, file)
+        _python(EVERY, str(file), *(word for folder, (kind, _) in checkpoints.items() for word in (str(folder), kind)))
+        found = load_file(file)
+    return {folder: found[str(folder)] for folder in checkpoints}
+
+
 def _run(script: str, checkpoint: Path, data: Path, like: PreTrainedModel, batch: int) -> str:
     dtype = str(like.dtype).removeprefix("torch.")
     arguments = [str(checkpoint), str(data), auto_class(like), dtype, str(torch.device(like.device)), str(batch)]
+    return _python(script, *arguments)
+
+
+def _python(script: str, *arguments: str) -> str:
     done = subprocess.run([sys.executable, "-I", "-c", script, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the checkpoint does not load in a fresh process: {done.stderr.strip().splitlines()[-1]}")

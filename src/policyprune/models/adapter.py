@@ -1,6 +1,7 @@
 """What can be removed from a model, in terms that no longer depend on its family."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -11,6 +12,12 @@ from transformers.pytorch_utils import Conv1D
 from policyprune.errors import UsageError
 
 Axis = Literal["out", "in"]
+Size = Literal["groups", "heads", "features"]  # key/value heads, query heads, query features
+
+
+def divisible(config: PreTrainedConfig) -> str:
+    """Heads are independent of each other: there is no reason to keep them together."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Attention:
-    """Module names inside a layer, for separate q, k, v. A unit is a key/value head with its query heads.
+    """Module names inside a layer. A unit is a key/value head with its query heads.
 
     `block` takes hidden states and returns (output, weights); it is replaced when a layer loses all its heads. It may
-    hold `out` or end before it.
+    hold `out` or end before it. Where one module projects to q, k and v it is named three times: it holds all q, then
+    all k, then all v, or, `interleaved`, these three of one unit after another.
+
+    `sizes` are the attributes of `block` that its forward reads and that count what is left. `together(config)` says
+    why the attention of a layer can only go as a whole, "" where it need not. `adds_residual`: `block` takes the
+    residual as its second argument and returns the sum.
     """
 
     block: str
@@ -36,24 +48,34 @@ class Attention:
     key: str
     value: str
     out: str
+    interleaved: bool = False
+    sizes: tuple[tuple[str, Size], ...] = ()
+    together: Callable[[PreTrainedConfig], str] = divisible
+    adds_residual: bool = False
 
 
 @dataclass(frozen=True)
 class FeedForward:
-    """Module names inside a layer, for unfused projections. A unit is a channel between `inputs` and `out`.
+    """Module names inside a layer. A unit is a channel between `inputs` and `out`.
 
-    `block` takes and returns hidden states and holds both; it is replaced when a layer loses all its channels. Without
-    such a module (None) the projections stay, with no channel between them.
+    A module named twice in `inputs` holds gate and up one after the other. `block` takes and returns hidden states and
+    holds all of them; it is replaced when a layer loses all its channels. Without such a module (None) the projections
+    stay, with no channel between them. `adds_residual` as for attention.
     """
 
     block: str | None
     inputs: tuple[str, ...]
     out: str
+    adds_residual: bool = False
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where the layers, attention and FFN projections of a family are, and how a config states their sizes."""
+    """Where the layers, attention and FFN projections of a family are, and how a config states their sizes.
+
+    `head_dim` is the config key of the head size where the stock class reads one, None where it divides the hidden
+    size by the number of heads. `head` names the auto class that the family is usually loaded with.
+    """
 
     model_types: tuple[str, ...]
     layers: str
@@ -62,6 +84,8 @@ class Family:
     group_count: str = "num_key_value_heads"
     head_count: str = "num_attention_heads"
     channel_count: str = "intermediate_size"
+    head_dim: str | None = "head_dim"
+    head: str = "CausalLM"
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,8 @@ class Block:
     """One attention or FFN sub-layer: `count` units, `width` features of each at the input of the module `out`.
 
     `score_width` is the number of query features of a unit, over which attention scores are taken (0 for an FFN).
+    `heads` is how many key/value heads a unit stands for: 1, or all where `together` says why they stay together.
+    `sizes` are attributes of the module `path` with what each counts per unit.
     """
 
     layer: int
@@ -81,6 +107,10 @@ class Block:
     params_per_unit: int
     macs_per_token: int
     score_width: int
+    heads: int = 1
+    together: str = ""
+    sizes: tuple[tuple[str, int], ...] = ()
+    adds_residual: bool = False
 
     def macs(self, length: int) -> int:
         """Multiply-accumulates of one unit for a sequence of `length` tokens (linear, scores, context)."""
@@ -101,21 +131,26 @@ class Adapter:
     fixed_params: int
 
 
-def adapt(model: PreTrainedModel) -> Adapter:
-    """Name the units of a model; UsageError for a family without a table."""
+def family_of(config: PreTrainedConfig) -> Family:
+    """The table for a config; UsageError for a family without one."""
     from policyprune.models.families import FAMILIES
 
-    kind = model.config.model_type
-    if kind not in FAMILIES:
+    if config.model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise UsageError(
-            f"model.source: no family table for {kind!r}, docs/add-a-model.md shows how to add it; known: {known}"
+            f"model.source: no family table for {config.model_type!r}, docs/add-a-model.md shows how to add it; "
+            f"known: {known}"
         )
-    family = FAMILIES[kind]
+    return FAMILIES[config.model_type]
+
+
+def adapt(model: PreTrainedModel) -> Adapter:
+    """Name the units of a model; UsageError for a family without a table."""
+    family = family_of(model.config)
     where = f"{model.base_model_prefix}.{family.layers}"
     count = len(list(model.get_submodule(where).children()))
     layers = tuple(f"{where}.{index}" for index in range(count))
-    head_dim = _head_dim(model.config)
+    head_dim = _head_dim(model.config, family)
     blocks = [
         make(model, family, index, path, head_dim) for index, path in enumerate(layers) for make in (_attention, _ffn)
     ]
@@ -124,9 +159,11 @@ def adapt(model: PreTrainedModel) -> Adapter:
     return Adapter(family, layers, tuple(blocks), head_dim, total - in_units)
 
 
-def _head_dim(config: PreTrainedConfig) -> int:
+def _head_dim(config: PreTrainedConfig, family: Family) -> int:
     """Features of a head: a pruned model's config states them where its family's config does not."""
-    stated: int | None = getattr(config, "head_dim", None) or getattr(config, "attention_head_size", None)
+    stated: int | None = getattr(config, "attention_head_size", None)
+    if stated is None and family.head_dim:
+        stated = getattr(config, family.head_dim, None)
     return stated or int(config.hidden_size // config.num_attention_heads)
 
 
@@ -143,15 +180,45 @@ def _attention(model: PreTrainedModel, family: Family, layer: int, path: str, he
     block = f"{path}.{names.block}"
     if _is_empty(model, block):
         return Block(layer, "attention", block, 0, 0, "", (), 0, 0, 0)
-    groups = features(model, f"{path}.{names.key}", "out") // head_dim
-    width = features(model, f"{path}.{names.query}", "out") // max(groups, 1)
-    parts = (
-        Part(f"{path}.{names.query}", "out", width),
-        Part(f"{path}.{names.key}", "out", head_dim),
-        Part(f"{path}.{names.value}", "out", head_dim),
-        Part(f"{path}.{names.out}", "in", width),
+    q, k, v, out = (f"{path}.{name}" for name in (names.query, names.key, names.value, names.out))
+    context, keys = features(model, out, "in"), features(model, k, "out")
+    groups = (keys - context) // (2 * head_dim) if q == k else keys // head_dim
+    width = context // max(groups, 1)
+    if names.interleaved:
+        parts = [Part(k, "out", width + 2 * head_dim)]
+    else:
+        start = (0, context, context + groups * head_dim) if q == k else (0, 0, 0)
+        parts = [
+            Part(q, "out", width, start[0]),
+            Part(k, "out", head_dim, start[1]),
+            Part(v, "out", head_dim, start[2]),
+        ]
+    parts.append(Part(out, "in", width))
+    counted = {"groups": 1, "heads": width // head_dim, "features": width}
+    sizes = tuple((attribute, counted[size]) for attribute, size in names.sizes)
+    made = _block(model, layer, "attention", block, groups, width, tuple(parts), score_width=width)
+    made = replace(made, sizes=sizes, adds_residual=names.adds_residual)
+    reason = names.together(model.config)
+    return _joined(model, made, reason) if reason else made
+
+
+def _joined(model: nn.Module, block: Block, reason: str) -> Block:
+    """The same block as a single unit, which has all parameters of the module but the bias that remains."""
+    assert block.path is not None
+    own = sum(parameter.numel() for parameter in model.get_submodule(block.path).parameters())
+    bias = getattr(model.get_submodule(block.out), "bias", None)
+    return replace(
+        block,
+        count=1,
+        width=block.count * block.width,
+        parts=tuple(replace(part, width=block.count * part.width) for part in block.parts),
+        params_per_unit=own - (bias.numel() if bias is not None else 0),
+        macs_per_token=block.count * block.macs_per_token,
+        score_width=block.count * block.score_width,
+        heads=block.count,
+        together=reason,
+        sizes=(),
     )
-    return _block(model, layer, "attention", block, groups, width, parts, score_width=width)
 
 
 def _ffn(model: PreTrainedModel, family: Family, layer: int, path: str, head_dim: int) -> Block:
@@ -160,8 +227,13 @@ def _ffn(model: PreTrainedModel, family: Family, layer: int, path: str, head_dim
     if block and _is_empty(model, block):
         return Block(layer, "ffn", block, 0, 0, "", (), 0, 0, 0)
     channels = features(model, f"{path}.{names.out}", "in")
-    parts = (*(Part(f"{path}.{name}", "out", 1) for name in names.inputs), Part(f"{path}.{names.out}", "in", 1))
-    return _block(model, layer, "ffn", block, channels, 1, parts, score_width=0)
+    parts = [
+        Part(f"{path}.{name}", "out", 1, channels * names.inputs[:index].count(name))
+        for index, name in enumerate(names.inputs)
+    ]
+    parts.append(Part(f"{path}.{names.out}", "in", 1))
+    made = _block(model, layer, "ffn", block, channels, 1, tuple(parts), score_width=0)
+    return replace(made, adds_residual=names.adds_residual)
 
 
 def _is_empty(model: nn.Module, path: str) -> bool:

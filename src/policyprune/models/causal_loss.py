@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 CHUNK_ELEMENTS = 1 << 26  # logits held at a time
 
@@ -19,6 +19,15 @@ def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
     rows = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
     losses = []
     for states, wanted in zip(flat.split(rows), targets.split(rows), strict=True):
-        logits = head(states).float()
+        logits = _as_predicted(head(states).float(), model.config)
         losses.append(logits.logsumexp(-1) - logits.gather(-1, wanted[:, None]).squeeze(-1))
     return torch.cat(losses).view(ids.shape[0], -1)
+
+
+def _as_predicted(logits: Tensor, config: PreTrainedConfig) -> Tensor:
+    """What Granite and Gemma do to the logits after the vocabulary projection."""
+    scaling = getattr(config, "logits_scaling", None)
+    cap = getattr(config, "final_logit_softcapping", None)
+    if scaling:
+        logits = logits / scaling
+    return torch.tanh(logits / cap) * cap if cap else logits

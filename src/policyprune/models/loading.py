@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -90,16 +91,33 @@ def load(config: Model, task: Task, **head: Any) -> tuple[PreTrainedModel, PreTr
 
 def skeleton(config: Model, task: Task) -> PreTrainedModel:
     """The model's structure without its weights (on the meta device), from its config alone."""
+    config = replace(config, source=config.fine_tuned.get(task.name, config.source))
+    return structure(config, stated(config), head_of(task))
+
+
+def stated(config: Model) -> PreTrainedConfig:
+    """What the model's config says; no weights are read, save of a GGUF file, which is converted (once)."""
     quiet()
-    where = _where(replace(config, source=config.fine_tuned.get(task.name, config.source)))
+    where = _where(config)
     hub = {"revision": config.revision or "main"} if not isinstance(where, Path) else {}
     try:
-        stated = AutoConfig.from_pretrained(where, trust_remote_code=config.trust_remote_code, **hub)
+        said = AutoConfig.from_pretrained(where, trust_remote_code=config.trust_remote_code, **hub)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"model.source: {config.source!r} cannot be loaded: {reason}") from error
+    assert isinstance(said, PreTrainedConfig)
+    return said
+
+
+def structure(config: Model, said: PreTrainedConfig, head: Any) -> PreTrainedModel:
+    """A model of the auto class `head` on the meta device."""
+    if getattr(said, "is_heterogeneous", False) and not config.trust_remote_code:
+        raise UsageError(
+            f"model.trust_remote_code: false, but the layers of {config.source!r} have unequal widths, "
+            "which its own code builds"
+        )
     with torch.device("meta"):
-        model = head_of(task).from_config(stated, trust_remote_code=config.trust_remote_code)
+        model = head.from_config(said, trust_remote_code=config.trust_remote_code)
     assert isinstance(model, PreTrainedModel)
     return model
 

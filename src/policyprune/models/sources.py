@@ -31,12 +31,16 @@ def locate(key: str, source: str) -> Path | None:
     return path
 
 
-def check_sources(config: Config | Finetuning) -> None:
-    """UsageError for a file, directory or package that the config names and this machine lacks. Needs no torch."""
-    source = config.model.fine_tuned.get(config.task.name, config.model.source)
+def check_source(source: str) -> None:
+    """UsageError for a model source that is empty, or a file or package that this machine lacks."""
     if not source:
         raise UsageError("model.source: empty, give a hub id, a directory, a .gguf file or pkg://package/path")
     locate("model.source", source)
+
+
+def check_sources(config: Config | Finetuning) -> None:
+    """UsageError for a file, directory or package that the config names and this machine lacks. Needs no torch."""
+    check_source(config.model.fine_tuned.get(config.task.name, config.model.source))
     task = config.task
     if isinstance(task, LanguageModeling):
         named = [("task.files", name) for name in task.files or []]

@@ -40,7 +40,10 @@ class Masking:
             if self._current is None:
                 return None
             x = args[0]
-            return (x * self._current[name].to(device=x.device, dtype=x.dtype, non_blocking=True), *args[1:])
+            mask = self._current[name].to(device=x.device, dtype=x.dtype, non_blocking=True)
+            if x.dim() == 2:  # sequences and positions in one dimension, as in OPT's FFN
+                return ((x.view(len(mask), -1, x.shape[-1]) * mask).view_as(x), *args[1:])
+            return (x * mask, *args[1:])
 
         return multiply
 

@@ -61,7 +61,8 @@ def closing_words(record: Record, folder: Path) -> str:
     checkpoint = folder / "checkpoint"
     if not checkpoint.is_dir():
         return f"record: {folder / FILE}"
-    kind = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["architectures"][0].rpartition("For")[2]
+    architecture = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    kind = architecture.rpartition("For")[2] if "For" in architecture else "CausalLM"  # GPT2LMHeadModel
     return f"""record:     {folder / FILE}
 checkpoint: {checkpoint}
 

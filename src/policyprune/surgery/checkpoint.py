@@ -32,7 +32,7 @@ class {name}({base}):
 
 def save_checkpoint(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     adapter: Adapter,
     folder: Path,
     max_shard_size: str = "5GB",
@@ -43,9 +43,12 @@ def save_checkpoint(
     """
     with write_folder(folder) as scratch:
         model.__class__ = stock_class(model)  # a model pruned before would carry its old modelling file along
-        model.save_pretrained(scratch, max_shard_size=max_shard_size)
-        tokenizer.save_pretrained(scratch)
-        if getattr(model.config, "is_heterogeneous", False):
+        unequal_widths = bool(getattr(model.config, "is_heterogeneous", False))
+        # transformers renames no weights for a class that is not its own, so those keep the names of the modules
+        model.save_pretrained(scratch, max_shard_size=max_shard_size, save_original_format=not unequal_widths)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(scratch)
+        if unequal_widths:
             _add_modelling_file(model, adapter, scratch)
 
 
@@ -78,7 +81,8 @@ def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
 
 def auto_class(model: PreTrainedModel) -> str:
     """The class that loads a checkpoint of `model`: AutoModelForCausalLM, AutoModelForSequenceClassification, ..."""
-    return f"AutoModelFor{type(model).__name__.rpartition('For')[2]}"
+    _, head, task = type(model).__name__.rpartition("For")
+    return f"AutoModelFor{task if head else 'CausalLM'}"  # GPT2LMHeadModel
 
 
 def _add_modelling_file(model: PreTrainedModel, adapter: Adapter, folder: Path) -> None:
@@ -104,6 +108,12 @@ def _table(adapter: Adapter) -> dict[str, Any]:
     for kind, count in (("attention", family.group_count), ("ffn", family.channel_count)):
         block = next(block for block in adapter.blocks if block.kind == kind and block.count)
         prefix = adapter.layers[block.layer] + "."
-        parts = [[part.module.removeprefix(prefix), part.axis, part.width] for part in block.parts]
-        table[kind] = {"count": count, "block": block.path and block.path.removeprefix(prefix), "parts": parts}
+        parts = [[part.module.removeprefix(prefix), part.axis, part.width // block.heads] for part in block.parts]
+        table[kind] = {
+            "count": count,
+            "block": block.path and block.path.removeprefix(prefix),
+            "parts": parts,
+            "sizes": [list(size) for size in block.sizes],
+            "adds_residual": block.adds_residual,
+        }
     return table

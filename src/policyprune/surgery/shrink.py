@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from policyprune.models.adapter import Adapter, Block
 from policyprune.pruning.space import Space
-from policyprune.surgery.unequal import EmptyBlock
+from policyprune.surgery.unequal import EmptyBlock, set_sizes
 from policyprune.surgery.widths import state_widths
 
 
@@ -59,7 +59,8 @@ def _remove(model: nn.Module, block: Block) -> None:
     assert block.path is not None
     holds_out = block.out.startswith(block.path + ".")
     out = model.get_submodule(block.out)
-    model.set_submodule(block.path, EmptyBlock.in_place_of(out, block.layer, block.kind, holds_out))
+    empty = EmptyBlock.in_place_of(out, block.layer, block.kind, holds_out, block.adds_residual)
+    model.set_submodule(block.path, empty)
     if not holds_out:
         _take(out, "in", torch.empty(0, dtype=torch.long))
 
@@ -71,6 +72,8 @@ def _slice(model: nn.Module, block: Block, kept: Tensor) -> None:
         features.setdefault((part.module, part.axis), []).append(own)
     for (module, axis), indices in features.items():
         _take(model.get_submodule(module), axis, torch.cat(indices))
+    if block.path and block.sizes:
+        set_sizes(model.get_submodule(block.path), [list(size) for size in block.sizes], len(kept))
 
 
 def _fold(linear: nn.Module, scales: Tensor, width: int) -> None:

@@ -11,38 +11,69 @@ class EmptyBlock(nn.Module):
 
     Where the output projection was inside the block, its bias is left; where it follows, it gets no features.
     As attention it still tells the key/value cache how many tokens have passed, with one number per token, since the
-    cache of layer 0 is where transformers looks up the length.
+    cache of layer 0 is where transformers looks up the length. With `adds_residual`, the second argument is added.
     """
 
-    def __init__(self, layer: int, kind: str, holds_out: bool, bias: nn.Parameter | None) -> None:
+    def __init__(self, layer: int, kind: str, holds_out: bool, adds_residual: bool, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.layer, self.attention, self.holds_out, self.bias = layer, kind == "attention", holds_out, bias
+        self.adds_residual = adds_residual
 
     @classmethod
-    def in_place_of(cls, out: nn.Module, layer: int, kind: str, holds_out: bool) -> "EmptyBlock":
+    def in_place_of(
+        cls, out: nn.Module, layer: int, kind: str, holds_out: bool, adds_residual: bool = False
+    ) -> "EmptyBlock":
         """The block whose output projection is `out`, without its units; `holds_out`: the projection goes with it."""
         bias = getattr(out, "bias", None) if holds_out else None
         kept = nn.Parameter(bias.detach(), bias.requires_grad) if bias is not None else None
-        return cls(layer, kind, holds_out, kept)
+        return cls(layer, kind, holds_out, adds_residual, kept)
 
-    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> object:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: object) -> object:
         """(B, T, d) -> (B, T, d) or (B, T, 0), and no attention weights where attention is expected to return them."""
         features = hidden_states.shape[-1] if self.holds_out else 0
         out = hidden_states.new_zeros(*hidden_states.shape[:-1], features)
         if self.bias is not None:
             out = out + self.bias
-        cache = kwargs.get("past_key_values")
+        if self.adds_residual:
+            out = out + args[0]
+        cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
         if self.attention and cache is not None:
             passed = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
             cache.update(passed, passed, self.layer)  # type: ignore[attr-defined]
         return (out, None) if self.attention else out
 
 
+class LayerConfig:
+    """A config in which one layer reads sizes of its own; everything else is read from the model's config."""
+
+    def __init__(self, config: Any, sizes: dict[str, int]) -> None:
+        self.__dict__.update(_config=config, **sizes)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_config":  # not there yet while being copied
+            raise AttributeError(name)
+        return getattr(self._config, name)
+
+
+def set_sizes(block: Any, sizes: list[list[Any]], count: int) -> None:
+    """Set the attributes that a block's forward reads, each given with what it counts per unit, to `count` units.
+
+    "config.name" is what the block reads from its config.
+    """
+    for attribute, per_unit in sizes:
+        where, _, name = attribute.rpartition(".")
+        if where == "config":
+            config = block.config._config if isinstance(block.config, LayerConfig) else block.config
+            block.config = LayerConfig(config, {name: per_unit * count})
+        else:
+            setattr(block, name, per_unit * count)
+
+
 def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[str, int]]) -> None:
     """Give the layers of a freshly built dense model the widths in `per_layer`, before weights are loaded.
 
     `table` names the layers and, per kind of block, the config key that counts its units and its linear modules with
-    the axis and the number of features per unit; the output projection comes last.
+    the axis and the number of features per unit, the output projection last, and the attributes that count units.
     """
     layers = list(model.get_submodule(table["layers"]).children())
     for index, sizes in per_layer.items():
@@ -53,7 +84,8 @@ def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[st
             if count == 0 and block["block"]:
                 name = block["parts"][-1][0]
                 out, holds_out = layer.get_submodule(name), name.startswith(block["block"] + ".")
-                layer.set_submodule(block["block"], EmptyBlock.in_place_of(out, int(index), kind, holds_out))
+                empty = EmptyBlock.in_place_of(out, int(index), kind, holds_out, block["adds_residual"])
+                layer.set_submodule(block["block"], empty)
                 if not holds_out:
                     layer.set_submodule(name, _resized(out, "in", 0))
             elif count is not None:
@@ -62,6 +94,8 @@ def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[st
                     widths[module, axis] = widths.get((module, axis), 0) + width * count
                 for (module, axis), features in widths.items():
                     layer.set_submodule(module, _resized(layer.get_submodule(module), axis, features))
+                if block["sizes"]:
+                    set_sizes(layer.get_submodule(block["block"]), block["sizes"], count)
 
 
 def _resized(linear: Any, axis: str, features: int) -> nn.Module:

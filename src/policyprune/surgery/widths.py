@@ -18,8 +18,9 @@ def state_widths(model: PreTrainedModel, adapter: Adapter, space: Space, mask: T
     counts: dict[int | str, dict[str, Any]] = {}
     kept = {(block.layer, block.kind): block.count for block in adapter.blocks}
     kept |= {key: int(view.sum()) for key, view in space.views(mask.bool()).items()}
+    heads = {(block.layer, block.kind): block.heads for block in adapter.blocks}
     for (layer, kind), count in kept.items():
-        counts.setdefault(layer, {})[names[kind]] = count
+        counts.setdefault(layer, {})[names[kind]] = count * heads[layer, kind]
     everywhere = list(counts.values())
     uniform = len(everywhere) == len(adapter.layers) and all(c == everywhere[0] for c in everywhere)
     stock = _stock(model.config, adapter, everywhere[0]) if uniform and 0 not in everywhere[0].values() else None
@@ -29,18 +30,22 @@ def state_widths(model: PreTrainedModel, adapter: Adapter, space: Space, mask: T
         model.config = copy.deepcopy(model.config)
         model.config.attention_head_size = adapter.head_dim
         model.config.per_layer_config = counts
+        model.config.allow_global_per_layer_attribute_access = True  # GPT-NeoX's own validation reads the head count
 
 
 def _stock(config: PreTrainedConfig, adapter: Adapter, counts: dict[str, int]) -> PreTrainedConfig | None:
     """The config of the stock class with other widths; None where the family's own validation refuses it."""
     family, changes = adapter.family, dict(counts)
+    if not hasattr(config, family.channel_count):
+        return None  # the stock class takes the number of channels from the hidden size
     if family.group_count in counts:
-        per_group = next(block.width for block in adapter.blocks if block.kind == "attention") // adapter.head_dim
+        block = next(block for block in adapter.blocks if block.kind == "attention" and block.count)
+        per_group = block.width // block.heads // adapter.head_dim
         changes[family.head_count] = counts[family.group_count] * per_group
-        if changes[family.head_count] != getattr(config, family.head_count) and not hasattr(config, "head_dim"):
+        if family.head_dim:
+            changes[family.head_dim] = adapter.head_dim
+        elif changes[family.head_count] != getattr(config, family.head_count):
             return None  # the stock class takes the head size from the hidden size
-        if hasattr(config, "head_dim"):
-            changes["head_dim"] = adapter.head_dim
     stated = {key: value for key, value in config.to_dict().items() if key not in ("per_layer_config", "auto_map")}
     try:
         return type(config)(**{**stated, **changes})

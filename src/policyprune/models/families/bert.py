@@ -14,4 +14,6 @@ BERT = Family(
     ),
     ffn=FeedForward(block=None, inputs=("intermediate.dense",), out="output.dense"),
     group_count="num_attention_heads",
+    head_dim=None,
+    head="SequenceClassification",
 )

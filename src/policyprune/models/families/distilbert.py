@@ -16,4 +16,6 @@ DISTILBERT = Family(
     group_count="n_heads",
     head_count="n_heads",
     channel_count="hidden_dim",
+    head_dim=None,
+    head="SequenceClassification",
 )

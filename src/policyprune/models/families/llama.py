@@ -1,9 +1,19 @@
-"""LLaMA, Vicuna, SmolLM and everything else that loads as `llama`."""
+"""LLaMA (Vicuna, SmolLM, ...), and the families whose layers have the same names."""
 
 from policyprune.models.adapter import Attention, Family, FeedForward
 
 LLAMA = Family(
-    model_types=("llama",),
+    model_types=(
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "smollm3",
+        "granite",
+    ),
     layers="layers",
     attention=Attention(
         block="self_attn",

@@ -64,7 +64,8 @@ def tune(
                 equations = NormalEquations(weight[:, columns], block.width)
                 wear(scales)
                 for x, target, batch in zip(_inputs(model, pupil, block), targets[block.out], batches, strict=True):
-                    rows = _rows(batch, first_token and index == last, x)
+                    rows = _rows(batch, first_token and index == last).flatten().to(x.device)
+                    x, target = x.flatten(0, -2), target.flatten(0, -2)  # OPT's FFN has them flat already
                     equations.add(x[rows][:, columns], target[rows] - bias)
                 new, outcome = _fit(equations, len(kept), config, solver)
                 own[kept] = new.float().cpu()
@@ -105,14 +106,14 @@ def _projection(model: nn.Module, block: Block) -> tuple[Tensor, Tensor | float]
     return (weight.T if isinstance(linear, Conv1D) else weight), (bias if isinstance(bias, Tensor) else 0.0)
 
 
-def _rows(batch: dict[str, Tensor], first_token: bool, like: Tensor) -> Tensor:
+def _rows(batch: dict[str, Tensor], first_token: bool) -> Tensor:
     """Which tokens (B, T) count: not padding, or the first one alone."""
     mask = batch.get("attention_mask")
-    rows = torch.ones(like.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+    rows = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
     if first_token:
         rows = rows.clone()
         rows[:, 1:] = False
-    return rows.to(like.device)
+    return rows
 
 
 def _dense_outputs(model: nn.Module, layer: Layer, blocks: list[Block]) -> dict[str, list[Tensor]]:

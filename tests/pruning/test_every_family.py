@@ -1,0 +1,74 @@
+"""Masks, losses, metrics and tuning on every family: fused projections, transposed weights, flattened tokens."""
+
+import functools
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from harness import settled
+from policyprune.models.causal_loss import token_losses
+from policyprune.models.examples import EXAMPLES, example
+from policyprune.models.families import FAMILIES
+from policyprune.pruning.importance import METRICS
+from policyprune.pruning.importance.evidence import Evidence
+from policyprune.pruning.masking import Masking
+from policyprune.pruning.tuning import SOLVERS, tune
+from policyprune.soundness import Subject, outputs, random_mask, subject_of
+
+DECODERS = [name for name in EXAMPLES if FAMILIES[name.partition(",")[0]].head == "CausalLM"]
+
+
+@functools.cache
+def subject(name: str) -> Subject:
+    return subject_of(example(name))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_mask_per_sequence_is_each_sequence_with_its_own(name: str) -> None:
+    own = subject(name)
+    masks = torch.stack([random_mask(own.space, seed) for seed in (1, 2)]).float()
+    with Masking(own.adapter, own.space).on(own.model) as masking:
+        masking.set(masks)
+        together = outputs(own.model, own.ids)
+        for row in (0, 1):
+            masking.set(masks[row : row + 1])
+            alone = outputs(own.model, own.ids[row : row + 1])
+            torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_loss_is_the_cross_entropy_of_the_model_s_own_logits(name: str) -> None:
+    own = subject(name)
+    logits = own.model(own.ids).logits[:, :-1]
+    expected = cross_entropy(logits.transpose(1, 2), own.ids[:, 1:], reduction="none")
+    torch.testing.assert_close(token_losses(own.model, own.ids), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_metrics_and_tuning_run(name: str) -> None:
+    own = subject(name)
+    evidence = Evidence(
+        own.model,
+        own.adapter,
+        own.space,
+        rows=[torch.arange(2)],
+        inputs=lambda rows: {"input_ids": own.ids[rows]},
+        loss=lambda rows: token_losses(own.model, own.ids[rows]).mean(1),
+        keep=0.7,
+        seed=0,
+    )
+    for metric in ("wanda_sp", "magnitude", "fisher"):
+        scores = METRICS[metric](evidence)
+        assert scores.shape == (own.space.n,)
+        assert bool((scores >= 0).all())
+        assert bool(scores.isfinite().all())
+        assert bool((scores > 0).float().mean() > 0.5)  # OPT's ReLU leaves some channels silent
+    mask = random_mask(own.space, keep=0.8)
+    config = settled("task=glue/sst2", "budget=flops", "optimizer=kwon", "tuning=cg2", "tuning.damp=0.01").tuning
+    scales, report = tune(
+        own.model, own.adapter, own.space, mask, evidence.batches(), config, SOLVERS["cg2"], first_token=False
+    )
+    assert bool((scales[~mask] == 0).all())
+    assert "tuned" in {entry["outcome"] for entry in report}
+    assert all(entry["error"] <= entry["binary_error"] for entry in report)
