@@ -12,7 +12,7 @@ from harness import clean_environment, command, console
 from policyprune.config.options import groups, options
 
 HEAVY = ("torch", "transformers", "datasets", "wandb", "lm_eval")
-LIGHT_CALLS = [["--help"], ["-h"], ["run", "--help"], ["--cfg", "job"]]
+LIGHT_CALLS = [["--help"], ["-h"], ["run", "--help"], ["doctor", "--help"], ["--cfg", "job"]]
 
 
 def seconds(arguments: list[str], folder: Path) -> float:

@@ -38,6 +38,13 @@ def test_a_config_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "FAILED" not in printed
 
 
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the check in a fresh process, which takes seconds."""
+    monkeypatch.setattr("policyprune.soundness.reloaded_gaps", lambda subjects: dict.fromkeys(subjects, 0.0))
+
+
+@pytest.mark.usefixtures("one_process")
 def test_it_says_what_stays_dense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.doctor([config_folder(tmp_path / "olmo", "olmo2", hidden_size=64, num_attention_heads=4)]) == 0
     assert "attention, unless it goes as a whole: queries and keys are normalised over all heads" in (
@@ -45,6 +52,7 @@ def test_it_says_what_stays_dense(tmp_path: Path, capsys: pytest.CaptureFixture[
     )
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_wrong_table_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     right = FAMILIES["gpt_neox"]
     wrong = replace(right, attention=replace(right.attention, interleaved=False))
@@ -54,6 +62,7 @@ def test_a_wrong_table_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert "FAILED" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_missing_size_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     """The shrunk model does not even run then."""
     right = FAMILIES["opt"]
@@ -63,6 +72,7 @@ def test_a_missing_size_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "FAILED (inf)" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_pruned_checkpoint_shows_its_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     subject = subject_of(example("llama"))
     mask = random_mask(subject.space, without=[(1, "attention")])

@@ -23,7 +23,7 @@ COLUMNS = ("masked = shrunk", "reloaded", "pruned again", "cache", "bfloat16")
 
 
 def examine(config: Config) -> int:
-    """Print the units and costs that the model's config says, and check a small random copy; 0 if all is well, else 1."""
+    """Print the units and costs that a model's config says, and check a small random copy; 0 if all is well, else 1."""
     transformers.logging.set_verbosity_error()
     said = stated(config.model)
     head = family_of(said).head
