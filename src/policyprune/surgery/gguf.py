@@ -1,0 +1,133 @@
+"""GGUF for llama.cpp: architecture `llama` where all layers are alike, `deci` where they are not."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.errors import UsageError
+from policyprune.models import llama_cpp
+from policyprune.models.adapter import Adapter, adapt
+from policyprune.surgery.gguf_tokenizer import vocabulary, write_vocabulary
+
+KINDS = {
+    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+}
+ROW = 32  # numbers that q8_0 packs together
+ROTATED = ("attn_q", "attn_k")
+HALF_MAX = 65504.0
+
+
+def check_gguf(model: PreTrainedModel, dtype: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """UsageError for what llama.cpp cannot express, of the model and, where it is given, of the tokenizer."""
+    if dtype not in KINDS:
+        raise UsageError(f"dtype: {dtype!r} is not one of {', '.join(KINDS)}")
+    reason = llama_cpp.obstacle(model)
+    if reason is not None:
+        raise UsageError(f"format: gguf cannot hold this model: {reason}")
+    adapter = adapt(model)
+    if not any(block.count for block in adapter.blocks if block.kind == "attention"):
+        raise UsageError("format: gguf cannot hold a model without any attention")
+    if dtype == "q8_0" and (adapter.head_dim % ROW or llama_cpp.numbers(model).width % ROW):
+        raise UsageError(f"dtype: q8_0 needs heads and a hidden size in multiples of {ROW}, use f16")
+    if tokenizer is not None:
+        vocabulary(tokenizer, llama_cpp.numbers(model).vocabulary)
+
+
+def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path, dtype: str = "f16") -> None:
+    """Write one file with weights and tokenizer; it gets its name when it is whole.
+
+    `dtype` is f32, f16 or q8_0; norms stay f32. A layer's FFN keeps at least one channel and the first layer one
+    group, of zeros, where nothing is left: llama.cpp needs them. q8_0 pads FFN widths with zeros to multiples of 32.
+    """
+    check_gguf(model, dtype, tokenizer)
+    adapter = adapt(model)
+    layers = [dict(_layer(model, adapter, index, dtype)) for index in range(len(adapter.layers))]
+    heads, groups, channels = zip(*(_counts(own, adapter.head_dim) for own in layers), strict=True)
+    alike = len(set(groups)) == len(set(heads)) == len(set(channels)) == 1
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as scratch:
+        own = llama_cpp.numbers(model)
+        writer = gguf.GGUFWriter(Path(scratch) / file.name, "llama" if alike else "deci", use_temp_file=True)
+        writer.add_name(file.stem)
+        writer.add_file_type(KINDS[dtype][1])
+        writer.add_block_count(len(layers))
+        writer.add_context_length(own.context_length)
+        writer.add_embedding_length(own.width)
+        writer.add_head_count(heads[0] if alike else list(heads))
+        writer.add_head_count_kv(groups[0] if alike else list(groups))
+        writer.add_feed_forward_length(channels[0] if alike else list(channels))
+        writer.add_key_length(adapter.head_dim)
+        writer.add_value_length(adapter.head_dim)
+        writer.add_rope_dimension_count(adapter.head_dim)
+        writer.add_rope_freq_base(own.rope_base)
+        writer.add_layer_norm_rms_eps(own.norm_epsilon)
+        writer.add_vocab_size(own.vocabulary)
+        write_vocabulary(writer, tokenizer, own.vocabulary)
+        factors = llama_cpp.rope_factors(model, adapter.head_dim)
+        top = {**llama_cpp.top_weights(model), **({"rope_freqs": factors} if factors is not None else {})}
+        for name, weight in top.items():
+            _add(writer, f"{name}.weight", weight, dtype)
+        for index, weights in enumerate(layers):
+            for name, weight in weights.items():
+                _add(writer, f"blk.{index}.{name}.weight", weight, dtype)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        (Path(scratch) / file.name).replace(file)
+
+
+def _layer(model: PreTrainedModel, adapter: Adapter, index: int, dtype: str) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights of a layer, with the zeros that llama.cpp needs."""
+    layer = model.get_submodule(adapter.layers[index])
+    counts = {block.kind: block.count for block in adapter.blocks if block.layer == index}
+    width = llama_cpp.numbers(model).width
+    if counts["attention"]:
+        yield llama_cpp.norm_weight(layer, "attention")
+        for name, weight in llama_cpp.block_weights(layer, "attention").items():
+            yield name, _rotated(weight, adapter.head_dim) if name in ROTATED else weight
+    elif index == 0:  # llama.cpp takes the size of a head from here
+        yield llama_cpp.norm_weight(layer, "attention")
+        for name in llama_cpp.ATTENTION.values():
+            yield name, torch.zeros((width, adapter.head_dim) if name == "attn_output" else (adapter.head_dim, width))
+    yield llama_cpp.norm_weight(layer, "ffn")
+    channels = counts["ffn"]
+    padded = max(1, channels) if dtype != "q8_0" else max(ROW, -(-channels // ROW) * ROW)
+    own = llama_cpp.block_weights(layer, "ffn") if channels else {}
+    for name in llama_cpp.FFN.values():
+        dimension = 1 if name == "ffn_down" else 0
+        weight = own.get(name, torch.zeros((width, 0) if dimension else (0, width)))
+        zeros = weight.new_zeros((width, padded - channels) if dimension else (padded - channels, width))
+        yield name, torch.cat([weight, zeros], dimension) if padded > channels else weight
+
+
+def _counts(weights: dict[str, Tensor], head_dim: int) -> tuple[int, int, int]:
+    """Query heads, key/value heads and channels of a layer, from the weights that are written."""
+    heads = weights["attn_q"].shape[0] // head_dim if "attn_q" in weights else 0
+    groups = weights["attn_k"].shape[0] // head_dim if "attn_k" in weights else 0
+    return heads, groups, weights["ffn_up"].shape[0]
+
+
+def _rotated(weight: Tensor, head_dim: int) -> Tensor:
+    """Rows (heads * head_dim, d) in llama.cpp's order: it rotates neighbours, transformers the halves of a head."""
+    heads = weight.shape[0] // head_dim
+    return weight.reshape(heads, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(weight.shape)
+
+
+def _add(writer: gguf.GGUFWriter, name: str, weight: Tensor, dtype: str) -> None:
+    values: np.ndarray = weight.detach().float().cpu().contiguous().numpy()
+    if values.ndim == 1:
+        writer.add_tensor(name, values)
+        return
+    if dtype == "f16" and float(np.abs(values).max()) > HALF_MAX:
+        raise UsageError(f"dtype: f16 cannot hold {name}, use f32")
+    kind = KINDS[dtype][0]
+    writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
