@@ -67,7 +67,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, co
 
 def test_folder_is_named_by_the_config_and_holds_everything(searched: Ran) -> None:
     assert [path.name for path in (searched.cwd / "outputs").iterdir()] == [searched.folder.name]
-    expected = {"config.yaml", "run.log", "record.json", "mask.safetensors", "curve.jsonl", "checkpoint"}
+    expected = {"config.yaml", "run.log", "record.json", "mask.safetensors", "curve.jsonl", "checkpoint", "plan.json"}
     assert {path.name for path in searched.folder.iterdir()} == expected
     assert [path.name for path in searched.cwd.iterdir()] == ["outputs"]
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from policyprune.errors import UsageError
 
@@ -27,7 +28,7 @@ def finetune(arguments: list[str]) -> int:
 
         return finetuning.run
 
-    return application.launch(arguments, "finetune", finetuning)
+    return application.launch(arguments, "finetune", finetuning, ("finetune",))
 
 
 def doctor(arguments: list[str]) -> int:
@@ -49,7 +50,54 @@ def doctor(arguments: list[str]) -> int:
     return model.examine(config)
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"run": run, "finetune": finetune, "doctor": doctor}
+def evaluate(arguments: list[str]) -> int:
+    """Measure a run's checkpoint, or anyone's, again."""
+    from policyprune.config import application, subjects
+
+    def evaluating() -> application.Action:
+        from policyprune import evaluating  # imports torch
+
+        return evaluating.run
+
+    source, given = subjects.split("evaluate", arguments, "a run folder, a checkpoint or a hub id")
+    added = subjects.evaluating(source, given)
+    return application.launch(given, "evaluate", evaluating, ("evaluate", source), added)
+
+
+def export(arguments: list[str]) -> int:
+    """Write a run or a checkpoint in another format."""
+    from policyprune.config import application, subjects
+
+    def exporting() -> Callable[[Any], object]:
+        from policyprune import exporting  # imports torch
+
+        return exporting.export
+
+    source, given = subjects.split("export", arguments, "a run folder, a checkpoint or a hub id")
+    return application.perform([*subjects.exporting(source), *given], "export", exporting)
+
+
+def apply(arguments: list[str]) -> int:
+    """Lay a plan on its dense model."""
+    from policyprune.config import application, subjects
+
+    def applying() -> Callable[[Any], object]:
+        from policyprune import exporting  # imports torch
+
+        return exporting.apply
+
+    plan, given = subjects.split("apply", arguments, "a plan.json")
+    return application.perform([*subjects.applying(plan, given), *given], "apply", applying)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "run": run,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "export": export,
+    "apply": apply,
+    "doctor": doctor,
+}
 
 
 def main() -> None:

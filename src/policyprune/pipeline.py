@@ -9,18 +9,20 @@ from policyprune.calibration import fit_scales, gather
 from policyprune.config.schema import Config
 from policyprune.evaluation.comparison import compare
 from policyprune.models.adapter import adapt
-from policyprune.models.loading import device_of, load, skeleton
+from policyprune.models.loading import device_of, load, skeleton, source_for
 from policyprune.pruning.budget import make_budget
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.mask import keep_rates, save_mask
 from policyprune.pruning.space import space_of
+from policyprune.results.card import write_card
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.stages import measured
 from policyprune.results.tables import closing_words, summary
 from policyprune.search import search
-from policyprune.surgery.checkpoint import save_checkpoint
+from policyprune.surgery import formats
+from policyprune.surgery.plan import FILE, base_of, write_plan
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import build
 from policyprune.tracking import open_tracker
@@ -43,8 +45,15 @@ def run(config: Config, folder: Path) -> Record:
 def check_budget(config: Config) -> None:
     """UsageError for a device that is not there, and for a budget that no mask can meet, before weights are loaded."""
     device_of(config.model)
-    adapter = adapt(skeleton(config.model, config.task))
+    empty = skeleton(config.model, config.task)
+    formats.check_formats(config.export.formats, empty, export_settings(config))
+    adapter = adapt(empty)
     make_budget(config.budget, adapter, space_of(adapter, config.granularity.units))
+
+
+def export_settings(config: Config) -> formats.Settings:
+    """What the exporters are told."""
+    return formats.Settings(config.export.max_shard_size, config.export.gguf_dtype)
 
 
 @torch.no_grad()
@@ -53,6 +62,8 @@ def _run(config: Config, folder: Path) -> Record:
     with recorded(config, folder, device_of(config.model)) as record, open_tracker(config, record, folder) as tracker:
         with measured("load", record.stages):
             model, tokenizer = load(config.model, config.task)
+            formats.check_formats(config.export.formats, model, export_settings(config), tokenizer)
+            base = base_of(model, source_for(config.model, config.task.name), config.model.revision, config.task.name)
             adapter = adapt(model)
             space = space_of(adapter, config.granularity.units)
             budget = make_budget(config.budget, adapter, space)
@@ -87,11 +98,15 @@ def _run(config: Config, folder: Path) -> Record:
                 smaller["tuned"] = shrink(model, adapter, space, found.mask, scales)
         with measured("export", record.stages):
             save_mask(folder / "mask.safetensors", found.mask, space, found.probabilities, scales)
-            checkpoint = folder / "checkpoint"
-            if config.export.name == "hf":
-                final = smaller.get("tuned", smaller["pruned"])
-                save_checkpoint(final, tokenizer, adapter, checkpoint, config.export.max_shard_size)
+            write_plan(folder / FILE, base, space, found.mask, scales)
+            settings = export_settings(config)
+            final = smaller.get("tuned", smaller["pruned"])
+            for form in config.export.formats:
+                formats.write_format(form, final, tokenizer, formats.target(form, folder, settings), settings)
+            checkpoint = formats.target("hf", folder, settings)
         with measured("evaluation", record.stages):
             for subject, measure in compare(config, model, smaller, adapter, space, task, metric, checkpoint):
                 record.add(subject, *measure)
+        if "hf" in config.export.formats:
+            write_card(record, checkpoint, base.source)
     return record

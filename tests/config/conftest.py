@@ -48,7 +48,7 @@ def call_main(
 def refusal(call_main: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> Refusal:
     """`refusal(*arguments)` returns the one line that the command ends with, before any run begins."""
 
-    def begins(action: object) -> None:
+    def begins(*given: object) -> None:
         pytest.fail("the run begins")
 
     monkeypatch.setattr(application, "_job", begins)

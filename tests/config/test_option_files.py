@@ -7,7 +7,10 @@ from harness import composed, settled
 from policyprune.config.options import conf_dir, groups, options
 from policyprune.config.schema import SCHEMAS, Config, PolicyGradient
 
-NEEDED = {("task", "text"): ["task.files=[some.txt]"], ("export", "none"): ["evaluation.fresh_process=false"]}
+NEEDED = {
+    ("task", "text"): ["task.files=[some.txt]"],
+    **{("export", name): ["evaluation.fresh_process=false"] for name in ("none", "onnx", "gguf")},
+}
 EVERY_OPTION = [(group, option) for group in groups() for option in options(group)]
 
 

@@ -104,7 +104,8 @@ def test_unknown_option_lists_the_options(refusal: Refusal, group: str) -> None:
         ("optimizer.schedule=step", "constant, linear, cosine"),
         ("optimizer.projection=simplex", "cap, equality"),
         ("evaluation.one_shot=[uniform]", "global, per_layer"),
-        ("export.name=gguf", "hf, none"),
+        ("export.name=zip", "hf, onnx, gguf, none"),
+        ("export.gguf_dtype=q4", "f32, f16, q8_0"),
     ],
 )
 def test_wrong_choice_lists_the_choices(refusal: Refusal, override: str, choices: str) -> None:

@@ -196,6 +196,19 @@ def test_a_reloaded_model_can_be_pruned_and_saved_again(
     assert_same(reloaded(tmp_path / "two")(plain_subject.ids).logits, smaller(plain_subject.ids).logits)
 
 
+@pytest.mark.parametrize("kind", ["attention", "ffn"])
+def test_a_model_with_nothing_left_of_a_kind_can_be_saved_again(
+    plain_subject: Any, tiny_tokenizer: Any, tmp_path: Path, assert_same: Any, kind: str
+) -> None:
+    mask = torch.ones(plain_subject.space.n, dtype=torch.bool)
+    for (_, own), view in plain_subject.space.views(mask).items():
+        view[:] = own != kind
+    saved(plain_subject, mask, tiny_tokenizer, tmp_path / "one")
+    empty = reloaded(tmp_path / "one")
+    save_checkpoint(empty, tiny_tokenizer, adapt(empty), tmp_path / "two")
+    assert_same(reloaded(tmp_path / "two")(plain_subject.ids).logits, plain_subject.masked_logits(mask))
+
+
 def test_a_reloaded_model_can_be_pruned_to_equal_widths(
     plain_subject: Any, masks: Any, tiny_tokenizer: Any, tmp_path: Path, assert_same: Any
 ) -> None:

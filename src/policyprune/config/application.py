@@ -1,9 +1,9 @@
-"""The Hydra application behind the verb `run`."""
+"""The Hydra applications behind the verbs."""
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +28,28 @@ REFUSED: list[UsageError] = []  # what was found wrong inside Hydra's jobs, whic
 Action = Callable[[Any, Path], object]
 
 
-def launch(arguments: list[str], config_name: str, action: Callable[[], Action]) -> int:
+def launch(
+    arguments: list[str],
+    config_name: str,
+    action: Callable[[], Action],
+    words: Sequence[str] = (),
+    added: Sequence[str] = (),
+) -> int:
     """Run Hydra on the command line; what the user got wrong is raised as UsageError, and leaves no files.
 
-    `action()` is called when a run begins, and gives what is done with its config and folder.
+    `action()` is called when a run begins, and gives what is done with its config and folder. `words` is what stood
+    before the overrides on the command line, `added` are overrides that did not stand there.
     """
     register()
+    arguments = [*added, *arguments]
     sys.argv[1:] = arguments
-    show_everything = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself, over many lines, and exits with 1
     REFUSED.clear()
     try:
-        _check_before_anything_is_written(arguments, config_name)
-        hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(_job(action))()
-    except UsageError:
-        raise
-    except (HydraException, OmegaConfBaseException) as error:
-        if show_everything:
-            raise
-        raise UsageError(one_line(error)) from error
-    except Exception as error:
-        if show_everything:
-            raise
-        if not getattr(error, "logged", False):
-            print(f"policyprune: {type(error).__name__}: {error}", file=sys.stderr)
+        with _complaining():
+            _check_before_anything_is_written(arguments, config_name, added)
+            job = _job(action, words, added)
+            hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(job)()
+    except _ReportedError:
         return 1
     for refused in REFUSED[:-1]:
         print(f"policyprune: {refused}", file=sys.stderr)
@@ -71,27 +69,74 @@ def settled(overrides: list[str]) -> Config:
     return config
 
 
-def _check_before_anything_is_written(arguments: list[str], config_name: str) -> None:
+def perform(overrides: list[str], config_name: str, action: Callable[[], Callable[[Any], object]]) -> int:
+    """What needs a config but is no run: compose, check, do it. `action()` gives what is done with the config."""
+    register()
+    flags = [own for own in overrides if own.startswith("-")]
+    if flags:
+        raise UsageError(f"{flags[0]}: no flag of policyprune {config_name}")
+    try:
+        with _complaining():
+            action()(_composed(config_name, overrides))
+    except _ReportedError:
+        return 1
+    return 0
+
+
+class _ReportedError(Exception):
+    """Something went wrong, and the user has been told."""
+
+
+@contextlib.contextmanager
+def _complaining() -> Iterator[None]:
+    """Errors of the user as UsageError, others as one line, unless HYDRA_FULL_ERROR=1 asks for all of it."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    show_everything = before == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself, over many lines, and exits with 1
+    try:
+        yield
+    except UsageError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        if show_everything:
+            raise
+        raise UsageError(one_line(error)) from error
+    except Exception as error:
+        if show_everything:
+            raise
+        if not getattr(error, "logged", False):
+            print(f"policyprune: {type(error).__name__}: {error}", file=sys.stderr)
+        raise _ReportedError from error
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before or "0"
+
+
+def _check_before_anything_is_written(arguments: list[str], config_name: str, added: Sequence[str]) -> None:
     parsed = get_args_parser().parse_args(arguments)
     if parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion or parsed.multirun:
         return  # the jobs of a multirun are checked one by one, as they begin
     if any(override.startswith("hydra.mode=") for override in parsed.overrides):
         return
-    check_sources(_composed(parsed.config_name or config_name, parsed.overrides))
+    check_sources(_composed(parsed.config_name or config_name, parsed.overrides, added))
 
 
-def _composed(config_name: str, overrides: list[str]) -> Any:
+def _composed(config_name: str, overrides: list[str], added: Sequence[str] = ()) -> Any:
     for override in overrides:
         group, _, option = override.partition("=")
-        if group in groups() and option not in (*options(group), "null") and "," not in option:
-            raise UsageError(f"{group}: {option!r} is not one of {', '.join(options(group))}")
+        several = group == "export" and option.startswith("[") and option.endswith("]")
+        for name in option[1:-1].split(",") if several else [option]:
+            known = name.strip() in (*options(group), "null") if group in groups() else True
+            if not known and override not in added and (several or "," not in option):
+                raise UsageError(f"{group}: {name.strip()!r} is not one of {', '.join(options(group))}")
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return settle(hydra.compose(config_name, overrides))
 
 
-def _job(action: Callable[[], Action]) -> Callable[[DictConfig], None]:
+def _job(action: Callable[[], Action], words: Sequence[str], added: Sequence[str]) -> Callable[[DictConfig], None]:
     def job(composed: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
+        given = [own for own in HydraConfig.get().overrides.task if own not in added]
+        sys.argv[1:] = [*words, *given]  # the record tells this very job, also of a sweep
         try:
             config = settle(composed)
             check_sources(config)

@@ -1,6 +1,6 @@
 """Combinations of valid values that make no sense together."""
 
-from policyprune.config.schema import Config, LanguageModeling, PolicyGradient
+from policyprune.config.schema import Config, Evaluating, Exporting, LanguageModeling, PolicyGradient
 from policyprune.errors import UsageError
 
 LOOKING = ("wanda_sp", "fisher", "taylor")  # metrics that look at calibration sequences
@@ -36,5 +36,24 @@ def check_combinations(config: Config) -> None:
         )
     if not config.granularity.units:
         raise UsageError("granularity.units: empty, the choices are attention, ffn")
-    if config.evaluation.fresh_process and config.export.name == "none":
+    if config.evaluation.fresh_process and "hf" not in config.export.formats:
         raise UsageError("evaluation.fresh_process: true needs a checkpoint to load, use export=hf")
+
+
+DTYPES = {"hf": ("f32", "f16", "bf16"), "onnx": ("f32",), "gguf": ("f32", "f16", "q8_0"), "plan": ()}
+
+
+def check_exporting(config: Exporting) -> None:
+    """Raise UsageError for a dtype that a format lacks."""
+    choices = DTYPES[config.format]
+    if config.dtype is not None and config.dtype not in choices:
+        known = f"is not one of {', '.join(choices)}" if choices else "was given, it has none"
+        raise UsageError(f"dtype: for format={config.format} {config.dtype!r} {known}")
+    if config.format == "plan" and config.run is None:
+        raise UsageError("format: plan needs the folder of a run, a checkpoint does not tell which units it lost")
+
+
+def check_evaluating(config: Evaluating) -> None:
+    """Raise UsageError for what a checkpoint alone cannot be asked."""
+    if config.evaluation.one_shot:
+        raise UsageError("evaluation.one_shot: metric-only masks are compared in a run, not in an evaluation")

@@ -9,6 +9,9 @@ policyprune: structured pruning of transformer language models by policy search
 
 usage: policyprune [run] [group=option] [key=value] ...
        policyprune finetune [model=option] [task=option] [training.key=value] ...
+       policyprune evaluate <run folder, checkpoint or hub id> [task=option] [evaluation=option] ...
+       policyprune export <run folder, checkpoint or hub id> format=hf|onnx|gguf|plan [dtype=f16] [output=PATH]
+       policyprune apply <plan.json> [model=option] [output=PATH]
        policyprune doctor [model=option] [model.source=...]
        policyprune doctor --families
 

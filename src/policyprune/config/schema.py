@@ -20,13 +20,16 @@ from policyprune.config.task_schema import (
 __all__ = [
     "PPO",
     "SCHEMAS",
+    "Applying",
     "Budget",
     "Calibration",
     "Classification",
     "Config",
+    "Evaluating",
     "Evaluation",
     "Examples",
     "Export",
+    "Exporting",
     "Finetuning",
     "Granularity",
     "Importance",
@@ -117,10 +120,19 @@ class Evaluation:
 
 @dataclass
 class Export:
-    """How the pruned model is written."""
+    """How the pruned model is written: `export=[hf,onnx]` merges the options, so each of them sets its own switch."""
 
-    name: str = choice("hf", "none")
-    max_shard_size: str = MISSING
+    name: str = choice("hf", "onnx", "gguf", "none")
+    hf: bool = False
+    onnx: bool = False
+    gguf: bool = False
+    max_shard_size: str = MISSING  # of the safetensors files
+    gguf_dtype: str = choice("f32", "f16", "q8_0")
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats to write."""
+        return [name for name in ("hf", "onnx", "gguf") if getattr(self, name)]
 
 
 @dataclass
@@ -183,9 +195,47 @@ class Finetuning:
     force: bool = MISSING
 
 
+@dataclass
+class Evaluating:
+    """One evaluation of a checkpoint, whoever made it."""
+
+    model: Model = MISSING
+    task: Task = MISSING
+    evaluation: Evaluation = MISSING
+    state: str | None = MISSING  # digest of the weight files, so that changed ones are measured again
+    sequence_length: int = number(at_least=1)  # tokens, for the multiply-accumulates of attention
+    seed: int = number(at_least=0)
+    force: bool = MISSING
+
+
+@dataclass
+class Exporting:
+    """One export of a run or a checkpoint."""
+
+    model: Model = MISSING
+    run: str | None = MISSING  # the folder, where a run is exported
+    format: str = choice("hf", "onnx", "gguf", "plan")
+    dtype: str | None = choice("f32", "f16", "bf16", "q8_0")
+    output: str | None = MISSING
+    max_shard_size: str = MISSING
+
+
+@dataclass
+class Applying:
+    """One plan, laid on a dense model."""
+
+    model: Model = MISSING
+    plan: str = MISSING
+    output: str | None = MISSING
+    max_shard_size: str = MISSING
+
+
 SCHEMAS: dict[str, Any] = {
     "config": Config,
     "finetune": Finetuning,
+    "evaluate": Evaluating,
+    "export": Exporting,
+    "apply": Applying,
     "model/base": Model,
     "task/language_modeling": LanguageModeling,
     "task/classification": Classification,

@@ -7,16 +7,16 @@ from typing import Any
 
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
-from policyprune.config.combinations import check_combinations
+from policyprune.config.combinations import check_combinations, check_evaluating, check_exporting
 from policyprune.config.fields import check
-from policyprune.config.schema import Config, Finetuning
+from policyprune.config.schema import Applying, Config, Evaluating, Exporting, Finetuning
 from policyprune.errors import UsageError
 
 UNFINGERPRINTED = ("force", "tracker", "hydra")
 
 
 def settle(composed: DictConfig) -> Any:
-    """Return the typed config (`Config`, or `Finetuning` for that verb).
+    """Return the typed config (`Config`, or that of another verb).
 
     UsageError for unknown keys, missing or wrong values and impossible combinations.
     """
@@ -27,10 +27,14 @@ def settle(composed: DictConfig) -> Any:
         config = OmegaConf.to_object(composed)
     except MissingMandatoryValue as error:
         raise UsageError(f"{error.full_key}: no value given") from error
-    assert isinstance(config, Config | Finetuning)
+    assert isinstance(config, Config | Finetuning | Evaluating | Exporting | Applying)
     _check(OmegaConf.to_container(composed, resolve=True), config, "")
     if isinstance(config, Config):
         check_combinations(config)
+    elif isinstance(config, Exporting):
+        check_exporting(config)
+    elif isinstance(config, Evaluating):
+        check_evaluating(config)
     return config
 
 
@@ -48,7 +52,7 @@ def _check(raw: Any, settled: Any, prefix: str) -> None:
             _check(raw[key], value, f"{prefix}{key}.")
 
 
-def fingerprint(config: Config | Finetuning) -> str:
+def fingerprint(config: Config | Finetuning | Evaluating) -> str:
     """Hash of everything that can change the result: 16 hex digits."""
     content = {k: v for k, v in dataclasses.asdict(config).items() if k not in UNFINGERPRINTED}
     return _digest(content)
@@ -66,7 +70,7 @@ def run_label(composed: DictConfig) -> str:
     if "budget" in names:
         names["budget"] += f"{content['budget']['keep']:g}"
     else:
-        names["verb"] = "finetuned"
+        names["verb"] = "finetuned" if "training" in content else "evaluated"
     return f"{'-'.join(names.values())}-s{content['seed']}-{_digest(content)[:8]}"
 
 

@@ -53,7 +53,7 @@ def compare(
         yield from (("reloaded", row) for row in quality.elsewhere(checkpoint, final))
     for name, model in (("dense", dense), (subject, final)):
         yield from ((name, row) for row in size(model, length))
-    if config.export.name == "hf":
+    if "hf" in config.export.formats:
         yield "dense", ("checkpoint", weight_megabytes(dense), "MB", {})
         yield subject, ("checkpoint", checkpoint_megabytes(checkpoint), "MB", {})
     for batch_size in wanted.latency.batch_sizes if wanted.latency.repeats else ():

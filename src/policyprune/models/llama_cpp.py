@@ -65,8 +65,8 @@ def rope_factors(model: PreTrainedModel, head_dim: int) -> Tensor | None:
     if parameters.get("rope_type", "default") == "default":
         return None
     plain = float(parameters["rope_theta"]) ** -(torch.arange(0, head_dim, 2).float() / head_dim)
-    used = model.base_model.rotary_emb.inv_freq.float().cpu()  # type: ignore[union-attr]
-    return plain / used
+    used: Tensor = model.base_model.rotary_emb.inv_freq  # type: ignore[union-attr, assignment]
+    return plain / used.float().cpu()
 
 
 def top_weights(model: PreTrainedModel) -> dict[str, Tensor]:

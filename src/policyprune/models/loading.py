@@ -63,16 +63,26 @@ def load(config: Model, task: Task, **head: Any) -> tuple[PreTrainedModel, PreTr
     `head` are options of a head that is yet to be trained. Where `model.fine_tuned` names a checkpoint for the task,
     that one is loaded.
     """
+    return load_as(replace(config, source=source_for(config, task.name)), head_of(task), **head)
+
+
+def source_for(config: Model, task: str) -> str:
+    """Where the dense model for a task comes from."""
+    return config.fine_tuned.get(task, config.source)
+
+
+def load_as(config: Model, kind: Any, **head: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same with an auto class of transformers instead of a task."""
     quiet()
     device = device_of(config)
-    config = replace(config, source=config.fine_tuned.get(task.name, config.source))
     where = _where(config)
     hub: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if not isinstance(where, Path):
         hub["revision"] = config.revision or "main"
     try:
+        _check_code(config, AutoConfig.from_pretrained(where, **hub))
         tokenizer = AutoTokenizer.from_pretrained(where, **hub)
-        model = head_of(task).from_pretrained(
+        model = kind.from_pretrained(
             where,
             dtype=dtype_of(config, device),
             attn_implementation=config.attn_implementation,
@@ -80,9 +90,10 @@ def load(config: Model, task: Task, **head: Any) -> tuple[PreTrainedModel, PreTr
             **hub,
             **head,
         )
+    except UsageError:
+        raise
     except (OSError, ImportError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"model.source: {config.source!r} cannot be loaded: {reason}") from error
+        raise UsageError(_complaint(config, error)) from error
     if config.device_map is None:
         model.to(device)  # type: ignore[arg-type]
     model.eval().requires_grad_(False)
@@ -91,8 +102,13 @@ def load(config: Model, task: Task, **head: Any) -> tuple[PreTrainedModel, PreTr
 
 def skeleton(config: Model, task: Task) -> PreTrainedModel:
     """The model's structure without its weights (on the meta device), from its config alone."""
-    config = replace(config, source=config.fine_tuned.get(task.name, config.source))
-    return structure(config, stated(config), head_of(task))
+    return skeleton_as(replace(config, source=source_for(config, task.name)), head_of(task))
+
+
+def skeleton_as(config: Model, kind: Any = None) -> PreTrainedModel:
+    """The same with an auto class of transformers; without one, that of the architecture which the config names."""
+    said = stated(config)
+    return structure(config, said, kind or _stated_head(said))
 
 
 def stated(config: Model) -> PreTrainedConfig:
@@ -103,23 +119,43 @@ def stated(config: Model) -> PreTrainedConfig:
     try:
         said = AutoConfig.from_pretrained(where, trust_remote_code=config.trust_remote_code, **hub)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"model.source: {config.source!r} cannot be loaded: {reason}") from error
+        raise UsageError(_complaint(config, error)) from error
     assert isinstance(said, PreTrainedConfig)
     return said
 
 
 def structure(config: Model, said: PreTrainedConfig, head: Any) -> PreTrainedModel:
     """A model of the auto class `head` on the meta device."""
+    _check_code(config, said)
+    with torch.device("meta"):
+        model = head.from_config(said, trust_remote_code=config.trust_remote_code)
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _check_code(config: Model, said: PreTrainedConfig) -> None:
+    """UsageError for layers of unequal width, which the stock classes cannot build, without leave to run own code."""
     if getattr(said, "is_heterogeneous", False) and not config.trust_remote_code:
         raise UsageError(
             f"model.trust_remote_code: false, but the layers of {config.source!r} have unequal widths, "
             "which its own code builds"
         )
-    with torch.device("meta"):
-        model = head.from_config(said, trust_remote_code=config.trust_remote_code)
-    assert isinstance(model, PreTrainedModel)
-    return model
+
+
+def _complaint(config: Model, error: Exception) -> str:
+    if "trust_remote_code" in str(error) and not config.trust_remote_code:
+        return f"model.source: {config.source!r} brings its own code, model.trust_remote_code=true runs it"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"model.source: {config.source!r} cannot be loaded: {reason}"
+
+
+def _stated_head(config: PreTrainedConfig) -> Any:
+    """The auto class of the first architecture in a config, a language model's where there is none."""
+    _, known, head = (config.architectures or [""])[0].rpartition("For")
+    kind = getattr(transformers, f"AutoModelFor{head if known else 'CausalLM'}", None)
+    if kind is None:
+        raise UsageError(f"model.source: no auto class of transformers loads {config.architectures}")
+    return kind
 
 
 def head_of(task: Task) -> Any:

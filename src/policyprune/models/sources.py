@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from policyprune.config.schema import Config, Finetuning, Labelled, LanguageModeling
+from policyprune.config.schema import Config, Evaluating, Finetuning, Labelled, LanguageModeling
 from policyprune.errors import UsageError
 
 PACKAGE = "pkg://"
@@ -38,7 +38,7 @@ def check_source(source: str) -> None:
     locate("model.source", source)
 
 
-def check_sources(config: Config | Finetuning) -> None:
+def check_sources(config: Config | Finetuning | Evaluating) -> None:
     """UsageError for a file, directory or package that the config names and this machine lacks. Needs no torch."""
     check_source(config.model.fine_tuned.get(config.task.name, config.model.source))
     task = config.task

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from policyprune.config.schema import Config, Finetuning
+from policyprune.config.schema import Config, Evaluating, Finetuning
 from policyprune.config.settle import fingerprint
 from policyprune.errors import UsageError
 from policyprune.results.record import Record, hardware, read_record
@@ -19,7 +19,7 @@ from policyprune.results.record import Record, hardware, read_record
 log = logging.getLogger(__name__)
 
 
-def finished_before(config: Config | Finetuning, folder: Path) -> Record | None:
+def finished_before(config: Config | Finetuning | Evaluating, folder: Path) -> Record | None:
     """The finished record of the same config in `folder`; UsageError when another config was run there."""
     record = read_record(folder)
     if record is None:
@@ -32,7 +32,7 @@ def finished_before(config: Config | Finetuning, folder: Path) -> Record | None:
 
 
 @contextmanager
-def recorded(config: Config | Finetuning, folder: Path, device: torch.device) -> Iterator[Record]:
+def recorded(config: Config | Finetuning | Evaluating, folder: Path, device: torch.device) -> Iterator[Record]:
     """A record that is on disk as `running` while the block runs, and as `finished` or `failed` after it."""
     folder.mkdir(parents=True, exist_ok=True)
     plain: dict[str, Any] = asdict(config)

@@ -7,12 +7,19 @@ from tabulate import tabulate
 
 from policyprune.results.record import FILE, Record, Row
 
-LABELS = {"dense": "dense", "pruned": "{found}", "tuned": "{found}, tuned", "reloaded": "{found}, reloaded"}
+LABELS = {
+    "dense": "dense",
+    "pruned": "{found}",
+    "tuned": "{found}, tuned",
+    "reloaded": "{found}, reloaded",
+    "evaluated": "evaluated",
+}
 
 
-def summary(record: Record) -> str:
-    """A table with a column per subject and a row per metric and protocol."""
-    optimizer = record.config.get("optimizer", {"name": "fine_tuned"})  # a fine-tuning has none
+def summary(record: Record, style: str = "simple") -> str:
+    """A table with a column per subject and a row per metric and protocol; `style` is one of tabulate's."""
+    verb = "fine_tuned" if "training" in record.config else "evaluated"
+    optimizer = record.config.get("optimizer", {"name": verb})  # those have none
     found = "searched" if record.search.get("forwards") else optimizer["name"].replace("_", " ")
     columns: list[str] = []
     lines: dict[str, dict[str, Row]] = {}
@@ -31,7 +38,9 @@ def summary(record: Record) -> str:
             seconds = f"{stage['seconds']:,.2f}"
             owner = found if stage["name"] == "search" else f"{found}, tuned"
             body.append([f"{stage['name']} time, s", *(seconds if column == owner else "" for column in columns)])
-    return tabulate(body, headers=["", *columns], stralign="right", colalign=("left",), disable_numparse=True)
+    return tabulate(
+        body, tablefmt=style, headers=["", *columns], stralign="right", colalign=("left",), disable_numparse=True
+    )
 
 
 def _metric(row: Row) -> str:

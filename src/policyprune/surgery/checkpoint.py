@@ -105,8 +105,18 @@ def _table(adapter: Adapter) -> dict[str, Any]:
     """Of each kind of block in a layer: the config key of its count, its name, its linear modules."""
     family = adapter.family
     table: dict[str, Any] = {"layers": adapter.layers[0].rpartition(".")[0]}
-    for kind, count in (("attention", family.group_count), ("ffn", family.channel_count)):
-        block = next(block for block in adapter.blocks if block.kind == kind and block.count)
+    kinds = (("attention", family.group_count, family.attention), ("ffn", family.channel_count, family.ffn))
+    for kind, count, names in kinds:
+        block = next((block for block in adapter.blocks if block.kind == kind and block.parts), None)
+        if block is None:  # nothing is left in any layer, and so nothing to resize
+            table[kind] = {
+                "count": count,
+                "block": names.block,
+                "parts": [[names.out, "in", 0]],
+                "sizes": [],
+                "adds_residual": names.adds_residual,
+            }
+            continue
         prefix = adapter.layers[block.layer] + "."
         parts = [[part.module.removeprefix(prefix), part.axis, part.width // block.heads] for part in block.parts]
         table[kind] = {

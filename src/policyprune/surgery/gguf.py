@@ -1,5 +1,6 @@
 """GGUF for llama.cpp: architecture `llama` where all layers are alike, `deci` where they are not."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     heads, groups, channels = zip(*(_counts(own, adapter.head_dim) for own in layers), strict=True)
     alike = len(set(groups)) == len(set(heads)) == len(set(channels)) == 1
     file.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("gguf").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as scratch:
         own = llama_cpp.numbers(model)
         writer = gguf.GGUFWriter(Path(scratch) / file.name, "llama" if alike else "deci", use_temp_file=True)

@@ -9,10 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from policyprune.errors import UsageError
 
-DIGITS_3 = r"\p{N}{1,3}"
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2 = LLAMA3.replace(DIGITS_3, r"\p{N}")
-SPLITS = {LLAMA3: "llama-bpe", QWEN2: "qwen2"}
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITS = {WORDS + r"\p{N}{1,3}" + REST: "llama-bpe", WORDS + r"\p{N}" + REST: "qwen2"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,9 @@ class Vocabulary:
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     """The tokens 0..size-1, those that the tokenizer lacks as unused ones; UsageError for a kind llama.cpp lacks."""
-    stated = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {"type": "slow"}}
+    if not tokenizer.is_fast:
+        raise UsageError(f"format: gguf takes fast tokenizers, this is {type(tokenizer).__name__}")
+    stated = json.loads(tokenizer.backend_tokenizer.to_str())
     model = stated["model"]
     if model["type"] != "BPE":
         raise UsageError(f"format: gguf takes tokenizers of byte-pair encoding, this is {model['type']}")

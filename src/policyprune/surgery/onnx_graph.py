@@ -114,8 +114,11 @@ def graph_of(model: PreTrainedModel, adapter: Adapter, token_types: bool) -> Enc
     empty = {block.layer for block in adapter.blocks if block.kind == "attention" and not block.count}
     if cache is None or len(empty) == len(adapter.layers) or not model.can_generate():
         return Encoding(model, ("logits",), token_types)
-    layers = [
-        Cached(index, *((tensor.shape[1], tensor.shape[3]) for tensor in (own.keys, own.values)), index in empty)  # type: ignore[arg-type]
-        for index, own in enumerate(cache.layers)
-    ]
+    heads = [(_heads(own.keys), _heads(own.values)) for own in cache.layers]
+    layers = [Cached(index, *own, index in empty) for index, own in enumerate(heads)]
     return Decoding(model, layers)
+
+
+def _heads(cached: Tensor) -> tuple[int, int]:
+    """Heads and their size from keys or values (B, heads, T, size)."""
+    return cached.shape[1], cached.shape[3]

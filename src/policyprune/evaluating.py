@@ -1,0 +1,70 @@
+"""Measure a checkpoint, whoever made it, with the protocol and the record of a run."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from policyprune.config.schema import Evaluating
+from policyprune.errors import UsageError
+from policyprune.evaluation.efficiency import latency, parameters
+from policyprune.evaluation.measures import size, weight_megabytes
+from policyprune.evaluation.quality import quality_of
+from policyprune.models.families import FAMILIES
+from policyprune.models.loading import device_of, load, skeleton
+from policyprune.models.sources import locate
+from policyprune.results.record import Record
+from policyprune.results.run import finished_before, recorded
+from policyprune.results.stages import measured
+from policyprune.results.tables import closing_words, summary
+from policyprune.tasks import build
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Evaluating, folder: Path) -> Record:
+    """Measure in `folder`, or show the record of the same evaluation when it is finished already."""
+    path = locate("model.source", config.model.source)
+    if config.evaluation.fresh_process and (path is None or not path.is_dir()):
+        raise UsageError("evaluation.fresh_process: true needs a checkpoint on this disk")
+    record = finished_before(config, folder)
+    if record is not None:
+        log.info("this evaluation is finished already, force=true repeats it")
+    else:
+        skeleton(config.model, config.task)  # refuses what cannot be loaded before a record is begun
+        record = _run(config, folder)
+    print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
+    return record
+
+
+@torch.no_grad()
+def _run(config: Evaluating, folder: Path) -> Record:
+    torch.manual_seed(config.seed)
+    wanted = config.evaluation
+    with recorded(config, folder, device_of(config.model)) as record:
+        with measured("load", record.stages):
+            model, tokenizer = load(config.model, config.task)
+        with measured("data", record.stages):
+            task = build(config.task, tokenizer)
+            record.protocol = task.protocol
+        with measured("evaluation", record.stages):
+            quality = quality_of(task, wanted)
+            for measure in quality.of("evaluated", model):
+                record.add("evaluated", *measure)
+            if wanted.fresh_process:
+                checkpoint = locate("model.source", config.model.source)
+                assert checkpoint is not None
+                for measure in quality.elsewhere(checkpoint, model):
+                    record.add("reloaded", *measure)
+            if model.config.model_type in FAMILIES:
+                for measure in size(model, config.sequence_length):
+                    record.add("evaluated", *measure)
+            else:  # other people's models may have no blocks that we know
+                record.add("evaluated", "parameters", parameters(model), "", {})
+            record.add("evaluated", "checkpoint", weight_megabytes(model), "MB", {})
+            for batch_size in wanted.latency.batch_sizes if wanted.latency.repeats else ():
+                shape = {"batch_size": batch_size, "length": wanted.latency.length}
+                seconds = latency({"evaluated": model}, **shape, repeats=wanted.latency.repeats)["evaluated"]
+                protocol = {**shape, "repeats": wanted.latency.repeats, "threads": torch.get_num_threads()}
+                record.add("evaluated", "latency", 1e3 * seconds, "ms", protocol)
+    return record

@@ -1,0 +1,78 @@
+"""The model card of a checkpoint, from the record of its run."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from policyprune.results.record import Record
+from policyprune.results.tables import summary
+
+FILE = "README.md"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+PIPELINES = {"CausalLM": "text-generation", "SequenceClassification": "text-classification"}
+
+
+def write_card(record: Record, checkpoint: Path, source: str) -> None:
+    """Write README.md into a checkpoint, atomically; `source` is where the dense model came from."""
+    stated = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    scratch = checkpoint / f".{FILE}.tmp"
+    scratch.write_text(card(record, source, stated["architectures"][0], "auto_map" in stated), encoding="utf-8")
+    scratch.replace(checkpoint / FILE)
+
+
+def card(record: Record, source: str, architecture: str, remote_code: bool) -> str:
+    """Front matter, method, budget, numbers and command."""
+    config = record.config
+    head = architecture.rpartition("For")[2]
+    front: dict[str, Any] = {"library_name": "transformers"}
+    if HUB_ID.fullmatch(source) and not Path(source).exists():
+        front["base_model"] = source
+        front["base_model_relation"] = "finetune"
+    front["pipeline_tag"] = PIPELINES.get(head, "question-answering")
+    front["tags"] = ["policyprune", "pruning", "structured-pruning", config["optimizer"]["name"]]
+    budget, tuning = config["budget"], config["tuning"]["name"]
+    tuned = "" if tuning == "none" else f", then scales for the kept units (`{tuning}`)"
+    units = " and ".join(config["granularity"]["units"])
+    searched = f", {record.search['forwards']:,} forward passes" if record.search.get("forwards") else ""
+    name = config["model"]["name"]
+    trust = ", trust_remote_code=True" if remote_code else ""
+    code = "The layers differ in width, so the checkpoint brings a short modelling file.\n" if remote_code else ""
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False).strip()}
+---
+
+# {name}, pruned to {budget["keep"]:.0%}
+
+Made from `{source}` by structured pruning with policyprune.
+
+- units: {units} (`{config["granularity"]["name"]}`)
+- budget: {budget["keep"]:g} of `{budget["name"]}`, {budget["scope"].replace("_", " ")}
+- method: `{config["optimizer"]["name"]}` from `{config["importance"]["name"]}`{searched}{tuned}
+- calibrated on `{config["task"]["name"]}`, seed {config["seed"]}
+
+```python
+from transformers import AutoModelFor{head}, AutoTokenizer
+
+model = AutoModelFor{head}.from_pretrained("path/to/this"{trust})
+tokenizer = AutoTokenizer.from_pretrained("path/to/this")
+```
+
+{code}
+## Numbers
+
+{_numbers(record)}
+
+## Command
+
+```
+{shlex.join(["policyprune", *record.command[1:]])}
+```
+"""
+
+
+def _numbers(record: Record) -> str:
+    return summary(record, "github") if record.results else "Nothing was measured."
