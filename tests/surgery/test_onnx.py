@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from encoders import encoder_tokenizer, make_encoder
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
+from policyprune.models.examples import example
 from policyprune.pruning.space import space_of
 from policyprune.surgery import onnx
 from policyprune.surgery.onnx import feed, session, write_onnx
@@ -78,6 +79,11 @@ def test_a_graph_that_disagrees_is_not_written(
     with pytest.raises(RuntimeError, match="something else than torch"):
         write_onnx(model, tiny_tokenizer, tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_onnx_runtime_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match="onnx cannot hold this model: Falcon's ALiBi"):
+        onnx.check_onnx(example("falcon, ALiBi"))
 
 
 def test_a_missing_package_is_named(tiny_llama: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.errors import UsageError
+from policyprune.models import onnx_runtime
 from policyprune.models.adapter import adapt
 from policyprune.surgery.checkpoint import auto_class, write_folder
 from policyprune.surgery.onnx_graph import Decoding, Encoding, graph_of
@@ -32,6 +33,9 @@ def check_onnx(model: PreTrainedModel) -> None:
         raise UsageError(f"format: onnx needs {', '.join(missing)}: pip install 'policyprune[onnx]'")
     if auto_class(model) not in HEADS:
         raise UsageError(f"format: onnx takes {', '.join(HEADS)}, this is {type(model).__name__}")
+    reason = onnx_runtime.obstacle(model)
+    if reason is not None:
+        raise UsageError(f"format: onnx cannot hold this model: {reason}")
 
 
 @torch.no_grad()
