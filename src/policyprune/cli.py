@@ -117,8 +117,8 @@ def main() -> None:
         status = verb(arguments)
     except UsageError as error:
         _refuse(str(error))
-    except KeyboardInterrupt:
-        status = 130
+    except KeyboardInterrupt as error:
+        status = getattr(error, "exit_code", 130)
     sys.stdout.flush()
     sys.exit(status)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -9,11 +10,12 @@ from torch import Tensor
 
 
 class Curve:
-    """Appends steps to `curve.jsonl`. Tensors stay on their device until `every` steps are there, so that the search
-    does not wait for them one by one."""
+    """Appends steps to `curve.jsonl`, after the first `keep` bytes of what is there. Tensors stay on their device until
+    `every` steps are there, so that the search does not wait for them one by one."""
 
-    def __init__(self, path: Path, every: int) -> None:
-        self._file = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path, every: int, keep: int = 0) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(keep)
         self._every = every
         self._pending: list[dict[str, Tensor | float]] = []
 
@@ -26,9 +28,15 @@ class Curve:
         """Write what is held back."""
         plain = [{name: _number(value) for name, value in step.items()} for step in self._pending]
         self._pending.clear()
-        self._file.writelines(_line(step) + "\n" for step in plain)
-        self._file.flush()
+        text = "".join(_line(step) + "\n" for step in plain).encode()
+        while text:
+            text = text[self._file.write(text) :]
         return plain
+
+    def sync(self) -> int:
+        """Make sure that what was written outlives a power failure; the bytes that the file has now."""
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
 
     def __enter__(self) -> "Curve":
         return self
@@ -36,8 +44,23 @@ class Curve:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.flush()
-        self._file.close()
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+
+
+def read_curve(path: Path, size: int) -> list[dict[str, float]] | None:
+    """The steps in the first `size` bytes of a curve file, null as NaN; None where they are not all there."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(size)
+        rows = [json.loads(line) for line in text.splitlines()]
+    except (FileNotFoundError, ValueError):
+        return None
+    if len(text) < size or not all(isinstance(row, dict) for row in rows):
+        return None
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
 def _number(value: Tensor | float) -> float:

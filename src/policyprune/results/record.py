@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from policyprune.results.files import write_whole
+
 SCHEMA = 1
 FILE = "record.json"
 PACKAGES = ("policyprune", "torch", "transformers", "datasets", "hydra-core", "omegaconf", "tokenizers", "numpy")
@@ -30,7 +32,7 @@ class Row:
 
 @dataclass
 class Record:
-    """The whole record. `status` is running, finished or failed; `stages` has seconds and peak memory of each."""
+    """The whole record. `status` is running, finished, interrupted or failed; `stages` has seconds and peak memory of each."""
 
     config: dict[str, Any]
     config_hash: str
@@ -55,13 +57,8 @@ class Record:
 
     def write(self, folder: Path) -> None:
         """Write `record.json` atomically: a reader sees the old or the new one, never a part."""
-        scratch = folder / f".{FILE}.tmp"
         text = json.dumps(_plain(dataclasses.asdict(self)), indent=2, allow_nan=False)
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(folder / FILE)
+        write_whole(folder / FILE, f"{text}\n".encode())
 
 
 def read_record(folder: Path) -> Record | None:

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 
 from policyprune.config.schema import Config, Evaluating, Finetuning
 from policyprune.config.settle import fingerprint
-from policyprune.errors import UsageError
+from policyprune.errors import Interrupted, RunError, UsageError
+from policyprune.results.files import disk_trouble, write_whole
+from policyprune.results.interruption import interruptible
+from policyprune.results.lock import only_one
 from policyprune.results.record import Record, hardware, read_record
 
 log = logging.getLogger(__name__)
@@ -33,27 +35,48 @@ def finished_before(config: Config | Finetuning | Evaluating, folder: Path) -> R
 
 @contextmanager
 def recorded(config: Config | Finetuning | Evaluating, folder: Path, device: torch.device) -> Iterator[Record]:
-    """A record that is on disk as `running` while the block runs, and as `finished` or `failed` after it."""
+    """A record that is on disk as `running` while the block runs, and as `finished`, `interrupted` or `failed` after it.
+
+    UsageError when another process works in the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    plain: dict[str, Any] = asdict(config)
+    with only_one(folder), interruptible():
+        record = _begun(config, device)
+        try:
+            write_whole(folder / "config.yaml", yaml.safe_dump(record.config, sort_keys=False).encode())
+            record.write(folder)
+            yield record
+            record.status = "finished"
+            record.write(folder)
+        except BaseException as error:
+            _end(record, folder, error)
+            raise
+
+
+def _begun(config: Config | Finetuning | Evaluating, device: torch.device) -> Record:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    record = Record(
-        config=plain,
+    return Record(
+        config=asdict(config),
         config_hash=fingerprint(config),
         hardware=hardware(name, torch.get_num_threads()),
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-    record.write(folder)
-    try:
-        yield record
-    except BaseException as error:
-        record.status = "failed"
-        record.error = " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _end(record: Record, folder: Path, error: BaseException) -> None:
+    """Say in the record and in the log why the run ended; a full disk must not hide the reason."""
+    disk = disk_trouble(error)
+    reason = disk or " ".join(str(error).split())
+    record.status = "interrupted" if isinstance(error, Interrupted) else "failed"
+    record.error = f"{type(error).__name__}: {reason}"
+    with suppress(OSError):
         record.write(folder)
-        if not isinstance(error, UsageError):
-            log.error("the run failed, %s keeps what it had", folder, exc_info=True)
-            error.logged = True  # type: ignore[attr-defined]
-        raise
-    record.status = "finished"
-    record.write(folder)
+    if isinstance(error, UsageError):
+        return
+    if isinstance(error, Interrupted):
+        log.warning("%s, the same command goes on from what was saved", reason)
+    elif disk or isinstance(error, RunError):
+        log.error("the run failed: %s; %s keeps what it had, the same command goes on from there", reason, folder)
+    else:
+        log.error("the run failed, %s keeps what it had", folder, exc_info=True)
+    error.logged = True  # type: ignore[attr-defined]
