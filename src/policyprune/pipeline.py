@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from policyprune.calibration import fit_scales, gather
 from policyprune.config.schema import Config
@@ -19,6 +20,7 @@ from policyprune.results.card import write_card
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.stages import measured
+from policyprune.results.state import StateFile, once
 from policyprune.results.tables import closing_words, summary
 from policyprune.search import search
 from policyprune.surgery import formats
@@ -72,10 +74,15 @@ def _run(config: Config, folder: Path) -> Record:
             record.protocol = task.protocol
         with measured("importance", record.stages):
             evidence = gather(config, model, adapter, space, task)
-            metric = METRICS[config.importance.name](evidence)
-            start = initial_probabilities(metric, space, budget, config.importance)
+
+            def score() -> dict[str, Tensor]:
+                metric = METRICS[config.importance.name](evidence)
+                return {"metric": metric, "start": initial_probabilities(metric, space, budget, config.importance)}
+
+            kept = once(StateFile(folder / "importance.state", {"config": record.config_hash}), score)
+            metric, start = kept["metric"], kept["start"]
         with measured("search", record.stages):
-            found = search(
+            found, told = search(
                 config,
                 model,
                 adapter,
@@ -88,7 +95,7 @@ def _run(config: Config, folder: Path) -> Record:
                 folder,
                 tracker,
             )
-            record.search = {"forwards": found.forwards, "units": space.n, "kept": int(found.mask.sum())}
+            record.search = {"forwards": found.forwards, "units": space.n, "kept": int(found.mask.sum()), **told}
             record.keep_rates = keep_rates(found.mask, space)
         smaller = {"pruned": shrink(model, adapter, space, found.mask)}
         scales = None

@@ -1,23 +1,34 @@
-"""Run an optimizer against the masked model, with a progress bar, a curve file and the tracker."""
+"""Run an optimizer against the masked model, with a progress bar, a curve file, the tracker and a state to go on from."""
 
+import logging
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Config
+from policyprune.config.settle import fingerprint
+from policyprune.errors import RunError, UsageError
 from policyprune.models.adapter import Adapter
 from policyprune.progress import bar
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.space import Space
-from policyprune.results.curve import Curve
+from policyprune.results.curve import Curve, read_curve
+from policyprune.results.interruption import INTERRUPTION
+from policyprune.results.saving import Saving
+from policyprune.results.state import StateFile
 from policyprune.surgery.shrink import cut, twin
 from policyprune.tasks import Task
 from policyprune.tracking import Tracker
+
+log = logging.getLogger(__name__)
 
 HELD_ON_GPU = 10  # steps between two looks at numbers that live on a GPU
 
@@ -35,8 +46,12 @@ def search(
     gradients: Callable[[], Tensor] | None,
     folder: Path,
     tracker: Tracker,
-) -> Found:
-    """Search for a mask: metric and start (n,). Writes `curve.jsonl` into `folder` as it goes."""
+) -> tuple[Found, dict[str, Any]]:
+    """Search for a mask: metric and start (n,). Also what the record says of the search beside its result.
+
+    Writes `curve.jsonl` and `search.state` into `folder` as it goes; goes on where an earlier process ended. RunError
+    when too many losses are NaN or infinite.
+    """
     masking = Masking(adapter, space)
     device = model.device
 
@@ -56,14 +71,60 @@ def search(
     problem = Problem(
         evaluate, space, budget, metric.to(device), start.to(device), task.lengths, config.seed, gradients
     )
+    path = folder / "curve.jsonl"
+    file = StateFile(folder / "search.state", {"config": fingerprint(config)})
+    before = file.read(lambda content: read_curve(path, content["curve"]) is not None)
+    began, skipped = time.perf_counter(), 0
+    resumed: list[int] = []  # steps after which a later process went on
+    if before is not None:
+        if before["device"] != device.type:
+            raise UsageError(
+                f"model.device: {device.type!r} cannot go on with a search that began on {before['device']!r}, "
+                f"use that or remove {file.path}"
+            )
+        began -= before["seconds"]
+        resumed = [*before["resumed"], before["steps"]]
+        log.info("the search goes on after step %d", before["steps"])
     every = HELD_ON_GPU if device.type == "cuda" else 1
     steps = getattr(config.optimizer, "steps", getattr(config.optimizer, "iterations", 0))
-    with masking.on(model), Curve(folder / "curve.jsonl", every) as curve, bar(steps, "search", "step") as progress:
+    kept = before["curve"] if before is not None else 0
+    with masking.on(model), Curve(path, every, kept) as curve, bar(steps, "search", "step") as progress:
 
-        def report(step: dict[str, Tensor | float]) -> None:
-            for values in curve.add(step):
+        def tell(rows: list[dict[str, float]]) -> None:
+            nonlocal skipped
+            for values in rows:
                 progress.set_postfix(loss=f"{values['loss']:.3f}", keep=f"{values['keep']:.3f}", refresh=False)
                 tracker.log(values, step=int(values["step"]))
+                skipped += int(values.get("skipped", 0))
+            if skipped > config.safety.max_skipped:
+                raise RunError(
+                    f"{skipped} masks had a loss that is NaN or infinite, more than safety.max_skipped="
+                    f"{config.safety.max_skipped}"
+                )
+
+        def report(step: dict[str, Tensor | float]) -> None:
+            tell(curve.add(step))
             progress.update()
 
-        return OPTIMIZERS[config.optimizer.name](problem, config.optimizer, report)
+        def around() -> dict[str, Any]:
+            tell(curve.flush())
+            seconds = time.perf_counter() - began
+            return {
+                "curve": curve.sync(),
+                "steps": int(progress.n),
+                "seconds": seconds,
+                "resumed": resumed,
+                "device": device.type,
+            }
+
+        earlier = read_curve(path, kept) or []
+        progress.n = progress.initial = len(earlier)
+        tell(earlier)
+        if before is not None and before["found"] is not None:
+            found = Found(**before["found"])
+        else:
+            saving = Saving(file, config.safety, before, around)
+            with INTERRUPTION.put_off() if steps else nullcontext():
+                found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, report, saving)
+                saving.end(vars(found))
+    return found, {"skipped": skipped, "resumed": resumed, "seconds": round(time.perf_counter() - began, 3)}

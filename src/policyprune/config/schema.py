@@ -43,6 +43,7 @@ __all__ = [
     "Optimizer",
     "PolicyGradient",
     "QuestionAnswering",
+    "Safety",
     "Task",
     "Tracker",
     "Training",
@@ -155,6 +156,15 @@ class Wandb(Tracker):
 
 
 @dataclass
+class Safety:
+    """What keeps the work of a search; none of it changes what is found."""
+
+    save_seconds: float | None = number(at_least=0)  # between two saves of the search's state; null: not by time
+    save_steps: int | None = number(at_least=1)  # the same in steps; null: not by steps
+    max_skipped: int = number(at_least=0)  # masks whose loss is NaN or infinite; more of them end the run
+
+
+@dataclass
 class Config:
     """One run: model x task x granularity x budget x optimizer, and what they lean on."""
 
@@ -168,6 +178,7 @@ class Config:
     evaluation: Evaluation = MISSING
     export: Export = MISSING
     tracker: Tracker = MISSING
+    safety: Safety = field(default_factory=Safety)
     seed: int = number(at_least=0)
     force: bool = MISSING  # run again although a finished record of the same config is there
 

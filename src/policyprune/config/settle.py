@@ -12,7 +12,7 @@ from policyprune.config.fields import check
 from policyprune.config.schema import Applying, Config, Evaluating, Exporting, Finetuning
 from policyprune.errors import UsageError
 
-UNFINGERPRINTED = ("force", "tracker", "hydra")
+UNFINGERPRINTED = ("force", "tracker", "safety", "hydra")
 
 
 def settle(composed: DictConfig) -> Any:

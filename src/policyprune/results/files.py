@@ -8,10 +8,10 @@ from pathlib import Path
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, keep: Path | None = None) -> None:
     """Write atomically: a reader sees the old or the new content, never a part, also after a power failure.
 
-    OSError naming the file where the disk refuses; what was there before stays.
+    What was there before is kept as `keep`. OSError naming the file where the disk refuses; nothing is changed then.
     """
     scratch = path.with_name(f".{path.name}.tmp")
     try:
@@ -19,6 +19,8 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         scratch.replace(path)
     except OSError as error:
         scratch.unlink(missing_ok=True)

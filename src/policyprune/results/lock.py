@@ -28,7 +28,9 @@ def only_one(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise UsageError(f"hydra.run.dir: {str(folder)!r} is in use by another process, wait or name another folder") from None
+            raise UsageError(
+                f"hydra.run.dir: {str(folder)!r} is in use by another process, wait or name another folder"
+            ) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise

@@ -16,6 +16,7 @@ from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.results.files import disk_trouble, write_whole
 from policyprune.results.interruption import interruptible
 from policyprune.results.lock import only_one
+from policyprune.results.state import forget
 from policyprune.results.record import Record, hardware, read_record
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ def recorded(config: Config | Finetuning | Evaluating, folder: Path, device: tor
     """
     folder.mkdir(parents=True, exist_ok=True)
     with only_one(folder), interruptible():
+        earlier = read_record(folder)
+        if earlier is not None and earlier.status == "finished":
+            forget(folder)
         record = _begun(config, device)
         try:
             write_whole(folder / "config.yaml", yaml.safe_dump(record.config, sort_keys=False).encode())
@@ -48,6 +52,7 @@ def recorded(config: Config | Finetuning | Evaluating, folder: Path, device: tor
             yield record
             record.status = "finished"
             record.write(folder)
+            forget(folder)
         except BaseException as error:
             _end(record, folder, error)
             raise

@@ -36,15 +36,7 @@ class StateFile:
         torch.save(content, buffer)
         payload = buffer.getvalue()
         header = {"format": FORMAT, "made_for": self.made_for, "sha256": hashlib.sha256(payload).hexdigest()}
-        whole = json.dumps(header).encode() + b"\n" + payload
-        if self.path.exists():
-            self.path.replace(self._older)
-        try:
-            write_whole(self.path, whole)
-        except OSError:
-            if self._older.exists():
-                self._older.replace(self.path)
-            raise
+        write_whole(self.path, json.dumps(header).encode() + b"\n" + payload, keep=self._older)
 
     def read(self, usable: Callable[[Content], bool] = lambda content: True) -> Content | None:
         """The newest state that is whole, of this run and `usable`, its tensors on the CPU; None where there is none.
@@ -63,11 +55,6 @@ class StateFile:
             log.warning("%s %s and is not used", path.name, reason)
             path.unlink()
         return None
-
-    def discard(self) -> None:
-        """Remove the state and the one before it."""
-        self.path.unlink(missing_ok=True)
-        self._older.unlink(missing_ok=True)
 
     def _parsed(self, whole: bytes) -> Content | str:
         """The content, or what is wrong with it."""
@@ -95,3 +82,10 @@ def once(file: StateFile, compute: Callable[[], Content]) -> Content:
         content = compute()
         file.write(content)
     return content
+
+
+def forget(folder: Path) -> None:
+    """Remove all states of a run that is finished, and what was cut off while it was written."""
+    for pattern in ("*.state", "*.state.old", ".*.state.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

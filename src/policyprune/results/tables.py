@@ -35,9 +35,11 @@ def summary(record: Record, style: str = "simple") -> str:
     body = [[name, *(_cell(cells.get(column)) for column in columns)] for name, cells in lines.items()]
     for stage in record.stages:
         if stage["name"] in ("search", "tuning"):
-            seconds = f"{stage['seconds']:,.2f}"
-            owner = found if stage["name"] == "search" else f"{found}, tuned"
-            body.append([f"{stage['name']} time, s", *(seconds if column == owner else "" for column in columns)])
+            searching = stage["name"] == "search"
+            seconds = record.search.get("seconds", stage["seconds"]) if searching else stage["seconds"]
+            cell = f"{seconds:,.2f}"  # of the search with what processes before this one spent
+            owner = found if searching else f"{found}, tuned"
+            body.append([f"{stage['name']} time, s", *(cell if column == owner else "" for column in columns)])
     return tabulate(
         body, tablefmt=style, headers=["", *columns], stralign="right", colalign=("left",), disable_numparse=True
     )

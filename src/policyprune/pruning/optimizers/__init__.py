@@ -1,12 +1,17 @@
 """Optimizers by the name in their config."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from policyprune.pruning.optimizers import kwon, one_shot, policy_gradient, ppo
-from policyprune.pruning.optimizers.problem import Found, Problem, Report
+from policyprune.pruning.optimizers.problem import FORGETFUL, Found, NoState, Problem, Report, State
 
-Search = Callable[[Problem, Any, Report], Found]
+
+class Search(Protocol):
+    """An optimizer: one that goes step by step saves its state after each, the others have none."""
+
+    def __call__(self, problem: Problem, config: Any, report: Report, state: State = FORGETFUL) -> Found:
+        """The mask that it found."""
+
 
 OPTIMIZERS: dict[str, Search] = {
     "one_shot": one_shot.search,
@@ -15,4 +20,4 @@ OPTIMIZERS: dict[str, Search] = {
     "ppo": ppo.search,
 }
 
-__all__ = ["OPTIMIZERS", "Found", "Problem", "Search"]
+__all__ = ["OPTIMIZERS", "Found", "NoState", "Problem", "Search", "State"]

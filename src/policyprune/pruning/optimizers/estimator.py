@@ -26,7 +26,7 @@ def gradient(masks: Tensor, advantages: Tensor, s: Tensor, score: str, divisor: 
 
 @dataclass
 class Baseline:
-    """Turns losses into advantages; keeps the moving average.
+    """Turns losses into advantages; keeps the moving average, NaN before its first step.
 
     `losses` is (K, M): K masks for each of M sequences, or (K, 1) when one mask serves the whole batch. `dense` (M,)
     are the dense model's losses of the same sequences, used by `residual` alone.
@@ -36,26 +36,38 @@ class Baseline:
     average: Tensor | None = None
 
     def advantages(self, losses: Tensor, dense: Tensor | None) -> Tensor:
-        """Advantages (K, M), whose expectation times the score is the gradient (up to the window's first step)."""
-        kind = self.config.baseline
-        if kind == "none":
-            return losses
-        if kind == "leave_one_out":
-            return _minus_the_others(losses)
-        if kind == "residual":
-            assert dense is not None
-            return _minus_the_others((losses - dense).reshape(-1)).view_as(losses)
-        return self._minus_moving_average(losses)
+        """Advantages (K, M), whose expectation times the score is the gradient (up to the window's first step).
 
-    def _minus_moving_average(self, losses: Tensor) -> Tensor:
+        A loss that is NaN or infinite has the advantage 0, and no part in the baseline of the others.
+        """
+        kind = self.config.baseline
+        values = losses if dense is None else losses - dense
+        valid = values.isfinite()
+        if kind == "none":
+            found = losses
+        elif kind == "leave_one_out":
+            found = _minus_the_others(_filled(losses, valid))
+        elif kind == "residual":
+            assert dense is not None
+            found = _minus_the_others(_filled(values.reshape(-1), valid.reshape(-1))).view_as(losses)
+        else:
+            found = self._minus_moving_average(_filled(losses.reshape(-1), valid.reshape(-1)).view_as(losses), valid)
+        return torch.where(valid, found, 0)
+
+    def _minus_moving_average(self, losses: Tensor, valid: Tensor) -> Tensor:
         """delta <- (1 - 1/T) delta + (1/T) mean; the first step only sets it, its advantages are zero in the mean."""
         mean, share = losses.mean(), 1 / self.config.window
-        if self.average is None:
-            self.average = mean
-            return losses - mean
-        before = self.average
-        self.average = (1 - share) * before + share * mean
-        return losses - (self.average if self.config.window_update == "before_use" else before)
+        before = torch.full_like(mean, torch.nan) if self.average is None else self.average
+        new = torch.where(before.isnan(), mean, (1 - share) * before + share * mean)
+        self.average = torch.where(valid.any(), new, before)
+        used = self.average if self.config.window_update == "before_use" else before
+        return losses - torch.where(before.isnan(), mean, used)
+
+
+def _filled(losses: Tensor, valid: Tensor) -> Tensor:
+    """Losses with the mean of the valid ones along the first axis in the place of the others; 0 where none is valid."""
+    mean = torch.where(valid, losses, 0).sum(0) / valid.sum(0).clamp(min=1)
+    return torch.where(valid, losses, mean)
 
 
 def _minus_the_others(losses: Tensor) -> Tensor:

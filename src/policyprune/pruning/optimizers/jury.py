@@ -1,5 +1,7 @@
 """Losses of masks on calibration examples, and which mask is better."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -40,13 +42,17 @@ class Jury:
         return torch.cat(found).double().cpu()
 
     def loss(self, mask: Tensor, rows: list[Tensor]) -> float:
-        """Mean loss under a mask (n,)."""
-        return float(self.losses(mask, rows).mean())
+        """Mean loss under a mask (n,); infinite where that of any example is NaN or infinite."""
+        losses = self.losses(mask, rows)
+        return float(losses.mean()) if bool(losses.isfinite().all()) else math.inf
 
     def better(self, challenger: Tensor, incumbent: Tensor) -> bool:
         """Whether the challenger has the lower loss on fresh training examples, the same for both."""
         rows = self.draw(times=4)
-        return bool((self.losses(challenger, rows) - self.losses(incumbent, rows)).mean() < 0)
+        new, old = self.losses(challenger, rows), self.losses(incumbent, rows)
+        if not bool(old.isfinite().all()):
+            return bool(new.isfinite().all())
+        return bool((new - old).mean() < 0)
 
     def best(self, masks: list[Tensor]) -> tuple[Tensor, float]:
         """The mask with the lowest loss on all held-out examples (the first of equals), and that loss."""

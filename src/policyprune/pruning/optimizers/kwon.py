@@ -5,12 +5,12 @@ from torch import Tensor
 
 from policyprune.config.schema import Kwon
 from policyprune.pruning.budget import Budget
-from policyprune.pruning.optimizers.problem import Found, Problem, Report
+from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 from policyprune.pruning.selection import select
 from policyprune.pruning.space import Space
 
 
-def search(problem: Problem, config: Kwon, report: Report) -> Found:
+def search(problem: Problem, config: Kwon, report: Report, state: State = FORGETFUL) -> Found:
     """The mask with the least Fisher loss under the budget; back-propagates once, searches without the model."""
     assert problem.gradients is not None
     gradients = problem.gradients()

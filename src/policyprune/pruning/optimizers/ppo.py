@@ -1,6 +1,7 @@
 """PPOM: the mask by proximal policy optimisation (Yao et al., CoNLL 2024; docs/ppom.md says what is ours)."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from policyprune.config.schema import PPO
 from policyprune.pruning.optimizers.actor_critic import ActorCritic
 from policyprune.pruning.optimizers.decisions import Decisions, make_decisions
 from policyprune.pruning.optimizers.jury import Jury
-from policyprune.pruning.optimizers.problem import Found, Problem, Report
+from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 from policyprune.pruning.optimizers.warm_starts import warm_starts
 
 CONFIDENCE = 1.5  # initial logit of a decision that the warm start keeps, minus that of one it drops
@@ -29,58 +30,102 @@ class Episodes:
     losses: list[Tensor] = field(default_factory=list)
 
 
-def search(problem: Problem, config: PPO, report: Report) -> Found:
+def search(problem: Problem, config: PPO, report: Report, state: State = FORGETFUL) -> Found:
     """Refine the best warm start; every mask that is tried meets the budget exactly.
 
     An episode starts from the incumbent mask and refines it `horizon` times; the reward of a step is how much it lowers
     the loss of a batch of calibration examples, by true forward passes. The mask returned has the lowest loss on all
-    the held-out calibration examples among the warm start and the search's best.
+    the held-out calibration examples among the warm start and the search's best. Masks whose loss is NaN or infinite
+    bring no reward and are never chosen.
     """
-    generator = torch.Generator().manual_seed(problem.seed)
-    budget = problem.budget.to(torch.device("cpu"))
-    jury = Jury(problem, config, generator)
-    starts = warm_starts(problem, budget)
-    incumbent, warm_loss = jury.best(starts)
-    finalists = [incumbent]
-    decisions = make_decisions(problem.metric, problem.space, budget, config.chunk)
-    start = CONFIDENCE * (decisions.share(incumbent) - 0.5) + 0.3 * decisions.standing
-    with torch.random.fork_rng(devices=[]):  # the networks start from the seed, whatever was drawn before
-        torch.manual_seed(problem.seed)
-        agent = ActorCritic(decisions, start, config.horizon)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=config.learning_rate)
-    for iteration in range(config.iterations):
+    saved = state.load()
+    refinement = Refinement(problem, config, saved)
+    while refinement.iterations < config.iterations:
+        report(refinement.iterate())
+        state.save(refinement.state_dict)
+    return refinement.found()
+
+
+class Refinement:
+    """The incumbent mask, the agent that refines it, and all else that changes from iteration to iteration."""
+
+    def __init__(self, problem: Problem, config: PPO, saved: dict[str, Any] | None) -> None:
+        self._config = config
+        self._generator = torch.Generator().manual_seed(problem.seed)
+        budget = problem.budget.to(torch.device("cpu"))
+        self._jury = Jury(problem, config, self._generator)
+        self._decisions = make_decisions(problem.metric, problem.space, budget, config.chunk)
+        if saved is None:
+            self._incumbent, self._warm_loss = self._jury.best(warm_starts(problem, budget))
+        else:
+            self._incumbent, self._warm_loss = saved["incumbent"], saved["warm_loss"]
+        self._finalists = [self._incumbent]
+        start = CONFIDENCE * (self._decisions.share(self._incumbent) - 0.5) + 0.3 * self._decisions.standing
+        with torch.random.fork_rng(devices=[]):  # the networks start from the seed, whatever was drawn before
+            torch.manual_seed(problem.seed)
+            self._agent = ActorCritic(self._decisions, start, config.horizon)
+        self._optimizer = torch.optim.Adam(self._agent.parameters(), lr=config.learning_rate)
+        self.iterations = 0
+        if saved is not None:
+            self._finalists, self.iterations = saved["finalists"], saved["iterations"]
+            self._jury.forwards = saved["forwards"]
+            self._agent.load_state_dict(saved["agent"])
+            self._optimizer.load_state_dict(saved["optimizer"])
+            self._generator.set_state(saved["generator"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the iterations to come depend on."""
+        return {
+            "incumbent": self._incumbent,
+            "warm_loss": self._warm_loss,
+            "finalists": self._finalists,
+            "iterations": self.iterations,
+            "forwards": self._jury.forwards,
+            "agent": self._agent.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def iterate(self) -> dict[str, Tensor | float]:
+        """Play episodes, learn from them, and take the best mask seen if it is better; what is told of it."""
+        config, jury = self._config, self._jury
         rows = jury.draw()
-        episodes, base = _play(agent, decisions, incumbent, rows, jury, config, generator)
+        episodes, base = _play(self._agent, self._decisions, self._incumbent, rows, jury, config, self._generator)
         advantages, returns = generalised_advantages(
             torch.stack(episodes.rewards), torch.stack(episodes.values), config.discount, config.gae_lambda
         )
-        entropy_bonus = config.entropy * (1 - iteration / config.iterations)
+        entropy_bonus = config.entropy * (1 - self.iterations / config.iterations)
         with torch.enable_grad():
-            update = _update(agent, optimizer, episodes, advantages, returns, entropy_bonus, config)
+            update = _update(self._agent, self._optimizer, episodes, advantages, returns, entropy_bonus, config)
         losses = torch.stack(episodes.losses)
+        valid = losses.isfinite()
         challenger = episodes.masks[int(losses.argmin())]
-        if float(losses.min()) < base and jury.better(challenger, incumbent):
-            incumbent = challenger
-            finalists.append(challenger)
-        report(
-            {
-                "step": iteration + 1,
-                "forwards": jury.forwards,
-                "loss": float(losses.mean()),
-                "best_loss": float(losses.min()),
-                "incumbent_loss": base,
-                "keep": float(incumbent.double().mean()),
-                "return": float(torch.stack(episodes.rewards).sum(0).mean()),
-                **update,
-            }
-        )
-    final_share = decisions.share(incumbent)[None]
-    with torch.no_grad():
-        probabilities = torch.sigmoid(agent.logits(final_share, torch.zeros(1)))[0]
-    mode = decisions.mask((probabilities > 0.5).float(), probabilities)
-    best, loss = jury.best([finalists[0], mode, *finalists[-config.candidates :]])
-    assert loss <= warm_loss
-    return Found(best, probabilities[decisions.of].clone(), jury.forwards)
+        if float(losses.min()) < base and jury.better(challenger, self._incumbent):
+            self._incumbent = challenger
+            self._finalists.append(challenger)
+        self.iterations += 1
+        return {
+            "step": self.iterations,
+            "forwards": jury.forwards,
+            "loss": float(losses[valid].mean()),
+            "best_loss": float(losses.min()),
+            "skipped": int((~valid).sum()),
+            "incumbent_loss": base,
+            "keep": float(self._incumbent.double().mean()),
+            "return": float(torch.stack(episodes.rewards).sum(0).mean()),
+            **update,
+        }
+
+    def found(self) -> Found:
+        """The best of the finalists on all held-out examples."""
+        decisions = self._decisions
+        final_share = decisions.share(self._incumbent)[None]
+        with torch.no_grad():
+            probabilities = torch.sigmoid(self._agent.logits(final_share, torch.zeros(1)))[0]
+        mode = decisions.mask((probabilities > 0.5).float(), probabilities)
+        best, loss = self._jury.best([self._finalists[0], mode, *self._finalists[-self._config.candidates :]])
+        assert loss <= self._warm_loss
+        return Found(best, probabilities[decisions.of].clone(), self._jury.forwards)
 
 
 def _play(
@@ -111,10 +156,11 @@ def _play(
         episodes.actions.append(actions)
         episodes.logits.append(logits)
         episodes.values.append(values)
-        episodes.rewards.append(before - losses)
+        gain = before - losses
+        episodes.rewards.append(torch.where(gain.isfinite(), gain, 0))
         episodes.losses.append(losses)
         episodes.masks += masks
-        before = losses
+        before = torch.where(losses.isfinite(), losses, before)
     return episodes, base
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -10,6 +11,33 @@ from policyprune.pruning.space import Space
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
 Report = Callable[[dict[str, Tensor | float]], None]
+
+
+class State(Protocol):
+    """Where a search keeps what it needs to go on after an interruption, and finds it again."""
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last, its tensors on the CPU; None at the beginning."""
+
+    def save(self, make: Callable[[], dict[str, Any]]) -> None:
+        """Called after every step, when it was reported: calls `make` where it is time to save.
+
+        `make()` gives tensors, numbers, strings and None, in dicts and lists. May raise when the run is to end.
+        """
+
+
+class NoState:
+    """Remembers nothing."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Nothing."""
+        return None
+
+    def save(self, make: Callable[[], dict[str, Any]]) -> None:
+        """Nothing."""
+
+
+FORGETFUL = NoState()
 
 
 @dataclass(frozen=True)
