@@ -11,7 +11,7 @@ class RunError(RuntimeError):
     """What ended a run and is no mistake in a value. Shown as one line, exit code 1."""
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818 - no error: somebody asked for it
+class Interrupted(KeyboardInterrupt):
     """A signal asked the run to end; exit code 128 + its number."""
 
     def __init__(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Run an optimizer against the masked model, with a progress bar, a curve file, the tracker and a state to go on from."""
+"""Run an optimizer on the masked model, with progress bar, curve file, tracker and a state to go on from."""
 
 import logging
 import time

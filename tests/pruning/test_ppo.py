@@ -426,7 +426,7 @@ def test_masks_are_evaluated_alike_on_smaller_models(
     batches = [torch.tensor([0, 3, 2]), torch.tensor([5])]
     found: list[Tensor] = []
 
-    def evaluating(problem: Problem, config: Any, report: Any) -> Found:
+    def evaluating(problem: Problem, config: Any, report: Any, state: Any) -> Found:
         found.extend(problem.evaluate(mask.float()[None], rows) for mask in masks for rows in batches)
         return Found(masks[0], masks[0].float(), 0)
 

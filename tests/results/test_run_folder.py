@@ -1,6 +1,9 @@
 """The life of a run's folder."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ import yaml
 from harness import settled
 from policyprune.config.schema import Config
 from policyprune.config.settle import fingerprint
-from policyprune.errors import UsageError
+from policyprune.errors import Interrupted, RunError, UsageError
+from policyprune.results.interruption import INTERRUPTION
 from policyprune.results.record import FILE
 from policyprune.results.run import finished_before, recorded
 
@@ -99,3 +103,72 @@ def test_another_config_in_the_same_folder_is_refused(config: Config, tmp_path: 
     with pytest.raises(UsageError, match=r"hydra\.run\.dir: .*name another folder"):
         finished_before(other, tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_an_interrupted_run_says_so_and_keeps_its_states(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted), recorded(config, tmp_path, CPU):
+        (tmp_path / "search.state").write_bytes(b"state")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    interrupted = on_disk(tmp_path)
+    assert (interrupted["status"], interrupted["error"]) == ("interrupted", "Interrupted: interrupted by SIGTERM")
+    assert (tmp_path / "search.state").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_put_off_waits_for_the_end_of_the_block_and_a_second_one_does_not(
+    config: Config, tmp_path: Path
+) -> None:
+    seen = []
+    with pytest.raises(Interrupted), recorded(config, tmp_path, CPU), INTERRUPTION.put_off():
+        os.kill(os.getpid(), signal.SIGTERM)
+        seen.append("after one")
+        os.kill(os.getpid(), signal.SIGINT)
+        seen.append("after two")
+    assert seen == ["after one"]
+    with pytest.raises(Interrupted) as ended, recorded(config, tmp_path, CPU), INTERRUPTION.put_off():
+        os.kill(os.getpid(), signal.SIGINT)
+        seen.append("waited")
+    assert seen[-1] == "waited"
+    assert ended.value.exit_code == 130
+
+
+def test_a_finished_run_needs_no_states_and_force_finds_none(config: Config, tmp_path: Path) -> None:
+    with recorded(config, tmp_path, CPU):
+        (tmp_path / "search.state").write_bytes(b"state")
+    assert not (tmp_path / "search.state").exists()
+    (tmp_path / "search.state").write_bytes(b"killed just before it was removed")
+    with recorded(config, tmp_path, CPU):
+        assert not (tmp_path / "search.state").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device", "curve.jsonl"),
+        RunError("101 masks had a loss that is NaN"),
+        RuntimeError("Error while serializing: I/O error: Os { code: 28, kind: StorageFull }"),
+    ],
+)
+def test_an_expected_end_is_one_line_in_the_log(
+    config: Config, tmp_path: Path, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(type(error)), recorded(config, tmp_path, CPU):
+        raise error
+    assert on_disk(tmp_path)["status"] == "failed"
+    (line,) = caplog.records
+    assert line.exc_info is None
+    assert ("101 masks" if isinstance(error, RunError) else "No space left on device") in line.message
+
+
+def test_a_disk_too_full_for_the_record_does_not_hide_the_reason(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device", str(folder))
+
+    with pytest.raises(OSError, match="the curve"), recorded(config, tmp_path, CPU) as record:
+        monkeypatch.setattr(record, "write", full)
+        raise OSError(28, "No space left on device", "the curve")
+    assert "the curve" in caplog.text
+    assert on_disk(tmp_path)["status"] == "running"

@@ -32,7 +32,7 @@ class Row:
 
 @dataclass
 class Record:
-    """The whole record. `status` is running, finished, interrupted or failed; `stages` has seconds and peak memory of each."""
+    """The whole record: `status` is running, finished, interrupted or failed, `stages` has seconds and peak memory."""
 
     config: dict[str, Any]
     config_hash: str

@@ -16,8 +16,8 @@ from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.results.files import disk_trouble, write_whole
 from policyprune.results.interruption import interruptible
 from policyprune.results.lock import only_one
-from policyprune.results.state import forget
 from policyprune.results.record import Record, hardware, read_record
+from policyprune.results.state import forget
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def finished_before(config: Config | Finetuning | Evaluating, folder: Path) -> R
 
 @contextmanager
 def recorded(config: Config | Finetuning | Evaluating, folder: Path, device: torch.device) -> Iterator[Record]:
-    """A record that is on disk as `running` while the block runs, and as `finished`, `interrupted` or `failed` after it.
+    """A record that is on disk as `running` while the block runs, then as `finished`, `interrupted` or `failed`.
 
     UsageError when another process works in the folder.
     """

@@ -1,16 +1,12 @@
 """When a search's state is saved: every so often, when a signal came, and when the search has ended."""
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from policyprune.config.schema import Safety
 from policyprune.results.interruption import INTERRUPTION
 from policyprune.results.state import Content, StateFile
-
-log = logging.getLogger(__name__)
 
 
 class Saving:

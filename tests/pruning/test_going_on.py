@@ -1,0 +1,198 @@
+"""Searches that are interrupted after any step, and losses that are no numbers, on losses of the mask alone."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from policyprune.config.schema import PPO
+from policyprune.pruning.budget import make_budget
+from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
+from policyprune.pruning.optimizers.estimator import Baseline
+from policyprune.pruning.space import space_of
+
+STEPS = 9
+COUNTS = [(2, 5), (3, 4)]
+LENGTHS = torch.tensor([5, 3, 8, 6, 2, 9, 7, 4, 5, 6, 3])
+BASELINES = ["none", "moving_average", "leave_one_out", "residual"]
+
+
+class Stopped(Exception):  # noqa: N818
+    """Stands for the end of a process."""
+
+
+class Memory:
+    """A state that saves every `every` steps, and ends the search after `stop` of them."""
+
+    def __init__(self, every: int = 1, stop: int | None = None, saved: bytes | None = None) -> None:
+        self.every, self.stop, self.saved, self.steps = every, stop, saved, 0
+
+    def load(self) -> dict[str, Any] | None:
+        if self.saved is None:
+            return None
+        content: dict[str, Any] = torch.load(io.BytesIO(self.saved), weights_only=True)
+        return content
+
+    def save(self, make: Callable[[], dict[str, Any]]) -> None:
+        self.steps += 1
+        if self.steps % self.every == 0:
+            buffer = io.BytesIO()
+            torch.save(make(), buffer)
+            self.saved = buffer.getvalue()
+        if self.steps == self.stop:
+            raise Stopped
+
+
+@pytest.fixture(scope="module")
+def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
+    adapter = synthetic_adapter(COUNTS)
+    space = space_of(adapter, ["attention", "ffn"])
+    budget = make_budget(budget_options("flops", 0.6), adapter, space)
+    chance = torch.Generator().manual_seed(4)
+    metric, taste = torch.rand(space.n, generator=chance), torch.rand(len(LENGTHS), space.n, generator=chance)
+
+    def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
+        return ((1 - masks) * (metric + taste[rows])).sum(-1).square() + rows
+
+    return Problem(evaluate, space, budget, metric, torch.full((space.n,), 0.6), LENGTHS, seed=2)
+
+
+def refining(**changes: Any) -> PPO:
+    config = PPO("ppo", STEPS, 3, 2, 32, 0.25, 2, 2, 0.2, 0.95, 1.0, 0.003, 0.02, 0.05, False, 3)
+    return replace(config, **changes)
+
+
+def compare_with_interrupted(problem: Problem, config: Any, at: list[int], every: int) -> None:
+    """Search once in one go, once interrupted after so many further steps each; expect bit-equality."""
+    search = OPTIMIZERS[config.name]
+    whole: list[dict[str, Any]] = []
+    expected = search(problem, config, whole.append)
+    rows: dict[int, dict[str, Any]] = {}
+    found, saved = None, None
+    for stop in [*at, None]:
+        memory = Memory(every, stop, saved)
+        torch.rand(5)  # another process has other global random numbers
+        try:
+            found = search(problem, config, lambda row: rows.update({int(row["step"]): row}), memory)
+        except Stopped:
+            saved = memory.saved
+    assert isinstance(found, Found)
+    assert torch.equal(found.mask, expected.mask)
+    assert torch.equal(found.probabilities, expected.probabilities)
+    assert found.forwards == expected.forwards
+    assert [rows[step + 1] for step in range(STEPS)] == whole
+
+
+CUTS = st.lists(st.integers(1, STEPS), min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@settings(max_examples=15)
+@given(
+    at=CUTS,
+    every=st.integers(1, 3),
+    mask_per=st.sampled_from(["sequence", "batch"]),
+    window_update=st.sampled_from(["after_use", "before_use"]),
+    progressive=st.booleans(),
+)
+def test_the_policy_gradient_goes_on_bit_for_bit(
+    problem: Problem, search_options: Any, baseline: str, at: list[int], every: int, **changes: Any
+) -> None:
+    config = search_options(steps=STEPS, batch_size=4, masks=3, baseline=baseline, learning_rate=0.05, **changes)
+    compare_with_interrupted(problem, config, at, every)
+
+
+@settings(max_examples=12)
+@given(at=CUTS, every=st.integers(1, 3))
+def test_ppo_goes_on_bit_for_bit(problem: Problem, at: list[int], every: int) -> None:
+    compare_with_interrupted(problem, refining(), at, every)
+
+
+# Losses that are no numbers
+
+BAD = st.sampled_from([float("nan"), float("inf"), -float("inf")])
+
+
+@given(baseline=st.sampled_from(BASELINES), bad=BAD, where=st.integers(0, 11), seed=st.integers(0, 99))
+def test_a_mask_without_a_loss_says_nothing(
+    search_options: Any, baseline: str, bad: float, where: int, seed: int
+) -> None:
+    losses = torch.rand(3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 1
+    dense = torch.rand(4, dtype=torch.float64) if baseline == "residual" else None
+    losses.view(-1)[where] = bad
+    average = torch.tensor(1.5, dtype=torch.float64)
+    got = Baseline(search_options(baseline=baseline), average)
+    advantages = got.advantages(losses, dense)
+    assert advantages.isfinite().all()
+    assert advantages.view(-1)[where] == 0
+    values = losses if dense is None else losses - dense
+    others = values.view(-1)[torch.arange(12) != where]
+    if baseline == "moving_average":
+        assert got.average is not None
+        assert float(got.average) == pytest.approx(0.8 * 1.5 + 0.2 * float(others.mean()))
+    if baseline == "residual":
+        assert float(advantages.sum()) == pytest.approx(0, abs=1e-9)
+        scale = 12 / 11
+        assert advantages.view(-1)[torch.arange(12) != where].tolist() == pytest.approx(
+            ((others - others.mean()) * scale).tolist()
+        )
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_a_step_without_any_loss_changes_nothing(problem: Problem, search_options: Any, baseline: str) -> None:
+    broken = replace(problem, evaluate=lambda masks, rows: torch.full((len(rows),), torch.nan))
+    rows: list[dict[str, Any]] = []
+    config = search_options(steps=3, batch_size=4, masks=2, baseline=baseline)
+    start = problem.start * 0.9  # inside the budget, so that the projection does not move it
+    found = OPTIMIZERS["policy_gradient"](replace(broken, start=start), config, rows.append)
+    torch.testing.assert_close(found.probabilities, start)
+    assert [int(row["skipped"]) for row in rows] == [8, 8, 8]
+
+
+def sometimes_nan(problem: Problem) -> Problem:
+    """Masks that drop the most important unit have no loss."""
+    unit = int(problem.metric.argmax())
+    return replace(
+        problem,
+        evaluate=lambda masks, rows: torch.where(masks[:, unit] > 0, problem.evaluate(masks, rows), torch.nan),
+    )
+
+
+@pytest.mark.parametrize("mask_per", ["sequence", "batch"])
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_the_search_goes_on_past_masks_without_a_loss(
+    problem: Problem, search_options: Any, baseline: str, mask_per: str
+) -> None:
+    config = search_options(steps=40, batch_size=4, masks=4, baseline=baseline, mask_per=mask_per)
+    if baseline in ("none", "moving_average"):
+        config = replace(config, learning_rate=1e-4)
+    rows: list[dict[str, Any]] = []
+    found = OPTIMIZERS["policy_gradient"](sometimes_nan(problem), config, rows.append)
+    assert found.probabilities.isfinite().all()
+    assert sum(int(row["skipped"]) for row in rows) > 0
+    assert all(
+        bool(torch.isfinite(row["loss"])) for row in rows if row["skipped"] < (16 if mask_per == "sequence" else 4)
+    )
+
+
+def test_ppo_never_chooses_a_mask_without_a_loss(problem: Problem) -> None:
+    unit = int(problem.metric.argmax())
+    rows: list[dict[str, Any]] = []
+    found = OPTIMIZERS["ppo"](sometimes_nan(problem), refining(entropy=0.5), rows.append)
+    assert found.mask[unit]
+    assert found.probabilities.isfinite().all()
+    assert sum(row["skipped"] for row in rows) > 0
+
+
+def test_ppo_survives_losses_that_are_never_numbers(problem: Problem) -> None:
+    broken = replace(problem, evaluate=lambda masks, rows: torch.full((len(rows),), torch.nan))
+    rows: list[dict[str, Any]] = []
+    found = OPTIMIZERS["ppo"](broken, refining(), rows.append)
+    assert bool((problem.budget.spent(found.mask) <= problem.budget.pool_limit).all())
+    assert [row["skipped"] for row in rows] == [6] * STEPS
