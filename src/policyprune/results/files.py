@@ -24,6 +24,8 @@ def write_whole(path: Path, content: bytes, keep: Path | None = None) -> None:
         scratch.replace(path)
     except OSError as error:
         scratch.unlink(missing_ok=True)
+        if error.errno is None or error.filename is not None:
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
@@ -33,7 +35,7 @@ def disk_trouble(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in DISK:
             return " ".join(str(error if isinstance(error, OSError) else cause).split())
-        told = re.search(r"Os \{ code: (\d+)", str(cause))  # of safetensors, which is written in Rust
+        told = re.search(r"\(os error (\d+)\)", str(cause))  # of safetensors, which is written in Rust
         if told and int(told.group(1)) in DISK:
             return f"[Errno {told.group(1)}] {os.strerror(int(told.group(1)))}"
         cause = cause.__cause__ or cause.__context__

@@ -84,4 +84,4 @@ def _end(record: Record, folder: Path, error: BaseException) -> None:
         log.error("the run failed: %s; %s keeps what it had, the same command goes on from there", reason, folder)
     else:
         log.error("the run failed, %s keeps what it had", folder, exc_info=True)
-    error.logged = True  # type: ignore[attr-defined]
+        error.logged = True  # type: ignore[attr-defined]
