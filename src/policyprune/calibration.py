@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.config.schema import Classification, Config, LeastSquares
+from policyprune.config.schema import Calibrated, Classification, Config
 from policyprune.models.adapter import Adapter
+from policyprune.pruning.edits import Edits
 from policyprune.pruning.importance import Evidence
 from policyprune.pruning.space import Space
-from policyprune.pruning.tuning import SOLVERS, tune
+from policyprune.pruning.tuning import TUNINGS
 from policyprune.tasks import Task, by_length
 
 BATCH = 32
@@ -31,13 +32,13 @@ def gather(config: Config, model: PreTrainedModel, adapter: Adapter, space: Spac
     )
 
 
-def fit_scales(
+def fit_edits(
     config: Config, model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, task: Task
-) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Scales (n,) by the tuning that the config asks for, and a report of each block."""
-    assert isinstance(config.tuning, LeastSquares)
+) -> tuple[Edits, list[dict[str, Any]]]:
+    """What the tuning that the config asks for changes in the kept units, and a report of each block."""
+    assert isinstance(config.tuning, Calibrated)
     rows = by_length(task.lengths[: config.tuning.sequences], BATCH)
     batches = [{name: tensor.to(model.device) for name, tensor in task.inputs(own).items()} for own in rows]
     first_token = isinstance(config.task, Classification) and not hasattr(model, "score")  # a decoder's reads the last
     with torch.no_grad():
-        return tune(model, adapter, space, mask, batches, config.tuning, SOLVERS[config.tuning.name], first_token)
+        return TUNINGS[config.tuning.name](model, adapter, space, mask, batches, config.tuning, first_token)

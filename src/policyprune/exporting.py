@@ -16,7 +16,7 @@ from policyprune.results.card import write_card
 from policyprune.results.record import read_record
 from policyprune.surgery import formats
 from policyprune.surgery.checkpoint import auto_class
-from policyprune.surgery.plan import FILE, Plan, check_base, lay, read_plan
+from policyprune.surgery.plan import EDITS, FILE, Plan, check_base, lay, read_plan
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -93,10 +93,16 @@ def _target(config: Exporting, settings: formats.Settings) -> Path:
 def _copy_plan(config: Exporting, path: Path) -> Path:
     assert config.run is not None
     source = Path(config.run) / FILE
-    read_plan(source)
+    edits = read_plan(source).edits
     if path != source:
         _check_free(path, file=True)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if edits is not None and (edits.weights or edits.biases) and path.parent.resolve() != source.parent.resolve():
+            if (path.parent / EDITS).exists():
+                raise UsageError(
+                    f"output: {str(path)!r} needs its {EDITS} beside it, where there is one; name another folder"
+                )
+            shutil.copyfile(source.with_name(EDITS), path.parent / EDITS)
         shutil.copyfile(source, path)
     print(path)
     return path

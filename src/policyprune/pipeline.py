@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from policyprune.calibration import fit_scales, gather
+from policyprune.calibration import fit_edits, gather
 from policyprune.config.schema import Config
 from policyprune.evaluation.comparison import compare
 from policyprune.models.adapter import adapt
@@ -98,14 +98,14 @@ def _run(config: Config, folder: Path) -> Record:
             record.search = {"forwards": found.forwards, "units": space.n, "kept": int(found.mask.sum()), **told}
             record.keep_rates = keep_rates(found.mask, space)
         smaller = {"pruned": shrink(model, adapter, space, found.mask)}
-        scales = None
+        edits = None
         if config.tuning.name != "none":
             with measured("tuning", record.stages):
-                scales, record.tuning = fit_scales(config, model, adapter, space, found.mask, task)
-                smaller["tuned"] = shrink(model, adapter, space, found.mask, scales)
+                edits, record.tuning = fit_edits(config, model, adapter, space, found.mask, task)
+                smaller["tuned"] = shrink(model, adapter, space, found.mask, edits)
         with measured("export", record.stages):
-            save_mask(folder / "mask.safetensors", found.mask, space, found.probabilities, scales)
-            write_plan(folder / FILE, base, space, found.mask, scales)
+            save_mask(folder / "mask.safetensors", found.mask, space, found.probabilities, edits)
+            write_plan(folder / FILE, base, space, found.mask, edits)
             settings = export_settings(config)
             final = smaller.get("tuned", smaller["pruned"])
             for form in config.export.formats:

@@ -69,7 +69,15 @@ def search(
         return task.loss(last[1], rows)
 
     problem = Problem(
-        evaluate, space, budget, metric.to(device), start.to(device), task.lengths, config.seed, gradients
+        evaluate,
+        space,
+        budget,
+        metric.to(device),
+        start.to(device),
+        task.lengths,
+        config.seed,
+        gradients,
+        config.importance.per_cost,
     )
     path = folder / "curve.jsonl"
     file = StateFile(folder / "search.state", {"config": fingerprint(config)})

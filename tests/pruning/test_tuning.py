@@ -11,7 +11,7 @@ from transformers import LlamaForSequenceClassification
 
 from encoders import make_encoder
 from harness import settled
-from policyprune.calibration import fit_scales
+from policyprune.calibration import fit_edits
 from policyprune.config.schema import LeastSquares
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.masking import Masking
@@ -221,7 +221,7 @@ def test_a_classifier_is_tuned_on_the_token_that_it_reads(family: str, tiny_llam
     config = settled("task=glue/sst2", "budget=flops", "optimizer=kwon", "tuning=cg2", "tuning.damp=0.01")
     space, task = space_of(adapter, ["attention", "ffn"]), Batch(batches_of()[0])
     mask = some_mask(space)
-    found = space.views(fit_scales(config, model, adapter, space, mask, task)[0])  # type: ignore[arg-type]
+    found = space.views(fit_edits(config, model, adapter, space, mask, task)[0].scales)  # type: ignore[arg-type]
     own = [task.inputs(task.lengths.argsort(stable=True))]
     first = tune(model, adapter, space, mask, own, config.tuning, SOLVERS["cg2"], first_token=True)[0]  # type: ignore[arg-type]
     expected = space.views(first)

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from policyprune.models.adapter import adapt
+from policyprune.pruning.edits import Edits
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.space import space_of
 from policyprune.surgery.checkpoint import auto_class, save_checkpoint
@@ -101,5 +102,5 @@ def test_scales_folded_into_the_weights_equal_scales_as_multipliers() -> None:
     with masking.on(model):
         masking.set(scales[None])
         multiplied = outputs(model)
-    folded = outputs(shrink(model, adapter, space, mask, scales))
+    folded = outputs(shrink(model, adapter, space, mask, Edits(scales)))
     torch.testing.assert_close(folded, multiplied, atol=1e-4 * float(multiplied.abs().max()), rtol=0)

@@ -10,6 +10,8 @@ import torch
 from encoders import make_encoder
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
+from policyprune.pruning.edits import Edits
+from policyprune.pruning.mask import save_mask
 from policyprune.pruning.space import space_of
 from policyprune.surgery.plan import base_of, lay, read_plan, write_plan
 from policyprune.surgery.shrink import shrink
@@ -21,9 +23,9 @@ def planned(model: Any, path: Path, tuned: bool) -> Any:
     space = space_of(adapter, ["attention", "ffn"])
     mask = torch.rand(space.n) < 0.6
     space.views(mask)[1, "attention"].zero_()
-    scales = mask * (0.5 + torch.rand(space.n)) if tuned else None
-    write_plan(path, base_of(model, "some/model", "main", "text"), space, mask, scales)
-    return shrink(model, adapter, space, mask, scales)
+    edits = Edits(mask * (0.5 + torch.rand(space.n))) if tuned else None
+    write_plan(path, base_of(model, "some/model", "main", "text"), space, mask, edits)
+    return shrink(model, adapter, space, mask, edits)
 
 
 @pytest.mark.parametrize("tuned", [True, False])
@@ -96,3 +98,23 @@ def test_a_later_format_is_refused(tmp_path: Path) -> None:
         read_plan(tmp_path / "plan.json")
     with pytest.raises(UsageError, match="cannot be read"):
         read_plan(tmp_path / "missing.json")
+
+
+def test_weights_and_biases_are_read_from_the_mask_file_beside_the_plan(tiny_llama: Any, tmp_path: Path) -> None:
+    model, plan, masks = tiny_llama(), tmp_path / "plan.json", tmp_path / "mask.safetensors"
+    adapter = adapt(model)
+    space = space_of(adapter, ["ffn"])
+    mask = torch.rand(space.n) < 0.6
+    kept = {key: int(view.sum()) for key, view in space.views(mask).items()}
+    weights = {key: torch.randn(64, count) for key, count in kept.items()}
+    edits = Edits(weights=weights, biases={key: torch.randn(64) for key in kept})
+    write_plan(plan, base_of(model, "m", None, "text"), space, mask, edits)
+    with pytest.raises(UsageError, match="needs the weights in mask"):
+        read_plan(plan)
+    save_mask(masks, mask, space, mask.float(), edits)
+    again, expected = lay(read_plan(plan), model), shrink(model, adapter, space, mask, edits)
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert again.config.to_dict() == expected.config.to_dict()
+    save_mask(masks, ~mask, space, mask.float(), None)
+    with pytest.raises(UsageError, match="of different runs"):
+        read_plan(plan)

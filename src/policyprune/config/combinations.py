@@ -3,7 +3,7 @@
 from policyprune.config.schema import Config, Evaluating, Exporting, LanguageModeling, PolicyGradient
 from policyprune.errors import UsageError
 
-LOOKING = ("wanda_sp", "fisher", "taylor")  # metrics that look at calibration sequences
+LOOKING = ("wanda_sp", "fisher", "taylor", "flap")  # metrics that look at calibration sequences
 
 
 def check_combinations(config: Config) -> None:

@@ -6,7 +6,18 @@ from typing import Any
 from omegaconf import MISSING
 
 from policyprune.config.fields import choice, number
-from policyprune.config.search_schema import PPO, Kwon, LeastSquares, OneShot, Optimizer, PolicyGradient, Tuning
+from policyprune.config.search_schema import (
+    PPO,
+    BiasCompensation,
+    Calibrated,
+    Kwon,
+    LeastSquares,
+    OneShot,
+    Optimizer,
+    PolicyGradient,
+    Reconstruct,
+    Tuning,
+)
 from policyprune.config.task_schema import (
     Calibration,
     Classification,
@@ -21,7 +32,9 @@ __all__ = [
     "PPO",
     "SCHEMAS",
     "Applying",
+    "BiasCompensation",
     "Budget",
+    "Calibrated",
     "Calibration",
     "Classification",
     "Config",
@@ -44,6 +57,7 @@ __all__ = [
     "PolicyGradient",
     "QuestionAnswering",
     "Safety",
+    "Reconstruct",
     "Task",
     "Tracker",
     "Training",
@@ -89,9 +103,10 @@ class Budget:
 class Importance:
     """A score per unit, and how it becomes the initial keep probability."""
 
-    name: str = choice("wanda_sp", "magnitude", "random", "constant", "fisher", "taylor")
+    name: str = choice("wanda_sp", "magnitude", "random", "constant", "fisher", "taylor", "flap")
     sequences: int = number(at_least=1)  # calibration sequences that the metric looks at
     gradient_per: str = choice("example", "batch")  # fisher, taylor: whose gradient is squared or made absolute
+    per_cost: bool = MISSING  # one-shot masks take the units with the most score per cost, or with the most score
     mapping: str = choice("sigmoid_norm", "norm", "score_const")
     normalize: str = choice("per_layer", "global")
     confidence: float = number(above=0.5, below=1)  # score_const: s of the units that the metric keeps
@@ -260,6 +275,8 @@ SCHEMAS: dict[str, Any] = {
     "optimizer/ppo": PPO,
     "tuning/none": Tuning,
     "tuning/least_squares": LeastSquares,
+    "tuning/bias_compensation": BiasCompensation,
+    "tuning/reconstruct": Reconstruct,
     "evaluation/base": Evaluation,
     "export/base": Export,
     "tracker/none": Tracker,

@@ -69,17 +69,35 @@ class PPO(Optimizer):
 
 @dataclass
 class Tuning:
-    """Real-valued scales of the kept units."""
+    """What is done to the output projections of the kept units."""
 
-    name: str = choice("none", "cg2", "lsmr")
+    name: str = choice("none", "cg2", "lsmr", "bias_compensation", "reconstruct")
 
 
 @dataclass
-class LeastSquares(Tuning):
-    """Layer-wise least squares against the dense model's outputs."""
+class Calibrated(Tuning):
+    """A tuning that looks at calibration sequences."""
 
-    sequences: int = number(at_least=1)  # calibration sequences
+    sequences: int = number(at_least=1)
+
+
+@dataclass
+class LeastSquares(Calibrated):
+    """Real-valued scales of the kept units, by layer-wise least squares against the dense model's outputs."""
+
     damp: float = number(at_least=0)  # relative to the mean diagonal of the normal matrix
     tolerance: float = number(above=0)  # relative residual
     iterations: int = number(at_least=1)
     limit: float = number(above=0)  # a layer with a scale beyond +-limit keeps its binary mask
+
+
+@dataclass
+class BiasCompensation(Calibrated):
+    """The mean output of the removed units becomes a bias of the output projection (FLAP)."""
+
+
+@dataclass
+class Reconstruct(Calibrated):
+    """New output projections for the kept units, by layer-wise least squares against the dense model's outputs."""
+
+    ridge: float = number(at_least=0)  # relative to the mean diagonal of the normal matrix

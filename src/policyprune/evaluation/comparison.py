@@ -14,7 +14,7 @@ from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_m
 from policyprune.evaluation.quality import Measure, quality_of
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.budget import make_budget
-from policyprune.pruning.selection import select
+from policyprune.pruning.selection import by_metric
 from policyprune.pruning.space import Space
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import Task
@@ -42,7 +42,7 @@ def compare(
         if config.optimizer.name == "one_shot" and scope == config.budget.scope:
             continue  # this is what was pruned
         budget = make_budget(replace(config.budget, scope=scope), adapter, space)
-        other = shrink(dense, adapter, space, select(metric.double().cpu() / budget.cost, budget))
+        other = shrink(dense, adapter, space, by_metric(metric, budget, config.importance.per_cost))
         measures = [*quality.of(f"{config.importance.name}, {scope}", other), *size(other, length)]
         yield from (("one_shot", (*row, {**protocol, "scope": scope})) for *row, protocol in measures)  # type: ignore[misc]
         del other

@@ -51,7 +51,7 @@ def obstacle(model: PreTrainedModel) -> str | None:
         return f"it takes language models of type {' or '.join(MODEL_TYPES)}, this is {type(model).__name__}"
     if getattr(config, "sliding_window", None) is not None:
         return f"it has no sliding window for this type, the model has one of {config.sliding_window} tokens"
-    if any(name.endswith("_proj.bias") for name, _ in model.named_parameters()):
+    if any(name.endswith(("_proj.bias", "self_attn.bias", "mlp.bias")) for name, _ in model.named_parameters()):
         return "biases of the projections are not written"
     if config.hidden_act not in ("silu", "swish"):
         return f"its FFN is gated by silu, the model's by {config.hidden_act}"

@@ -1,14 +1,15 @@
 """Walk through a model layer by layer, so that each layer sees what the layers before it, already changed, produce."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from policyprune.models.adapter import Adapter
+from policyprune.models.adapter import Adapter, Block
 
 Others = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -64,3 +65,56 @@ def walk(model: PreTrainedModel, adapter: Adapter, batches: list[dict[str, Tenso
         layer = Layer(index, module, hidden, others[index])
         yield layer
         hidden = layer.produced if layer.produced is not None else list(layer.outputs())
+
+
+def watch(model: nn.Module, layer: Layer, names: list[str], final: bool) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Run the layer on every batch; the inputs (tokens, F) and outputs (tokens, d) of its modules `names`, by name.
+
+    `final`: the layer is in its final state, so its own outputs are left in `produced`.
+    """
+    held: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def hold(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+            # OPT's FFN has them flat already; Falcon adds to the output in place afterwards
+            held[name] = args[0].flatten(0, -2), out.flatten(0, -2).clone()
+
+        return hold
+
+    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    produced: list[Tensor] = []
+    try:
+        for out in layer.outputs():
+            if final:
+                produced.append(out)
+            yield dict(held)
+            held.clear()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if final:
+        layer.produced = produced
+
+
+def counted(batch: dict[str, Tensor], first_token: bool = False) -> Tensor:
+    """Which tokens (B * T,) of a batch count: not padding, or the first one of each sequence alone."""
+    mask = batch.get("attention_mask")
+    rows = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+    if first_token:
+        rows = rows.clone()
+        rows[:, 1:] = False
+    return rows.flatten()
+
+
+def projection(model: nn.Module, block: Block) -> tuple[Tensor, Tensor | None]:
+    """Weight (d, features) and bias (d,) of a block's output projection."""
+    linear = model.get_submodule(block.out)
+    weight, bias = linear.weight, linear.bias
+    assert isinstance(weight, Tensor)
+    weight = weight.detach()
+    return (weight.T if isinstance(linear, Conv1D) else weight), (bias.detach() if isinstance(bias, Tensor) else None)
+
+
+def columns_of(block: Block, units: Tensor) -> Tensor:
+    """The input features of a block's output projection that belong to `units` (k,): (k * width,)."""
+    return (units[:, None] * block.width + torch.arange(block.width)).flatten()

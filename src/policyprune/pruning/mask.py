@@ -7,16 +7,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from policyprune.pruning.edits import Edits
 from policyprune.pruning.space import Group, Space
 
 
-def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor, scales: Tensor | None = None) -> None:
-    """Write mask, keep probabilities and, where units were tuned, scales (n,) as named tensors, atomically."""
+def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor, edits: Edits | None = None) -> None:
+    """Write mask, keep probabilities and, where it was tuned, the edits as named tensors, atomically."""
     tensors = {f"{kind}.{layer}": view.clone() for (layer, kind), view in space.views(mask.bool().cpu()).items()}
     for (layer, kind), view in space.views(probabilities.float().cpu()).items():
         tensors[f"{kind}.{layer}.probability"] = view.clone()
-    for (layer, kind), view in space.views(scales.float().cpu()).items() if scales is not None else ():
-        tensors[f"{kind}.{layer}.scale"] = view.clone()
+    tensors |= edits.tensors(space) if edits is not None else {}
     scratch = path.with_suffix(".tmp")
     save_file(tensors, scratch, metadata={"format": "policyprune-mask-1"})
     scratch.replace(path)

@@ -39,3 +39,9 @@ def select(scores: Tensor, budget: Budget) -> Tensor:
         left[pool] -= budget.cost[unit]
         topped.add(own)
     return mask
+
+
+def by_metric(metric: Tensor, budget: Budget, per_cost: bool) -> Tensor:
+    """The one-shot mask (n,) of a metric (n,): the units with the highest metric, per cost or as it is, that fit."""
+    metric, budget = metric.detach().cpu().double(), budget.to(torch.device("cpu"))
+    return select(metric / budget.cost if per_cost else metric, budget)

@@ -12,12 +12,15 @@ from transformers import PreTrainedModel
 
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
+from policyprune.pruning.edits import Edits, load_edits
+from policyprune.pruning.mask import load_mask
 from policyprune.pruning.space import Group, Space
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.shrink import shrink
 
 FORMAT = "policyprune-plan-1"
 FILE = "plan.json"
+EDITS = "mask.safetensors"  # beside the plan: weights and biases, which are too many for a text
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,12 @@ class Base:
 
 @dataclass(frozen=True)
 class Plan:
-    """The units kept, mask (n,) bool over `space`, and their scales (n,) float32 where they were tuned."""
+    """The units kept, mask (n,) bool over `space`, and what a tuning changed."""
 
     base: Base
     space: Space
     mask: Tensor
-    scales: Tensor | None
+    edits: Edits | None
 
 
 def base_of(model: PreTrainedModel, source: str, revision: str | None, task: str) -> Base:
@@ -60,8 +63,12 @@ def base_of(model: PreTrainedModel, source: str, revision: str | None, task: str
     )
 
 
-def write_plan(path: Path, base: Base, space: Space, mask: Tensor, scales: Tensor | None) -> None:
-    """Write a plan atomically: kept units as ranges, scales in the order of the kept units."""
+def write_plan(path: Path, base: Base, space: Space, mask: Tensor, edits: Edits | None) -> None:
+    """Write a plan atomically: kept units as ranges, scales in the order of the kept units.
+
+    New weights and biases are not in it: it names the mask file beside it, which has to be there when it is read.
+    """
+    scales = edits.scales if edits is not None else None
     factors = space.views(scales.float().cpu()) if scales is not None else {}
     units = []
     for (layer, kind), view in space.views(mask.bool().cpu()).items():
@@ -74,6 +81,8 @@ def write_plan(path: Path, base: Base, space: Space, mask: Tensor, scales: Tenso
     blocks = json.dumps(stated.pop("blocks"))
     head = json.dumps(stated, indent=2).removesuffix("\n}").replace("\n", "\n  ")
     opening = f'{{\n  "format": "{FORMAT}",\n  "base": {head},\n    "blocks": {blocks}\n  }},\n'
+    if edits is not None and (edits.weights or edits.biases):
+        opening += f'  "edits": "{EDITS}",\n'
     text = f'{opening}  "units": [\n{lines}\n  ]\n}}\n'
     scratch = path.with_suffix(".tmp")
     scratch.write_text(text, encoding="utf-8")
@@ -92,7 +101,9 @@ def read_plan(path: Path) -> Plan:
         scales = None
         if any("scales" in own for own in units):
             scales = torch.cat([_spread(mask, own["scales"]) for mask, own in zip(masks, units, strict=True)])
-        return Plan(Base(**stated["base"]), space, torch.cat(masks), scales)
+        mask = torch.cat(masks)
+        edits = Edits(scales) if scales is not None else None
+        return Plan(Base(**stated["base"]), space, mask, _edits(path, space, mask) if "edits" in stated else edits)
     except OSError as error:
         raise UsageError(f"plan: {str(path)!r} cannot be read: {error.strerror}") from error
     except UsageError:
@@ -128,7 +139,18 @@ def check_base(plan: Plan, model: PreTrainedModel) -> None:
 def lay(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
     """The dense model without what the plan leaves out; UsageError for a model of another shape."""
     check_base(plan, model)
-    return shrink(model, adapt(model), plan.space, plan.mask, plan.scales)
+    return shrink(model, adapt(model), plan.space, plan.mask, plan.edits)
+
+
+def _edits(path: Path, space: Space, mask: Tensor) -> Edits | None:
+    """What the mask file beside a plan holds; UsageError where it is not the plan's."""
+    file = path.parent / EDITS
+    if not file.is_file():
+        raise UsageError(f"plan: {str(path)!r} needs the weights in {EDITS} beside it, which is not there")
+    own_space, own_mask = load_mask(file)
+    if own_space != space or not torch.equal(own_mask, mask):
+        raise UsageError(f"plan: {str(path)!r} keeps other units than {EDITS} beside it, they are of different runs")
+    return load_edits(file, space)
 
 
 def _ranges(kept: Tensor) -> str:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from policyprune.models.adapter import Adapter, Block
+from policyprune.pruning.edits import Edits
 from policyprune.pruning.space import Space
 from policyprune.surgery.unequal import EmptyBlock, set_sizes
 from policyprune.surgery.widths import state_widths
@@ -20,18 +21,18 @@ def shrink(
     adapter: Adapter,
     space: Space,
     mask: Tensor,
-    scales: Tensor | None = None,
+    edits: Edits | None = None,
     in_place: bool = False,
 ) -> PreTrainedModel:
     """Return a model without the units where mask (n,) is 0; it computes what the masked model computes, to rounding.
 
-    Scales (n,) of the kept units are folded into the columns of the output projections, in float32.
+    What a tuning changed is worked into the output projections, in float32; a bias is made where there was none.
     The weights that are not sliced are shared with `model`, which stays as it was unless `in_place`. The config of the
     result states its widths: as usual where all layers agree, in `per_layer_config` where they do not.
     """
     smaller = model if in_place else twin(model)
-    cut(smaller, adapter, space, mask, scales)
-    state_widths(smaller, adapter, space, mask)
+    biased = cut(smaller, adapter, space, mask, edits)
+    state_widths(smaller, adapter, space, mask, biased)
     return smaller
 
 
@@ -42,17 +43,25 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def cut(model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, scales: Tensor | None = None) -> None:
-    """Take the units out of a model in place; its config stays as it was."""
+def cut(
+    model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, edits: Edits | None = None
+) -> list[tuple[int, str]]:
+    """Take the units out of a model in place, and return the blocks that got a bias; the config stays as it was."""
+    edits = edits or Edits()
     blocks = {(block.layer, block.kind): block for block in adapter.blocks}
+    biased = [key for key, bias in edits.biases.items() if _add_bias(model.get_submodule(blocks[key].out), bias)]
+    scales = space.views(edits.scales) if edits.scales is not None else {}
     for key, view in space.views(mask.bool().cpu()).items():
         kept = view.nonzero().flatten()
         if not len(kept) and blocks[key].path:
             _remove(model, blocks[key])
         elif len(kept) < len(view):
             _slice(model, blocks[key], kept)
-        if scales is not None and len(kept):
-            _fold(model.get_submodule(blocks[key].out), space.views(scales)[key][kept], blocks[key].width)
+        if key in scales and len(kept):
+            _fold(model.get_submodule(blocks[key].out), scales[key][kept], blocks[key].width)
+        if key in edits.weights:
+            _replace(model.get_submodule(blocks[key].out), edits.weights[key])
+    return biased
 
 
 def _remove(model: nn.Module, block: Block) -> None:
@@ -83,6 +92,24 @@ def _fold(linear: nn.Module, scales: Tensor, width: int) -> None:
     per_feature = scales.float().repeat_interleave(width).to(weight.device)
     folded = weight.float() * (per_feature[:, None] if isinstance(linear, Conv1D) else per_feature)
     linear.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=weight.requires_grad)
+
+
+def _replace(linear: nn.Module, weight: Tensor) -> None:
+    """Give a linear module the weight (d, features)."""
+    old = linear.weight
+    assert isinstance(old, nn.Parameter)
+    new = (weight.T if isinstance(linear, Conv1D) else weight).to(device=old.device, dtype=old.dtype)
+    assert new.shape == old.shape
+    linear.weight = nn.Parameter(new.contiguous(), requires_grad=old.requires_grad)
+
+
+def _add_bias(linear: nn.Module, bias: Tensor) -> bool:
+    """Add a bias (d,) to a linear module's own; whether it had none."""
+    weight, old = linear.weight, linear.bias
+    assert isinstance(weight, nn.Parameter)
+    total = bias.float().to(weight.device) + (old.float() if isinstance(old, Tensor) else 0.0)
+    linear.bias = nn.Parameter(total.to(weight.dtype), requires_grad=weight.requires_grad)
+    return old is None
 
 
 def _take(linear: nn.Module, axis: str, index: Tensor) -> None:

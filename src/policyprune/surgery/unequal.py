@@ -69,11 +69,12 @@ def set_sizes(block: Any, sizes: list[list[Any]], count: int) -> None:
             setattr(block, name, per_unit * count)
 
 
-def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[str, int]]) -> None:
+def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[str, Any]]) -> None:
     """Give the layers of a freshly built dense model the widths in `per_layer`, before weights are loaded.
 
     `table` names the layers and, per kind of block, the config key that counts its units and its linear modules with
     the axis and the number of features per unit, the output projection last, and the attributes that count units.
+    `output_biases` in `per_layer` names the kinds of block whose output projection has a bias all the same.
     """
     layers = list(model.get_submodule(table["layers"]).children())
     for index, sizes in per_layer.items():
@@ -81,6 +82,9 @@ def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[st
         for kind in ("attention", "ffn"):
             block = table[kind]
             count = sizes.get(block["count"])
+            if kind in sizes.get("output_biases", ()):  # the stock class has none there
+                plain: Any = layer.get_submodule(block["parts"][-1][0])
+                plain.bias = nn.Parameter(plain.weight.new_zeros(plain.weight.shape[0]))
             if count == 0 and block["block"]:
                 name = block["parts"][-1][0]
                 out, holds_out = layer.get_submodule(name), name.startswith(block["block"] + ".")

@@ -1,6 +1,7 @@
 """How a config states the widths of a pruned model."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -11,8 +12,13 @@ from policyprune.models.adapter import Adapter
 from policyprune.pruning.space import Space
 
 
-def state_widths(model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor) -> None:
-    """Write the kept counts of each layer into the model's config, in the stock keys where all layers agree."""
+def state_widths(
+    model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, biased: Iterable[tuple[int, str]] = ()
+) -> None:
+    """Write the kept counts of each layer into the model's config, in the stock keys where all layers agree.
+
+    `biased` are the blocks whose output projection got a bias that the stock class does not have.
+    """
     family = adapter.family
     names = {"attention": family.group_count, "ffn": family.channel_count}
     counts: dict[int | str, dict[str, Any]] = {}
@@ -22,8 +28,15 @@ def state_widths(model: PreTrainedModel, adapter: Adapter, space: Space, mask: T
     for (layer, kind), count in kept.items():
         counts.setdefault(layer, {})[names[kind]] = count * heads[layer, kind]
     everywhere = list(counts.values())
+    added = _added_biases(model.config, biased)
+    for layer, kinds in added.items():
+        counts[layer]["output_biases"] = kinds
     uniform = len(everywhere) == len(adapter.layers) and all(c == everywhere[0] for c in everywhere)
-    stock = _stock(model.config, adapter, everywhere[0]) if uniform and 0 not in everywhere[0].values() else None
+    stock = (
+        _stock(model.config, adapter, everywhere[0])
+        if uniform and not added and 0 not in everywhere[0].values()
+        else None
+    )
     if stock is not None:
         model.config = stock
     else:
@@ -31,6 +44,15 @@ def state_widths(model: PreTrainedModel, adapter: Adapter, space: Space, mask: T
         model.config.attention_head_size = adapter.head_dim
         model.config.per_layer_config = counts
         model.config.allow_global_per_layer_attribute_access = True  # GPT-NeoX's own validation reads the head count
+
+
+def _added_biases(config: PreTrainedConfig, biased: Iterable[tuple[int, str]]) -> dict[int, list[str]]:
+    """The kinds of each layer, [] for most, that have such a bias now or had it before; {} where none has."""
+    before = config.to_dict().get("per_layer_config") or {}
+    found = {(int(layer), kind) for layer, own in before.items() for kind in own.get("output_biases", [])}
+    found |= set(biased)
+    layers = range(config.num_hidden_layers) if found else ()
+    return {layer: sorted(kind for own, kind in found if own == layer) for layer in layers}
 
 
 def _stock(config: PreTrainedConfig, adapter: Adapter, counts: dict[str, int]) -> PreTrainedConfig | None:

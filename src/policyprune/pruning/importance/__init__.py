@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from policyprune.pruning.importance import constant, fisher, magnitude, random, taylor, wanda_sp
+from policyprune.pruning.importance import constant, fisher, flap, magnitude, random, taylor, wanda_sp
 from policyprune.pruning.importance.evidence import Evidence
 
 METRICS: dict[str, Callable[[Evidence], Tensor]] = {
@@ -14,6 +14,7 @@ METRICS: dict[str, Callable[[Evidence], Tensor]] = {
     "constant": constant.score,
     "fisher": fisher.score,
     "taylor": taylor.score,
+    "flap": flap.score,
 }
 
 __all__ = ["METRICS", "Evidence"]

@@ -2,11 +2,10 @@
 
 from policyprune.config.schema import OneShot
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
-from policyprune.pruning.selection import select
+from policyprune.pruning.selection import by_metric
 
 
 def search(problem: Problem, config: OneShot, report: Report, state: State = FORGETFUL) -> Found:
-    """Keep the units with the highest metric per cost; no forward pass is spent."""
-    budget = problem.budget
-    mask = select(problem.metric.double() / budget.cost, budget)
+    """Keep the units with the highest metric, per cost where it is meant so; no forward pass is spent."""
+    mask = by_metric(problem.metric, problem.budget, problem.per_cost)
     return Found(mask, problem.start, forwards=0)

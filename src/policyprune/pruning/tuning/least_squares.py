@@ -1,19 +1,18 @@
 """Layer by layer, real-valued scales of the kept units that bring each block's output near the dense one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from policyprune.config.schema import LeastSquares
-from policyprune.models.adapter import Adapter, Block
-from policyprune.pruning.layerwise import Layer, walk
+from policyprune.models.adapter import Adapter
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.space import Space
 from policyprune.pruning.tuning.normal_equations import NormalEquations
+from policyprune.pruning.tuning.teaching import lessons
 
 Solver = Callable[[Tensor, Tensor, float, int], Tensor | None]
 
@@ -36,44 +35,22 @@ def tune(
     the first token alone, since a classifier looks at no other. A block keeps its binary mask where the solver finds
     nothing finite, a scale is beyond +-limit or the error would grow; the other blocks are tuned all the same.
     """
-    student, dense = Masking(adapter, space), None
+    masking = Masking(adapter, space)
     scales = mask.float().cpu().clone()
     views = space.views(scales)
-    blocks = {(block.layer, block.kind): block for block in adapter.blocks}
     report = []
 
-    def wear(masks: Tensor | None) -> None:
-        student.set(None if masks is None else masks[None].to(model.device))
+    def prune(on: bool) -> None:
+        masking.set(scales[None].to(model.device) if on else None)
 
-    with student.on(model):
-        wear(dense)
-        teacher_layers = walk(model, adapter, batches)
-        teacher = next(teacher_layers)
-        student_layers = walk(model, adapter, batches)
-        pupil = next(student_layers)
-        last = len(adapter.layers) - 1
-        for index in range(len(adapter.layers)):
-            kinds = [kind for kind in ("attention", "ffn") if (index, kind) in views and views[index, kind].any()]
-            wear(dense)
-            targets = _dense_outputs(model, teacher, [blocks[index, kind] for kind in kinds])
-            for kind in kinds:
-                block, own = blocks[index, kind], views[index, kind]
-                kept = own.nonzero().flatten()
-                columns = (kept[:, None] * block.width + torch.arange(block.width)).flatten().to(model.device)
-                weight, bias = _projection(model, block)
-                equations = NormalEquations(weight[:, columns], block.width)
-                wear(scales)
-                for x, target, batch in zip(_inputs(model, pupil, block), targets[block.out], batches, strict=True):
-                    rows = _rows(batch, first_token and index == last).flatten().to(x.device)
-                    x, target = x.flatten(0, -2), target.flatten(0, -2)  # OPT's FFN has them flat already
-                    equations.add(x[rows][:, columns], target[rows] - bias)
-                new, outcome = _fit(equations, len(kept), config, solver)
-                own[kept] = new.float().cpu()
-                report.append({"layer": index, "kind": kind, **outcome})
-            if index < last:
-                teacher = next(teacher_layers)
-                wear(scales)
-                pupil = next(student_layers)
+    with masking.on(model):
+        for lesson in lessons(model, adapter, space, mask, batches, prune, first_token):
+            block, equations = lesson.block, NormalEquations(lesson.weight, lesson.block.width)
+            for x, target in lesson.samples:
+                equations.add(x, target)
+            new, outcome = _fit(equations, len(lesson.kept), config, solver)
+            views[block.layer, block.kind][lesson.kept] = new.float().cpu()
+            report.append({"layer": block.layer, "kind": block.kind, **outcome})
     return scales, report
 
 
@@ -96,50 +73,3 @@ def _fit(
     if not after <= before:
         return ones, {"outcome": "no gain", "error": before, "binary_error": before}
     return 1 + r, {"outcome": "tuned", "error": after, "binary_error": before}
-
-
-def _projection(model: nn.Module, block: Block) -> tuple[Tensor, Tensor | float]:
-    """Weight (d, features) and bias of a block's output projection."""
-    linear = model.get_submodule(block.out)
-    weight, bias = linear.weight, linear.bias
-    assert isinstance(weight, Tensor)
-    return (weight.T if isinstance(linear, Conv1D) else weight), (bias if isinstance(bias, Tensor) else 0.0)
-
-
-def _rows(batch: dict[str, Tensor], first_token: bool) -> Tensor:
-    """Which tokens (B, T) count: not padding, or the first one alone."""
-    mask = batch.get("attention_mask")
-    rows = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-    if first_token:
-        rows = rows.clone()
-        rows[:, 1:] = False
-    return rows
-
-
-def _dense_outputs(model: nn.Module, layer: Layer, blocks: list[Block]) -> dict[str, list[Tensor]]:
-    """Outputs (B, T, d) of the blocks' output projections, batch by batch; the layer's own are left in `produced`."""
-    found: dict[str, list[Tensor]] = {block.out: [] for block in blocks}
-
-    def hook(name: str) -> Callable[..., None]:
-        return lambda module, args, out: found[name].append(out)
-
-    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in found]
-    layer.produced = list(layer.outputs())
-    for handle in handles:
-        handle.remove()
-    return found
-
-
-def _inputs(model: nn.Module, layer: Layer, block: Block) -> Iterator[Tensor]:
-    """Inputs (B, T, features) of a block's output projection, already masked, batch by batch."""
-    held: list[Tensor] = []
-
-    def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        held.append(args[0])
-
-    handle = model.get_submodule(block.out).register_forward_hook(hook)
-    try:
-        for _ in layer.outputs():
-            yield held.pop()
-    finally:
-        handle.remove()

@@ -1,0 +1,98 @@
+"""Layer by layer, new output projections of the kept units that bring each block's output near the dense one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from policyprune.config.schema import Reconstruct
+from policyprune.models.adapter import Adapter
+from policyprune.pruning.edits import Edits
+from policyprune.pruning.masking import Masking
+from policyprune.pruning.space import Space
+from policyprune.pruning.tuning.teaching import Lesson, lessons
+
+
+@torch.no_grad()
+def reconstruct(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    space: Space,
+    mask: Tensor,
+    batches: list[dict[str, Tensor]],
+    config: Reconstruct,
+    first_token: bool,
+) -> tuple[Edits, list[dict[str, Any]]]:
+    """New weights (d, kept features) of the output projections, and a report of each block.
+
+    With X (tokens, features) what the already reconstructed student brings to an output projection W and Y its output
+    in the dense model without the bias, W + D with the least ||X (W + D)^T - Y||^2 + r ||D||^2 takes the place of W; r
+    is `ridge` times the mean diagonal of X^T X. Sums over tokens and the solution are in float64, products in float32.
+    A block keeps its weights where there is no finite solution or the error would grow.
+    """
+    masking = Masking(adapter, space)
+    weights: dict[tuple[int, str], Tensor] = {}
+    worn: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # columns, weight, bias
+    report, pruned = [], False
+
+    def prune(on: bool) -> None:
+        nonlocal pruned
+        pruned = on
+        masking.set(mask.float()[None].to(model.device) if on else None)
+
+    def wear(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+            if not pruned or name not in worn:
+                return None
+            columns, weight, bias = worn[name]
+            return functional.linear(args[0][..., columns], weight, bias)
+
+        return hook
+
+    names = {block.out for block in adapter.blocks if block.count}
+    with masking.on(model):
+        handles = [model.get_submodule(name).register_forward_hook(wear(name)) for name in names]
+        try:
+            for lesson in lessons(model, adapter, space, mask, batches, prune, first_token):
+                block = lesson.block
+                new, outcome = _fit(lesson, config.ridge)
+                if new is not None:
+                    weights[block.layer, block.kind] = new.float().cpu()
+                    worn[block.out] = lesson.columns, new.to(lesson.weight.dtype), lesson.bias
+                report.append({"layer": block.layer, "kind": block.kind, **outcome})
+        finally:
+            for handle in handles:
+                handle.remove()
+    return Edits(weights=weights), report
+
+
+def _fit(lesson: Lesson, ridge: float) -> tuple[Tensor | None, dict[str, float | str]]:
+    """The new weight (d, features) float64, None where the old one stays, and what became of the block."""
+    old = lesson.weight.double()
+    features = old.shape[1]
+    gram = torch.zeros(features, features, dtype=torch.float64, device=old.device)
+    cross, energy = torch.zeros_like(old.T), 0.0
+    for x, target in lesson.samples:
+        x, target = x.float(), target.float()
+        gram += (x.T @ x).double()
+        cross += (x.T @ target).double()
+        energy += float(target.double().square().sum())
+
+    def error(weight: Tensor) -> float:
+        return float((weight * (weight @ gram - 2 * cross.T)).sum()) + energy
+
+    before = error(old)
+    kept: dict[str, float | str] = {"error": before, "binary_error": before}
+    damped = gram + ridge * gram.diagonal().mean() * torch.eye(features, dtype=gram.dtype, device=gram.device)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if bool(failed):
+        return None, {"outcome": "no solution", **kept}
+    new = old + torch.cholesky_solve(cross - gram @ old.T, factor).T
+    if not bool(new.isfinite().all()):
+        return None, {"outcome": "no solution", **kept}
+    after = error(new)
+    if not after < before:
+        return None, {"outcome": "no gain", **kept}
+    return new, {"outcome": "reconstructed", "error": after, "binary_error": before}

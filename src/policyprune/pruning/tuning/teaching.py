@@ -1,0 +1,78 @@
+"""A pruned student and its dense teacher, side by side, one block after the other."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from policyprune.models.adapter import Adapter, Block
+from policyprune.pruning.layerwise import columns_of, counted, projection, walk, watch
+from policyprune.pruning.space import Space
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A block that can be fitted: its kept units (k,), which input features they have, their weight (d, features).
+
+    `samples` are, batch by batch, the student's inputs (tokens, features) of the output projection and what it should
+    make of them without its bias: the teacher's outputs (tokens, d). They can be read once.
+    """
+
+    block: Block
+    kept: Tensor
+    columns: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    samples: Iterator[tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def lessons(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    space: Space,
+    mask: Tensor,
+    batches: list[dict[str, Tensor]],
+    prune: Callable[[bool], None],
+    first_token: bool,
+) -> Iterator[Lesson]:
+    """Yield the blocks that keep units, in order. What the caller fits shows in the student's inputs of the next one.
+
+    `prune(True)` makes the model the student as fitted so far, `prune(False)` the dense teacher. Padding is left out;
+    with `first_token` the last layer is about the first token alone, since a classifier looks at no other.
+    """
+    views = space.views(mask.bool().cpu())
+    blocks = {(block.layer, block.kind): block for block in adapter.blocks}
+    last = len(adapter.layers) - 1
+    prune(False)
+    teacher_layers = walk(model, adapter, batches)
+    teacher = next(teacher_layers)
+    student_layers = walk(model, adapter, batches)
+    pupil = next(student_layers)
+
+    def samples(block: Block, columns: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        seen = watch(model, pupil, [block.out], final=False)
+        for now, target, batch in zip(seen, targets[block.out], batches, strict=True):
+            x, _ = now[block.out]
+            rows = counted(batch, first_token and block.layer == last).to(x.device)
+            yield x[rows][:, columns], target[rows] - (0.0 if bias is None else bias)
+
+    for index in range(len(adapter.layers)):
+        kinds = [kind for kind in ("attention", "ffn") if (index, kind) in views and views[index, kind].any()]
+        prune(False)
+        targets: dict[str, list[Tensor]] = {blocks[index, kind].out: [] for kind in kinds}
+        for now in watch(model, teacher, list(targets), final=True):
+            for name, (_, target) in now.items():
+                targets[name].append(target)
+        for kind in kinds:
+            block, kept = blocks[index, kind], views[index, kind].nonzero().flatten()
+            columns = columns_of(block, kept).to(model.device)
+            weight, bias = projection(model, block)
+            prune(True)
+            yield Lesson(block, kept, columns, weight[:, columns], bias, samples(block, columns, bias))
+        if index < last:
+            teacher = next(teacher_layers)
+            prune(True)
+            pupil = next(student_layers)

@@ -1,0 +1,75 @@
+"""FLAP's metric against its formula, computed from plain forwards of the whole model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policyprune.models.adapter import adapt
+from policyprune.pruning.budget import Budget
+from policyprune.pruning.importance import METRICS, Evidence
+from policyprune.pruning.importance.flap import Moments
+from policyprune.pruning.selection import by_metric
+from policyprune.pruning.space import space_of
+
+GROUP, GROUPS = 32, 4
+
+
+def evidence_of(model: Any, batches: list[dict[str, Tensor]]) -> Evidence:
+    adapter = adapt(model)
+    space = space_of(adapter, ["attention", "ffn"])
+    rows = [torch.tensor([index]) for index in range(len(batches))]
+    return Evidence(model, adapter, space, rows, lambda own: batches[int(own)], lambda own: own, keep=0.5, seed=0)
+
+
+def batches_of() -> list[dict[str, Tensor]]:
+    attention = torch.ones(2, 12, dtype=torch.long)
+    attention[1, 7:] = 0
+    padded = {"input_ids": torch.randint(5, 300, (2, 12)), "attention_mask": attention}
+    return [padded, {"input_ids": torch.randint(5, 300, (3, 9))}]
+
+
+def inputs_of(model: Any, module: Any, batches: list[dict[str, Tensor]]) -> Tensor:
+    """Inputs (tokens, features) of a module, padding left out."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _, args, out: seen.append(args[0]))
+    for batch in batches:
+        model(**batch)
+    handle.remove()
+    masks = [batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool() for batch in batches]
+    return torch.cat([x[mask] for x, mask in zip(seen, masks, strict=True)]).double()
+
+
+def test_scores_are_the_standardised_fluctuation_times_the_squared_column_norm(tiny_llama: Any) -> None:
+    model, batches = tiny_llama(), batches_of()
+    evidence = evidence_of(model, batches)
+    views = evidence.space.views(METRICS["flap"](evidence))
+    for index, layer in enumerate(model.model.layers):
+        for kind, module in (("attention", layer.self_attn.o_proj), ("ffn", layer.mlp.down_proj)):
+            x, weight = inputs_of(model, module, batches), module.weight.double()
+            fluctuation = [float(x[:, j].var() * weight[:, j].norm() ** 2) for j in range(x.shape[1])]
+            values = torch.tensor(fluctuation, dtype=torch.float64)
+            standard = (values - values.mean()) / values.std()
+            expected = standard.view(GROUPS, GROUP).mean(1) if kind == "attention" else standard
+            torch.testing.assert_close(views[index, kind], expected.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_moments_merge_to_the_variance_of_all_samples_also_far_from_zero() -> None:
+    x = torch.randn(50, 3, dtype=torch.float64) + 1e6
+    moments = Moments()
+    for part in (x[:1], x[1:1], x[1:30], x[30:]):
+        moments.add(part)
+    torch.testing.assert_close(moments.variance(), x.var(0), rtol=1e-6, atol=0)
+
+
+def test_standardised_scores_are_compared_as_they_are_and_others_per_cost() -> None:
+    cost, pool = torch.tensor([10.0, 10.0, 1.0, 1.0]).double(), torch.zeros(4, dtype=torch.long)
+    limit = torch.tensor([11.0]).double()
+    budget = Budget(cost, pool, limit, pool, limit, keep=0.5)
+    metric = torch.tensor([3.0, -2.0, 2.0, -1.0])
+    assert by_metric(metric, budget, per_cost=False).tolist() == [True, False, True, False]
+    cheap = Budget(cost, pool, limit - 9, pool, limit - 9, keep=0.5)
+    assert by_metric(metric, cheap, per_cost=True).tolist() == [False, False, True, True]
+    tight = torch.tensor([-3.0, -0.1, -0.2, -5.0])
+    assert by_metric(tight, budget, per_cost=False).tolist() == [False, True, True, False]
+    assert by_metric(torch.tensor([5.0, 4.0, 3.0, 2.0]), budget, per_cost=True).tolist() != [True, True, False, False]

@@ -1,0 +1,58 @@
+"""Baselines through the console command: one run for each that changes what is saved or how it is searched."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import SMALL_EVALUATION, console, paragraphs, small_run, write_corpus
+from policyprune.pruning.edits import load_edits
+from policyprune.pruning.mask import load_mask
+from policyprune.results.record import Record, read_record
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "stories.txt", paragraphs(150))
+
+
+def ran(tmp_path: Path, checkpoint: Path, corpus: Path, *overrides: str) -> Record:
+    """A finished run in `tmp_path`/run."""
+    arguments = small_run(checkpoint, corpus, *SMALL_EVALUATION, "tracker=none", *overrides, "hydra.run.dir=run")
+    done = console(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "run")
+    assert record is not None
+    assert record.status == "finished"
+    return record
+
+
+def value(record: Record, subject: str, metric: str = "perplexity") -> float:
+    (row,) = (row for row in record.results if (row.subject, row.metric) == (subject, metric))
+    assert row.value is not None
+    return row.value
+
+
+def test_flap_with_bias_compensation(tmp_path: Path, tiny_checkpoint: Path, corpus: Path) -> None:
+    flap = ["importance=flap", "optimizer=one_shot", "tuning=bias_compensation", "tuning.sequences=32"]
+    evaluation = ["evaluation.one_shot=[]", "evaluation.latency.repeats=0", "budget.keep=0.6"]
+    record = ran(tmp_path, tiny_checkpoint, corpus, *flap, *evaluation)
+    assert value(record, "reloaded") == pytest.approx(value(record, "tuned"), rel=1e-4)
+    assert value(record, "tuned") != pytest.approx(value(record, "pruned"), rel=1e-4)
+    assert {row["outcome"] for row in record.tuning} == {"compensated"}
+    space, mask = load_mask(tmp_path / "run" / "mask.safetensors")
+    edits = load_edits(tmp_path / "run" / "mask.safetensors", space)
+    assert edits is not None
+    assert set(edits.biases) == {key for key, view in space.views(mask).items() if not view.all()}
+    assert all(bool(torch.isfinite(bias).all()) for bias in edits.biases.values())
+
+
+def test_reconstruction(tmp_path: Path, tiny_checkpoint: Path, corpus: Path) -> None:
+    tuning = ["tuning=reconstruct", "tuning.sequences=32", "optimizer=one_shot", "budget.keep=0.6"]
+    record = ran(tmp_path, tiny_checkpoint, corpus, *tuning, "evaluation.one_shot=[]", "evaluation.latency.repeats=0")
+    assert value(record, "reloaded") == pytest.approx(value(record, "tuned"), rel=1e-4)
+    assert "reconstructed" in {row["outcome"] for row in record.tuning}
+    space, _ = load_mask(tmp_path / "run" / "mask.safetensors")
+    edits = load_edits(tmp_path / "run" / "mask.safetensors", space)
+    assert edits is not None
+    assert edits.weights
