@@ -56,3 +56,28 @@ def test_reconstruction(tmp_path: Path, tiny_checkpoint: Path, corpus: Path) -> 
     edits = load_edits(tmp_path / "run" / "mask.safetensors", space)
     assert edits is not None
     assert edits.weights
+
+
+SEARCHES = {
+    "evolution": ["optimizer.steps=2", "optimizer.population=3", "optimizer.parents=1", "optimizer.final_batches=2"],
+    "gumbel": ["optimizer.steps=3", "optimizer.batch_size=4"],
+    "greedy": ["granularity=head", "optimizer.sequences=8"],
+}
+FORWARDS = {"evolution": 2 * 3 + 1 * 2, "gumbel": 3 * 2, "greedy": 12 + 11 + 10}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search(name: str, tmp_path: Path, tiny_checkpoint: Path, corpus: Path) -> None:
+    only = ["evaluation.fresh_process=false", "evaluation.one_shot=[]", "evaluation.latency.repeats=0", "export=none"]
+    record = ran(tmp_path, tiny_checkpoint, corpus, f"optimizer={name}", *SEARCHES[name], *only, "budget.keep=0.75")
+    assert record.search["forwards"] == FORWARDS[name]
+    space, mask = load_mask(tmp_path / "run" / "mask.safetensors")
+    kinds = {
+        kind: sum(int(v.sum()) for (_, own), v in space.views(mask).items() if own == kind)
+        for _, kind in space.views(mask)
+    }
+    assert kinds == ({"attention": 9} if name == "greedy" else {"attention": 9, "ffn": 108})
+    assert value(record, "pruned") != pytest.approx(value(record, "dense"), rel=1e-6)
+    assert (tmp_path / "run" / "curve.jsonl").read_text().count("\n") == {"evolution": 2, "gumbel": 3, "greedy": 3}[
+        name
+    ]

@@ -10,6 +10,7 @@ from policyprune.config.schema import SCHEMAS, Config, PolicyGradient
 NEEDED = {
     ("task", "text"): ["task.files=[some.txt]"],
     **{("export", name): ["evaluation.fresh_process=false"] for name in ("none", "onnx", "gguf")},
+    ("optimizer", "greedy"): ["granularity=head"],
 }
 EVERY_OPTION = [(group, option) for group in groups() for option in options(group)]
 

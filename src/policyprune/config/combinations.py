@@ -1,6 +1,14 @@
 """Combinations of valid values that make no sense together."""
 
-from policyprune.config.schema import Config, Evaluating, Exporting, LanguageModeling, PolicyGradient
+from policyprune.config.schema import (
+    Config,
+    Evaluating,
+    Evolution,
+    Exporting,
+    Gumbel,
+    LanguageModeling,
+    PolicyGradient,
+)
 from policyprune.errors import UsageError
 
 LOOKING = ("wanda_sp", "fisher", "taylor", "flap")  # metrics that look at calibration sequences
@@ -25,19 +33,37 @@ def check_combinations(config: Config) -> None:
         samples = optimizer.masks * (1 if optimizer.mask_per == "batch" else optimizer.batch_size)
         if optimizer.baseline == "residual" and samples < 2:
             raise UsageError("optimizer.masks: 1 leaves nothing to leave out, baseline=residual needs 2 or more")
-        if isinstance(task, LanguageModeling) and optimizer.batch_size > task.calibration.count:
-            raise UsageError(
-                f"optimizer.batch_size: {optimizer.batch_size} is more than task.calibration.count="
-                f"{task.calibration.count}"
-            )
+    if isinstance(optimizer, PolicyGradient | Evolution | Gumbel):
+        _check_batch(config, optimizer.batch_size)
+    if isinstance(optimizer, Evolution) and optimizer.parents >= optimizer.population:
+        raise UsageError(
+            f"optimizer.parents: {optimizer.parents} leaves no place for children in optimizer.population="
+            f"{optimizer.population}"
+        )
+    if optimizer.name == "greedy" and "ffn" in config.granularity.units:
+        raise UsageError(
+            f"optimizer: greedy tries every unit before each removal, far too many with granularity="
+            f"{config.granularity.name}; use granularity=head"
+        )
     if config.model.device_map is not None and config.model.device not in ("auto", "cuda"):
         raise UsageError(
             f"model.device: {config.model.device!r} contradicts model.device_map={config.model.device_map}, use auto"
         )
     if not config.granularity.units:
         raise UsageError("granularity.units: empty, the choices are attention, ffn")
+    if config.tuning.name == "bias_compensation" and "gguf" in config.export.formats:
+        raise UsageError(
+            "export: gguf cannot hold the biases of tuning=bias_compensation, use another tuning or export"
+        )
     if config.evaluation.fresh_process and "hf" not in config.export.formats:
         raise UsageError("evaluation.fresh_process: true needs a checkpoint to load, use export=hf")
+
+
+def _check_batch(config: Config, size: int) -> None:
+    if isinstance(config.task, LanguageModeling) and size > config.task.calibration.count:
+        raise UsageError(
+            f"optimizer.batch_size: {size} is more than task.calibration.count={config.task.calibration.count}"
+        )
 
 
 DTYPES = {"hf": ("f32", "f16", "bf16"), "onnx": ("f32",), "gguf": ("f32", "f16", "q8_0"), "plan": ()}

@@ -68,6 +68,39 @@ class PPO(Optimizer):
 
 
 @dataclass
+class Evolution(Optimizer):
+    """Evolutionary search over masks within the budget."""
+
+    steps: int = number(at_least=1)  # generations
+    population: int = number(at_least=2)  # masks, and forward passes, per generation
+    parents: int = number(at_least=1)  # masks that stay
+    mutation: float = number(above=0, below=1)  # share of the kept units that a mutation exchanges
+    batch_size: int = number(at_least=1)  # sequences per forward pass
+    final_batches: int = number(at_least=1)  # on which the last parents are compared
+
+
+@dataclass
+class Gumbel(Optimizer):
+    """Mask learning by back-propagation through the binary concrete distribution."""
+
+    steps: int = number(at_least=1)
+    batch_size: int = number(at_least=1)  # sequences per step
+    masks: int = number(at_least=1)  # forward and backward passes per step, a mask for each sequence in each
+    learning_rate: float = number(above=0)  # root mean square change of the keep probabilities in the first step
+    temperature: float = number(above=0)  # at the start
+    final_temperature: float = number(above=0)
+    straight_through: bool = MISSING  # binary masks in the forward pass, relaxed ones in the backward pass
+
+
+@dataclass
+class Greedy(Optimizer):
+    """Greedy removal by loss, a unit at a time."""
+
+    sequences: int = number(at_least=1)  # calibration sequences that every trial looks at
+    batch_size: int = number(at_least=1)  # of them per forward pass
+
+
+@dataclass
 class Tuning:
     """What is done to the output projections of the kept units."""
 

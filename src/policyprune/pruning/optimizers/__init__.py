@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from policyprune.pruning.optimizers import kwon, one_shot, policy_gradient, ppo
+from policyprune.pruning.optimizers import evolution, greedy, gumbel, kwon, one_shot, policy_gradient, ppo
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, NoState, Problem, Report, State
 
 
@@ -18,6 +18,9 @@ OPTIMIZERS: dict[str, Search] = {
     "policy_gradient": policy_gradient.search,
     "kwon": kwon.search,
     "ppo": ppo.search,
+    "evolution": evolution.search,
+    "gumbel": gumbel.search,
+    "greedy": greedy.search,
 }
 
 __all__ = ["OPTIMIZERS", "Found", "NoState", "Problem", "Search", "State"]

@@ -45,10 +45,11 @@ class Problem:
     """Find a mask within the budget that has a low loss.
 
     `evaluate(masks, rows)` gives the losses (B,) of the calibration sequences `rows` (B,) under masks (B, n), one for
-    each sequence, or (1, n), the same for all. `lengths` (N,) are the tokens of each sequence there is. `metric` (n,)
-    is the raw importance, `start` (n,) the initial keep probabilities, on the model's device. `gradients()` are those
-    of the loss with respect to the mask, a row per example (rows, n), for the methods that may
-    back-propagate; None where there are none. `per_cost`: a unit's worth is its metric divided by its cost.
+    each sequence, or (1, n), the same for all; with gradients where these are enabled and the masks have them.
+    `lengths` (N,) are the tokens of each sequence there is. `metric` (n,) is the raw importance, `start` (n,) the
+    initial keep probabilities, on the model's device. `gradients()` are those of the loss with respect to the mask, a
+    row per example (rows, n), for the methods that may back-propagate; None where there are none. `per_cost`: a unit's
+    worth is its metric divided by its cost.
     """
 
     evaluate: Evaluate

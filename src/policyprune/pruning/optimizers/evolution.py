@@ -1,0 +1,75 @@
+"""Evolutionary search: masks within the budget are varied, and the better ones kept."""
+
+import torch
+from torch import Tensor
+
+from policyprune.config.schema import Evolution
+from policyprune.pruning.budget import Budget
+from policyprune.pruning.optimizers.batches import Batches
+from policyprune.pruning.optimizers.problem import Found, Problem, Report
+from policyprune.pruning.selection import select
+
+
+def search(problem: Problem, config: Evolution, report: Report) -> Found:
+    """Begin with the most probable units that fit; return the best of the last parents.
+
+    A step draws a batch and evaluates every mask of the population on it, one forward pass each. The `parents` with the
+    lowest loss stay, children of two of them, mutated, take the places of the others. In the end the parents are
+    compared on `final_batches` fresh batches. The probabilities are the shares of these parents that keep a unit.
+    """
+    device = problem.start.device
+    budget = problem.budget.to(torch.device("cpu"))
+    start = problem.start.detach().cpu().double().clamp(1e-4, 1 - 1e-4)
+    generator = torch.Generator().manual_seed(problem.seed)
+    batches = Batches(problem, config.batch_size)
+    forwards = 0
+
+    def losses_of(masks: Tensor, rows: Tensor) -> Tensor:
+        nonlocal forwards
+        forwards += len(masks)
+        found = torch.stack([problem.evaluate(mask[None], rows).mean() for mask in masks.float().to(device)])
+        return found.double().cpu().nan_to_num(torch.inf, torch.inf)
+
+    first = select(start, budget)
+    parents = first[None]
+    children = [mutated(first, start, config.mutation, budget, generator) for _ in range(config.population - 1)]
+    for step in range(config.steps):
+        masks = torch.stack([*parents, *children])
+        losses = losses_of(masks, batches.draw())
+        order = losses.argsort(stable=True)
+        parents = masks[order[: config.parents]]
+        values = {"loss": float(losses.mean()), "best_loss": float(losses[order[0]])}
+        keep = float(parents.double().mean())
+        report({"step": step + 1, "forwards": forwards, **values, "keep": keep})
+        children = []
+        for _ in range(config.population - len(parents)):
+            mother, father = parents[torch.randint(len(parents), (2,), generator=generator)]
+            child = crossed(mother, father, budget, generator)
+            children.append(mutated(child, start, config.mutation, budget, generator))
+    total = torch.zeros(len(parents), dtype=torch.float64)
+    for _ in range(config.final_batches):
+        total += losses_of(parents, batches.draw())
+    return Found(parents[int(total.argmin())], parents.float().mean(0), forwards)
+
+
+def crossed(mother: Tensor, father: Tensor, budget: Budget, generator: torch.Generator) -> Tensor:
+    """A mask (n,) that keeps what both keep, and of what one of them keeps, at random, as much as fits."""
+    return select(mother.double() + father.double() + _uniform(len(mother), generator), budget)
+
+
+def mutated(mask: Tensor, start: Tensor, share: float, budget: Budget, generator: torch.Generator) -> Tensor:
+    """A mask (n,) with about `share` of its kept units exchanged for pruned ones.
+
+    What goes and what comes is drawn by the initial keep probabilities `start` (n,): logit(start) and logistic noise.
+    """
+    noise = _uniform(len(mask), generator).clamp(min=1e-12)
+    luck = torch.sigmoid(start.logit() + noise.logit())
+    kept = mask.nonzero().flatten()
+    victims = kept[luck[kept].argsort(stable=True)[: max(1, round(share * len(kept)))]]
+    order = torch.where(mask, 2.0, 1.0 + luck)
+    order[victims] = luck[victims]
+    return select(order, budget)
+
+
+def _uniform(n: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator, dtype=torch.float64)

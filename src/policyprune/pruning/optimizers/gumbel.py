@@ -1,0 +1,84 @@
+"""Mask learning by back-propagation through the binary concrete distribution (Gumbel-softmax of two classes)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from policyprune.config.schema import Gumbel
+from policyprune.pruning.budget import Budget
+from policyprune.pruning.optimizers.batches import Batches
+from policyprune.pruning.optimizers.problem import Found, Problem, Report
+from policyprune.pruning.projection import project
+from policyprune.pruning.selection import select
+
+EDGE = 1e-3  # logits are taken of probabilities at least this far from 0 and 1
+
+
+def search(problem: Problem, config: Gumbel, report: Report) -> Found:
+    """Minimise the expected loss over the keep probabilities, then keep the most probable units that fit.
+
+    A step draws `masks` relaxed masks for each sequence, takes as many forward and backward passes, and moves the
+    probabilities along the budget against the gradient. The temperature falls geometrically, the step size as a cosine.
+    A gradient that is not finite moves nothing. The same seed gives the same masks.
+    """
+    s = problem.start.clone()
+    device = s.device
+    budget = problem.budget.to(device)
+    generator = torch.Generator(device).manual_seed(problem.seed)
+    batches = Batches(problem, config.batch_size)
+    for step in range(config.steps):
+        rows, progress = batches.draw(), step / config.steps
+        temperature = config.temperature * (config.final_temperature / config.temperature) ** progress
+        rate = config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+        inside = s.clamp(EDGE, 1 - EDGE)
+        logits = inside.logit().requires_grad_()
+        total, gradient = torch.zeros((), device=device), torch.zeros_like(s)
+        for _ in range(config.masks):
+            uniform = torch.rand(len(rows), problem.space.n, generator=generator, device=device)
+            with torch.enable_grad():
+                masks = relaxed(logits, uniform, temperature, config.straight_through)
+                loss = problem.evaluate(masks, rows).mean()
+            (own,) = torch.autograd.grad(loss, logits)
+            total, gradient = total + loss.detach() / config.masks, gradient + own / config.masks
+        finite = gradient.isfinite().all()
+        direction = along(gradient / (inside * (1 - inside)).sqrt(), budget)
+        s = torch.where(finite, project(s - rate * direction, budget, "equality"), s)
+        report(
+            {
+                "step": step + 1,
+                "forwards": (step + 1) * config.masks,
+                "loss": total,
+                "keep": s.mean(),
+                "gradient_norm": gradient.norm(),
+                "undecided": ((s > 0.05) & (s < 0.95)).float().mean(),
+                "temperature": temperature,
+                "learning_rate": rate,
+                "skipped": (~finite).float(),
+            }
+        )
+    return Found(select(s, budget), s, config.steps * config.masks)
+
+
+def along(gradient: Tensor, budget: Budget) -> Tensor:
+    """In each segment, the part of a gradient (n,) that leaves the cost as it is, with a root mean square of 1.
+
+    The rest is a step that the projection would undo, and heads and channels have gradients of different size.
+    """
+    cost, segment = budget.cost.to(gradient.dtype), budget.segment
+    zeros = torch.zeros(len(budget.limit), dtype=gradient.dtype, device=gradient.device)
+    share = zeros.index_add(0, segment, cost * gradient) / zeros.index_add(0, segment, cost * cost)
+    left = gradient - cost * share[segment]
+    sizes = torch.bincount(segment, minlength=len(zeros))
+    spread, whole = ((zeros.index_add(0, segment, x.square()) / sizes).sqrt() for x in (left, gradient))
+    return torch.where((spread > 1e-6 * whole)[segment], left / spread[segment], 0)  # no step where all is rounding
+
+
+def relaxed(logits: Tensor, uniform: Tensor, temperature: float, straight_through: bool) -> Tensor:
+    """Masks (M, n) in (0, 1): sigmoid((logits (n,) + logistic noise) / temperature), uniform (M, n) in [0, 1).
+
+    They are above 1/2 with probability sigmoid(logits). `straight_through` rounds them, and leaves their gradients.
+    """
+    tiny = torch.finfo(uniform.dtype).eps
+    soft = torch.sigmoid((logits + uniform.clamp(tiny, 1 - tiny).logit()) / temperature)
+    return soft + (soft.round() - soft).detach() if straight_through else soft
