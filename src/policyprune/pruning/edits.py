@@ -18,7 +18,7 @@ class Edits:
 
     `scales` (n,), 0 where a unit is pruned, multiply the columns of the kept units. `weights` (d, kept features) take
     the place of the kept columns. `biases` (d,) are added to the output projection's bias, which is made where the
-    family has none; all blocks of a kind have one, or none has. No tuning gives both scales and weights.
+    family has none. No tuning gives both scales and weights.
     """
 
     scales: Tensor | None = None
