@@ -6,11 +6,11 @@ from torch import Tensor
 from policyprune.config.schema import Evolution
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.optimizers.batches import Batches
-from policyprune.pruning.optimizers.problem import Found, Problem, Report
+from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 from policyprune.pruning.selection import select
 
 
-def search(problem: Problem, config: Evolution, report: Report) -> Found:
+def search(problem: Problem, config: Evolution, report: Report, state: State = FORGETFUL) -> Found:
     """Begin with the most probable units that fit; return the best of the last parents.
 
     A step draws a batch and evaluates every mask of the population on it, one forward pass each. The `parents` with the
@@ -22,7 +22,7 @@ def search(problem: Problem, config: Evolution, report: Report) -> Found:
     start = problem.start.detach().cpu().double().clamp(1e-4, 1 - 1e-4)
     generator = torch.Generator().manual_seed(problem.seed)
     batches = Batches(problem, config.batch_size)
-    forwards = 0
+    forwards = begin = 0
 
     def losses_of(masks: Tensor, rows: Tensor) -> Tensor:
         nonlocal forwards
@@ -33,7 +33,11 @@ def search(problem: Problem, config: Evolution, report: Report) -> Found:
     first = select(start, budget)
     parents = first[None]
     children = [mutated(first, start, config.mutation, budget, generator) for _ in range(config.population - 1)]
-    for step in range(config.steps):
+    if saved := state.load():
+        parents, children, forwards, begin = saved["parents"], list(saved["children"]), saved["forwards"], saved["step"]
+        generator.set_state(saved["generator"])
+        batches.load_state_dict(saved["batches"])
+    for step in range(begin, config.steps):
         masks = torch.stack([*parents, *children])
         losses = losses_of(masks, batches.draw())
         order = losses.argsort(stable=True)
@@ -46,6 +50,9 @@ def search(problem: Problem, config: Evolution, report: Report) -> Found:
             mother, father = parents[torch.randint(len(parents), (2,), generator=generator)]
             child = crossed(mother, father, budget, generator)
             children.append(mutated(child, start, config.mutation, budget, generator))
+        now = {"parents": parents, "children": children, "forwards": forwards, "step": step + 1}
+        position = {"generator": generator.get_state(), "batches": batches.state_dict()}
+        state.save((now | position).copy)
     total = torch.zeros(len(parents), dtype=torch.float64)
     for _ in range(config.final_batches):
         total += losses_of(parents, batches.draw())

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from policyprune.config.schema import Greedy
 from policyprune.pruning.budget import Budget
-from policyprune.pruning.optimizers.problem import Found, Problem, Report
+from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 
 
-def search(problem: Problem, config: Greedy, report: Report) -> Found:
+def search(problem: Problem, config: Greedy, report: Report, state: State = FORGETFUL) -> Found:
     """Remove one unit at a time until the budget is met: the one without which the loss is lowest.
 
     Every step tries all units that may go, on the first `sequences` calibration sequences.
@@ -19,6 +19,8 @@ def search(problem: Problem, config: Greedy, report: Report) -> Found:
     slices = rows[problem.lengths[rows].argsort(stable=True)].split(config.batch_size)
     mask = torch.ones(problem.space.n, dtype=torch.bool)
     forwards = step = 0
+    if saved := state.load():
+        mask, forwards, step = saved["mask"], saved["forwards"], saved["step"]
     while len(candidates := removable(mask, budget)):
         losses = []
         for unit in candidates.tolist():
@@ -31,6 +33,8 @@ def search(problem: Problem, config: Greedy, report: Report) -> Found:
         mask[candidates[int(found.argmin())]] = False
         keep = float(mask.double().mean())
         report({"step": step, "forwards": forwards, "loss": float(found.min()), "keep": keep})
+        now = {"mask": mask, "forwards": forwards, "step": step}
+        state.save(now.copy)
     return Found(mask, mask.float(), forwards)
 
 

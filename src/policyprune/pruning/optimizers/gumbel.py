@@ -8,14 +8,14 @@ from torch import Tensor
 from policyprune.config.schema import Gumbel
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.optimizers.batches import Batches
-from policyprune.pruning.optimizers.problem import Found, Problem, Report
+from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 from policyprune.pruning.projection import project
 from policyprune.pruning.selection import select
 
 EDGE = 1e-3  # logits are taken of probabilities at least this far from 0 and 1
 
 
-def search(problem: Problem, config: Gumbel, report: Report) -> Found:
+def search(problem: Problem, config: Gumbel, report: Report, state: State = FORGETFUL) -> Found:
     """Minimise the expected loss over the keep probabilities, then keep the most probable units that fit.
 
     A step draws `masks` relaxed masks for each sequence, takes as many forward and backward passes, and moves the
@@ -27,7 +27,12 @@ def search(problem: Problem, config: Gumbel, report: Report) -> Found:
     budget = problem.budget.to(device)
     generator = torch.Generator(device).manual_seed(problem.seed)
     batches = Batches(problem, config.batch_size)
-    for step in range(config.steps):
+    begin = 0
+    if saved := state.load():
+        s, begin = saved["s"].to(device), saved["step"]
+        generator.set_state(saved["generator"])
+        batches.load_state_dict(saved["batches"])
+    for step in range(begin, config.steps):
         rows, progress = batches.draw(), step / config.steps
         temperature = config.temperature * (config.final_temperature / config.temperature) ** progress
         rate = config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
@@ -57,6 +62,8 @@ def search(problem: Problem, config: Gumbel, report: Report) -> Found:
                 "skipped": (~finite).float(),
             }
         )
+        now = {"s": s, "step": step + 1, "generator": generator.get_state(), "batches": batches.state_dict()}
+        state.save(now.copy)
     return Found(select(s, budget), s, config.steps * config.masks)
 
 
