@@ -1,17 +1,20 @@
 """One run, from the dense model to the smaller one and its numbers."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from policyprune.calibration import fit_edits, gather
-from policyprune.config.schema import Config
+from policyprune.config.schema import Config, LatencyBudget
 from policyprune.evaluation.comparison import compare
+from policyprune.evaluation.kept_latency import kept_latency
+from policyprune.latency_table import block_latency
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import device_of, load, skeleton, source_for
-from policyprune.pruning.budget import make_budget
+from policyprune.pruning.budget import Budget, make_budget
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.mask import keep_rates, save_mask
@@ -50,7 +53,13 @@ def check_budget(config: Config) -> None:
     empty = skeleton(config.model, config.task)
     formats.check_formats(config.export.formats, empty, export_settings(config))
     adapter = adapt(empty)
-    make_budget(config.budget, adapter, space_of(adapter, config.granularity.units))
+    make_budget(
+        config.budget,
+        adapter,
+        space_of(adapter, config.granularity.units),
+        block_latency(config),
+        config.granularity.align,
+    )
 
 
 def export_settings(config: Config) -> formats.Settings:
@@ -68,15 +77,22 @@ def _run(config: Config, folder: Path) -> Record:
             base = base_of(model, source_for(config.model, config.task.name), config.model.revision, config.task.name)
             adapter = adapt(model)
             space = space_of(adapter, config.granularity.units)
-            budget = make_budget(config.budget, adapter, space)
+            units = space.units
+            latency = block_latency(config)
+
+            def budget_in(scope: str) -> Budget:
+                wanted = replace(config.budget, scope=scope)
+                return make_budget(wanted, adapter, space, latency, config.granularity.align)
+
+            budget = budget_in(config.budget.scope)
         with measured("data", record.stages):
             task = build(config.task, tokenizer)
             record.protocol = task.protocol
         with measured("importance", record.stages):
-            evidence = gather(config, model, adapter, space, task)
+            evidence = gather(config, model, adapter, units, task)
 
             def score() -> dict[str, Tensor]:
-                metric = METRICS[config.importance.name](evidence)
+                metric = space.pooled(METRICS[config.importance.name](evidence))
                 return {"metric": metric, "start": initial_probabilities(metric, space, budget, config.importance)}
 
             kept = once(StateFile(folder / "importance.state", {"config": record.config_hash}), score)
@@ -95,25 +111,32 @@ def _run(config: Config, folder: Path) -> Record:
                 folder,
                 tracker,
             )
-            record.search = {"forwards": found.forwards, "units": space.n, "kept": int(found.mask.sum()), **told}
-            record.keep_rates = keep_rates(found.mask, space)
-        smaller = {"pruned": shrink(model, adapter, space, found.mask)}
+            mask = space.expand(found.mask)
+            record.search = {"forwards": found.forwards, "units": units.n, "kept": int(mask.sum()), **told}
+            record.keep_rates = keep_rates(mask, units)
+        smaller = {"pruned": shrink(model, adapter, units, mask)}
         edits = None
         if config.tuning.name != "none":
             with measured("tuning", record.stages):
-                edits, record.tuning = fit_edits(config, model, adapter, space, found.mask, task)
-                smaller["tuned"] = shrink(model, adapter, space, found.mask, edits)
+                edits, record.tuning = fit_edits(config, model, adapter, units, mask, task)
+                smaller["tuned"] = shrink(model, adapter, units, mask, edits)
         with measured("export", record.stages):
-            save_mask(folder / "mask.safetensors", found.mask, space, found.probabilities, edits)
-            write_plan(folder / FILE, base, space, found.mask, edits)
+            save_mask(folder / "mask.safetensors", mask, units, space.expand(found.probabilities), edits)
+            write_plan(folder / FILE, base, units, mask, edits)
             settings = export_settings(config)
             final = smaller.get("tuned", smaller["pruned"])
             for form in config.export.formats:
                 formats.write_format(form, final, tokenizer, formats.target(form, folder, settings), settings)
             checkpoint = formats.target("hf", folder, settings)
         with measured("evaluation", record.stages):
-            for subject, measure in compare(config, model, smaller, adapter, space, task, metric, checkpoint):
+            for subject, measure in compare(
+                config, model, smaller, adapter, space, task, metric, checkpoint, budget_in
+            ):
                 record.add(subject, *measure)
+            if isinstance(config.budget, LatencyBudget):
+                last = list(smaller.items())[-1]
+                for subject, measure in kept_latency(config.budget, model, last, budget, found.mask):
+                    record.add(subject, *measure)
         if "hf" in config.export.formats:
             write_card(record, checkpoint, base.source)
     return record

@@ -47,12 +47,12 @@ def search(
     folder: Path,
     tracker: Tracker,
 ) -> tuple[Found, dict[str, Any]]:
-    """Search for a mask: metric and start (n,). Also what the record says of the search beside its result.
+    """Search for a mask: metric and start (n,), gradients (rows, units.n). Also what the record says of the search beside its result.
 
     Writes `curve.jsonl` and `search.state` into `folder` as it goes; goes on where an earlier process ended. RunError
     when too many losses are NaN or infinite.
     """
-    masking = Masking(adapter, space)
+    masking = Masking(adapter, space.units)
     device = model.device
 
     last: tuple[Tensor, PreTrainedModel] | None = None
@@ -60,14 +60,15 @@ def search(
     def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
         nonlocal last
         if not getattr(config.optimizer, "sliced", False):
-            masking.set(masks)
+            masking.set(space.expand(masks))
             return task.loss(model, rows)
         if last is None or not torch.equal(masks[0], last[0]):
             smaller = twin(model)
-            cut(smaller, adapter, space, masks[0])
+            cut(smaller, adapter, space.units, space.expand(masks[0]))
             last = (masks[0], smaller)
         return task.loss(last[1], rows)
 
+    pooled = None if gradients is None else lambda: space.pooled(gradients())
     problem = Problem(
         evaluate,
         space,
@@ -76,7 +77,7 @@ def search(
         start.to(device),
         task.lengths,
         config.seed,
-        gradients,
+        pooled,
         config.importance.per_cost,
     )
     path = folder / "curve.jsonl"

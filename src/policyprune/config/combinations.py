@@ -49,8 +49,7 @@ def check_combinations(config: Config) -> None:
         raise UsageError(
             f"model.device: {config.model.device!r} contradicts model.device_map={config.model.device_map}, use auto"
         )
-    if not config.granularity.units:
-        raise UsageError("granularity.units: empty, the choices are attention, ffn")
+    check_granularity(config)
     if config.tuning.name == "bias_compensation" and "gguf" in config.export.formats:
         raise UsageError(
             "export: gguf cannot hold the biases of tuning=bias_compensation, use another tuning or export"
@@ -83,3 +82,30 @@ def check_evaluating(config: Evaluating) -> None:
     """Raise UsageError for what a checkpoint alone cannot be asked."""
     if config.evaluation.one_shot:
         raise UsageError("evaluation.one_shot: metric-only masks are compared in a run, not in an evaluation")
+
+
+def check_granularity(config: Config) -> None:
+    """Raise UsageError for units that do not go together, or not with the budget's scope or the optimizer."""
+    units, scope = set(config.granularity.units), config.budget.scope
+    blocks = sorted(units & {"attention_block", "ffn_block", "layer"})
+    finer = units - {"layer"}
+    if not units:
+        raise UsageError("granularity.units: empty, the choices are attention, ffn, attention_block, ffn_block, layer")
+    if "layer" in units and finer and not all(units & {kind, f"{kind}_block"} for kind in ("attention", "ffn")):
+        raise UsageError(
+            f"granularity.units: {sorted(units)} leaves a part of the layer without a finer unit, name "
+            "one of attention, attention_block and one of ffn, ffn_block, or layer alone"
+        )
+    if blocks and scope != "global":
+        raise UsageError(
+            f"budget.scope: {scope} asks every layer to keep its share, {', '.join(blocks)} cannot; use global"
+        )
+    if blocks and config.optimizer.name == "kwon":
+        raise UsageError(
+            f"optimizer: kwon splits a budget between heads and channels, granularity={config.granularity.name} has "
+            f"{', '.join(blocks)}; use one_shot with importance=fisher, policy_gradient or ppo"
+        )
+    if config.granularity.align and not units & {"attention", "ffn"}:
+        raise UsageError(
+            f"granularity.align: {config.granularity.align} needs units attention or ffn, blocks go as a whole"
+        )

@@ -56,6 +56,7 @@ __all__ = [
     "Labelled",
     "LanguageModeling",
     "Latency",
+    "LatencyBudget",
     "LeastSquares",
     "Model",
     "OneShot",
@@ -92,7 +93,8 @@ class Granularity:
     """Which units can be removed."""
 
     name: str = MISSING
-    units: list[str] = choice("attention", "ffn")
+    units: list[str] = choice("attention", "ffn", "attention_block", "ffn_block", "layer")
+    align: int | None = number(at_least=1)  # final widths are multiples of this
 
 
 @dataclass
@@ -101,8 +103,17 @@ class Budget:
 
     name: str = choice("rate", "params", "flops")
     keep: float = number(above=0, at_most=1)
-    scope: str = choice("global", "per_layer")
+    scope: str = choice("global", "per_layer", "uniform")
     sequence_length: int = number(at_least=1)  # tokens, for the multiply-accumulates of attention
+
+
+@dataclass
+class LatencyBudget(Budget):
+    """The time of the transformer blocks on this machine, from a table that is measured and kept."""
+
+    name: str = choice("latency")
+    batch_size: int = number(at_least=1)
+    repeats: int = number(at_least=1)  # timed rounds over all widths of the table, and over dense and pruned blocks
 
 
 @dataclass
@@ -274,6 +285,7 @@ SCHEMAS: dict[str, Any] = {
     "task/question_answering": QuestionAnswering,
     "granularity/base": Granularity,
     "budget/base": Budget,
+    "budget/latency": LatencyBudget,
     "importance/base": Importance,
     "optimizer/one_shot": OneShot,
     "optimizer/policy_gradient": PolicyGradient,

@@ -1,7 +1,6 @@
 """The dense model, the metric-only masks, the pruned and the tuned model, side by side."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from policyprune.evaluation.efficiency import latency
 from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_megabytes
 from policyprune.evaluation.quality import Measure, quality_of
 from policyprune.models.adapter import Adapter
-from policyprune.pruning.budget import make_budget
+from policyprune.pruning.budget import Budget
 from policyprune.pruning.selection import by_metric
 from policyprune.pruning.space import Space
 from policyprune.surgery.shrink import shrink
@@ -29,11 +28,12 @@ def compare(
     task: Task,
     metric: Tensor,
     checkpoint: Path,
+    budget_in: Callable[[str], Budget],
 ) -> Iterator[tuple[str, Measure]]:
     """Yield (subject, measure) as they are measured, all of physically smaller models.
 
     `smaller` has the model without the pruned units as `pruned` and, where it was tuned, as `tuned`; the last one is
-    what `checkpoint` holds.
+    what `checkpoint` holds. `budget_in(scope)` is the run's budget, global or per layer.
     """
     wanted, length = config.evaluation, config.budget.sequence_length
     quality = quality_of(task, wanted)
@@ -41,8 +41,9 @@ def compare(
     for scope in wanted.one_shot:
         if config.optimizer.name == "one_shot" and scope == config.budget.scope:
             continue  # this is what was pruned
-        budget = make_budget(replace(config.budget, scope=scope), adapter, space)
-        other = shrink(dense, adapter, space, by_metric(metric, budget, config.importance.per_cost))
+        budget = budget_in(scope)
+        mask = by_metric(metric, budget, config.importance.per_cost)
+        other = shrink(dense, adapter, space.units, space.expand(mask))
         measures = [*quality.of(f"{config.importance.name}, {scope}", other), *size(other, length)]
         yield from (("one_shot", (*row, {**protocol, "scope": scope})) for *row, protocol in measures)  # type: ignore[misc]
         del other

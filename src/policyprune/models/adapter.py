@@ -20,6 +20,16 @@ def divisible(config: PreTrainedConfig) -> str:
     return ""
 
 
+def pre_norm(config: PreTrainedConfig) -> bool:
+    """Norms stand in the branches alone: a layer without blocks passes its input on."""
+    return True
+
+
+def post_norm(config: PreTrainedConfig) -> bool:
+    """Norms stand after the residual: a layer without blocks still computes something."""
+    return False
+
+
 @dataclass(frozen=True)
 class Part:
     """Features of a linear module that belong to units: unit u owns [offset + u*width, offset + (u+1)*width)."""
@@ -86,6 +96,10 @@ class Family:
     channel_count: str = "intermediate_size"
     head_dim: str | None = "head_dim"
     head: str = "CausalLM"
+    removable: Callable[[PreTrainedConfig], bool] = pre_norm  # whether a layer without blocks can be deleted
+    layer_count: str = "num_hidden_layers"
+    layer_lists: tuple[str, ...] = ("layer_types", "no_rope_layers")  # config keys with an entry per layer
+    layer_index: str = "layer_idx"  # attribute of the modules that know which layer they are in
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,8 @@ class Block:
 class Adapter:
     """The blocks of a model in order: attention and FFN of layer 0, of layer 1, ...
 
-    `fixed_params` is what the layers hold besides their units: norms and output biases.
+    `fixed_params` is what the layers hold besides their units: norms and output biases. `removable_layers`: a layer
+    that lost both blocks passes its input on, so it can be deleted; a block without units then adds no bias either.
     """
 
     family: Family
@@ -129,6 +144,7 @@ class Adapter:
     blocks: tuple[Block, ...]
     head_dim: int
     fixed_params: int
+    removable_layers: bool = True
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -156,7 +172,8 @@ def adapt(model: PreTrainedModel) -> Adapter:
     ]
     total = sum(parameter.numel() for path in layers for parameter in model.get_submodule(path).parameters())
     in_units = sum(block.count * block.params_per_unit for block in blocks)
-    return Adapter(family, layers, tuple(blocks), head_dim, total - in_units)
+    removable = family.removable(model.config)
+    return Adapter(family, layers, tuple(blocks), head_dim, total - in_units, removable)
 
 
 def _head_dim(config: PreTrainedConfig, family: Family) -> int:

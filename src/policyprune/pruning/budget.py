@@ -1,23 +1,30 @@
 """What a mask may cost."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from policyprune.config.schema import Budget as BudgetConfig
 from policyprune.errors import UsageError
-from policyprune.models.adapter import Adapter, Block
+from policyprune.models.adapter import Adapter
+from policyprune.pruning.latency import BlockLatency
+from policyprune.pruning.prices import check_alike, chunks, prices
 from policyprune.pruning.space import Space
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Masks m with `sum of cost * m` over each pool at most `pool_limit`, and over each segment about `limit`.
+    """Masks whose cost over each pool is at most `pool_limit`, and over each segment about `limit`.
 
     A pool is a set of units that share a limit which the final mask meets. A segment is a part of a pool that the
     search keeps at its own limit: the whole pool when the budget is global, one block when it is per layer.
+    Without a `space` a mask costs the sum of `cost * m`. In a space with gates a leaf costs only where all gates above
+    it are 1, and gates cost nothing themselves; `opens` (n, 2) are the openings (pruning/prices.py) that a leaf pays
+    for together with the others of its block or layer. `chunk` (n,) units of a block are kept or dropped together;
+    `equal` asks for the same number of units in the blocks of all layers.
     All tensors are float64 or int64: cost, segment, pool (n,); limit (segments,); pool_limit (pools,).
     """
 
@@ -27,66 +34,123 @@ class Budget:
     pool: Tensor
     pool_limit: Tensor
     keep: float
+    space: Space | None = None
+    opening: Tensor | None = None
+    opens: Tensor | None = None
+    opening_gate: Tensor | None = None
+    chunk: Tensor | None = None
+    equal: bool = False
+
+    @property
+    def linear(self) -> bool:
+        """Whether a mask costs the sum of `cost * m`."""
+        return self.opening is None and not (self.space and self.space.nested)
+
+    def joint(self, s: Tensor) -> Tensor:
+        """Decisions or their probabilities (..., n), each times those of the gates above it."""
+        return self.space.joint(s) if self.space else s
+
+    @property
+    def leaf(self) -> Tensor:
+        """Which decisions are leaves, (n,) bool."""
+        return self.space.leaf if self.space else torch.ones(len(self.cost), dtype=torch.bool)
 
     def spent(self, mask: Tensor) -> Tensor:
-        """Cost of a mask or of keep probabilities (n,) in each pool: (pools,) float64."""
-        return torch.zeros_like(self.pool_limit).index_add(0, self.pool, self.cost * mask.double())
+        """Cost of a mask (n,), or a bound on the expected cost of keep probabilities (n,), in each pool: float64."""
+        return self.spent_in(mask, self.pool, len(self.pool_limit))
+
+    def spent_in(self, s: Tensor, index: Tensor, count: int) -> Tensor:
+        """The same in each class of `index` (n,): (count,) float64.
+
+        The decisions are independent, so a leaf's expected cost is its cost times the product of its probability and
+        those of the gates above it. That of an opening is bounded by its cost times the smaller of the gates' product
+        and the sum of the leaves' (the union bound). For a mask of 0 and 1 both are exact.
+        """
+        own = self.joint(s.double())
+        spent = torch.zeros(count, dtype=torch.float64, device=s.device).index_add(0, index, self.cost * own)
+        if self.opening is None:
+            return spent
+        assert self.opens is not None
+        assert self.opening_gate is not None
+        own_leaves = own * self.leaf.to(s.device)
+        weight = torch.zeros_like(self.opening)
+        class_of = torch.zeros(len(self.opening), dtype=torch.long, device=s.device)
+        for column in self.opens.unbind(1):
+            weight = weight.index_add(0, column, own_leaves)
+            class_of = class_of.scatter(0, column, index)
+        gate = torch.where(self.opening_gate >= 0, own[self.opening_gate.clamp(min=0)], 1.0)
+        return spent.index_add(0, class_of, self.opening * torch.minimum(gate, weight))
 
     def to(self, device: torch.device) -> "Budget":
         """The same budget with its tensors on `device`."""
-        cost, segment, limit = self.cost.to(device), self.segment.to(device), self.limit.to(device)
-        return Budget(cost, segment, limit, self.pool.to(device), self.pool_limit.to(device), self.keep)
+        names = ("cost", "segment", "limit", "pool", "pool_limit", "opening", "opens", "opening_gate", "chunk")
+        moved: dict[str, Any] = {name: None if (t := getattr(self, name)) is None else t.to(device) for name in names}
+        return replace(self, **moved)
 
     def relaxed(self, keep: float) -> "Budget":
         """The same limits moved towards the dense model: `keep` 1 is dense, `self.keep` is this budget."""
         share = (keep - self.keep) / (1 - self.keep) if self.keep < 1 else 1.0
-        limit = self.limit + share * (_sums(self.cost, self.segment, len(self.limit)) - self.limit)
-        pool_limit = self.pool_limit + share * (_sums(self.cost, self.pool, len(self.pool_limit)) - self.pool_limit)
-        return Budget(self.cost, self.segment, limit, self.pool, pool_limit, keep)
+        dense = torch.ones_like(self.cost)
+        limit = self.limit + share * (self.spent_in(dense, self.segment, len(self.limit)) - self.limit)
+        pool_limit = self.pool_limit + share * (self.spent(dense) - self.pool_limit)
+        return replace(self, limit=limit, pool_limit=pool_limit, keep=keep)
+
+    def per_cost(self, metric: Tensor) -> Tensor:
+        """A metric (n,) over the cost of each leaf, 0 at gates: float64."""
+        return torch.where(self.cost > 0, metric.double() / self.cost.clamp(min=1e-300), 0.0)
+
+    def per_block(self, space: Space) -> "Budget":
+        """The same budget with each block held to its own share."""
+        dense, group_of = torch.ones_like(self.cost), space.group_of.to(self.cost.device)
+        totals = self.spent_in(dense, group_of, len(space.groups))
+        share = (self.pool_limit / self.spent(dense))[self.pool]
+        of_group = torch.zeros_like(totals).scatter(0, group_of, share)
+        return replace(self, segment=group_of, limit=totals * of_group)
 
 
-def make_budget(config: BudgetConfig, adapter: Adapter, space: Space) -> Budget:
+def make_budget(
+    config: BudgetConfig,
+    adapter: Adapter,
+    space: Space,
+    latency: BlockLatency | None = None,
+    align: int | None = None,
+) -> Budget:
     """Turn `budget.keep` into limits.
 
-    `rate`: units, attention and FFN each by themselves, rounded to whole units. `params` and `flops`: parameters or
-    multiply-accumulates of the transformer blocks, all units jointly. UsageError when no mask can meet the budget,
-    with the smallest one that can be met.
+    `rate`: leaves of the space, each kind by itself, rounded to whole ones. `params`, `flops`, `latency`: parameters,
+    multiply-accumulates or measured time (`latency`) of the transformer blocks, all units jointly. UsageError when no
+    mask can meet the budget, with the smallest one that can be met.
     """
-    kinds = sorted({group.kind for group in space.groups})
-    group_of = space.group_of
-    blocks = {(block.layer, block.kind): block for block in adapter.blocks}
+    chunk = chunks(adapter, space, align) if align else None
+    if config.scope == "uniform":
+        check_alike(adapter, "budget.scope: uniform")
     if config.name == "rate":
-        cost = torch.ones(space.n, dtype=torch.float64)
-        pool = torch.tensor([kinds.index(group.kind) for group in space.groups])[group_of]
-        sizes = _sums(cost, pool, len(kinds))
+        leaf = space.leaf
+        kinds = sorted({g.kind for g, own in zip(space.groups, _leaf_groups(space), strict=True) if own})
+        cost = leaf.double()
+        pool = torch.tensor([kinds.index(g.kind) if g.kind in kinds else 0 for g in space.groups])[space.group_of]
+        sizes = torch.zeros(len(kinds), dtype=torch.float64).index_add(0, pool, cost)
         pool_limit = (config.keep * sizes).round()
+        budget = Budget(cost, pool, pool_limit, pool, pool_limit, config.keep, space, chunk=chunk)
     else:
-        price = torch.tensor(
-            [float(_price(config, blocks[g.layer, g.kind])) for g in space.groups], dtype=torch.float64
-        )
-        cost, pool = price[group_of], torch.zeros(space.n, dtype=torch.long)
-        rest = (adapter.fixed_params if config.name == "params" else 0) + sum(
-            block.count * _price(config, block) for key, block in blocks.items() if block.kind not in kinds
-        )
-        total = float(cost.sum()) + rest
-        pool_limit = torch.tensor([config.keep * total - rest], dtype=torch.float64)
+        found = prices(config, adapter, space, latency)
+        pool = torch.zeros(space.n, dtype=torch.long)
+        pool_limit = torch.tensor([config.keep * found.total - found.rest], dtype=torch.float64)
         if pool_limit < 0:
-            smallest = math.ceil(rest / total * 1e4) / 1e4
+            smallest = math.ceil(found.rest / found.total * 1e4) / 1e4
             raise UsageError(
                 f"budget.keep: {config.keep:g} of the {config.name} cannot be met with granularity "
-                f"{'+'.join(kinds)}, the rest of the blocks takes more; at least {smallest:.4f} can be met"
+                f"{'+'.join(sorted({group.kind for group in space.groups}))}, the rest of the blocks takes more; "
+                f"at least {smallest:.4f} can be met"
             )
-    if config.scope == "global":
-        return Budget(cost, pool, pool_limit, pool, pool_limit, config.keep)
-    pool_totals = _sums(cost, pool, len(pool_limit))
-    shares = (pool_limit / pool_totals)[pool]
-    limit = _sums(cost * shares, group_of, len(space.groups))
-    return Budget(cost, group_of, limit, pool, pool_limit, config.keep)
+        budget = Budget(found.cost, pool, pool_limit, pool, pool_limit, config.keep, space, chunk=chunk)
+        if len(found.opening) > 1:
+            budget = replace(budget, opening=found.opening, opens=found.opens, opening_gate=found.opening_gate)
+        if config.keep == 1:
+            dense = budget.spent(torch.ones_like(budget.cost))
+            budget = replace(budget, limit=dense, pool_limit=dense)
+    return budget if config.scope == "global" else replace(budget.per_block(space), equal=config.scope == "uniform")
 
 
-def _price(config: BudgetConfig, block: Block) -> int:
-    return block.params_per_unit if config.name == "params" else block.macs(config.sequence_length)
-
-
-def _sums(values: Tensor, index: Tensor, count: int) -> Tensor:
-    return torch.zeros(count, dtype=torch.float64, device=values.device).index_add(0, index, values)
+def _leaf_groups(space: Space) -> list[bool]:
+    return [bool(part.any()) for part in space.views(space.leaf).values()]

@@ -7,7 +7,9 @@ from policyprune.config.schema import Importance
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.projection import project
 from policyprune.pruning.selection import select
-from policyprune.pruning.space import Space
+from policyprune.pruning.space import GATES, Space
+
+DOUBT = 0.1
 
 
 def initial_probabilities(scores: Tensor, space: Space, budget: Budget, config: Importance) -> Tensor:
@@ -15,15 +17,20 @@ def initial_probabilities(scores: Tensor, space: Space, budget: Budget, config: 
 
     `sigmoid_norm`: sigmoid of the standardised score; `norm`: score between minimum and maximum; both shifted onto the
     budget. `score_const`: `confidence` for the units that the metric keeps, 1 - confidence for the others.
-    Standardised within each block (`per_layer`) or over all blocks of a kind (`global`).
+    Standardised within each block (`per_layer`) or over all blocks of a kind (`global`, and always for whole blocks and
+    layers). A gate begins between 1 - `DOUBT` and 1, so that units carry the budget until the search finds out.
     """
     if config.mapping == "score_const":
         kept = select(scores, budget).to(scores.device)
         return torch.where(kept, config.confidence, 1 - config.confidence).float()
     index = space.group_of
-    if config.normalize == "global":
-        kinds = sorted({group.kind for group in space.groups})
-        index = torch.tensor([kinds.index(group.kind) for group in space.groups])[index]
+    kinds = sorted({group.kind for group in space.groups})
+    together = [config.normalize == "global" or group.kind in GATES for group in space.groups]
+    classes = [
+        kinds.index(g.kind) if t else len(kinds) + i
+        for i, (g, t) in enumerate(zip(space.groups, together, strict=True))
+    ]
+    index = torch.tensor(classes).unique(return_inverse=True)[1][index]
     index, x = index.to(scores.device), scores.double()
     count = int(index.max()) + 1
     if config.mapping == "norm":
@@ -36,4 +43,5 @@ def initial_probabilities(scores: Tensor, space: Space, budget: Budget, config: 
         mean = zeros.index_add(0, index, x) / sizes
         deviation = (zeros.index_add(0, index, (x - mean[index]) ** 2) / sizes).sqrt()
         mapped = torch.sigmoid((x - mean[index]) / deviation.clamp(min=1e-12)[index])
-    return project(mapped, budget, "equality").float()
+    mapped = torch.where(space.leaf.to(mapped.device), mapped, 1 - DOUBT * (1 - mapped))
+    return project(mapped, budget, "equality", hold_gates=True).float()

@@ -1,4 +1,8 @@
-"""Masked forwards: the outputs of pruned units are multiplied by zero, nothing is sliced."""
+"""Masked forwards: the outputs of pruned units are multiplied by zero, nothing is sliced.
+
+A block without units adds nothing to the residual, its output bias included, except in post-norm families, where an
+empty layer cannot be deleted and the bias stays.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +27,7 @@ class Masking:
             start += block.count
         self._unit_of_feature = torch.cat(index)
         self._sizes = [block.count * block.width for block in self._blocks]
+        self._silent = adapter.removable_layers  # a block without units adds nothing, not even its bias
         self._current: dict[str, Tensor] | None = None
 
     def set(self, masks: Tensor | None) -> None:
@@ -47,12 +52,26 @@ class Masking:
 
         return multiply
 
+    def _silencer(self, name: str) -> Any:
+        def multiply(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+            if self._current is None:
+                return None
+            alive = (self._current[name] != 0).any(-1, keepdim=True).to(device=out.device, dtype=out.dtype)
+            if out.dim() == 2:  # sequences and positions in one dimension
+                return (out.view(len(alive), -1, out.shape[-1]) * alive).view_as(out)
+            return out * alive
+
+        return multiply
+
     @contextmanager
     def on(self, model: nn.Module) -> Iterator["Masking"]:
         """Install the hooks for the duration of a `with` block."""
         handles = [
             model.get_submodule(block.out).register_forward_pre_hook(self._hook(block.out)) for block in self._blocks
         ]
+        for out in (block.out for block in self._blocks if self._silent):
+            if getattr(model.get_submodule(out), "bias", None) is not None:
+                handles.append(model.get_submodule(out).register_forward_hook(self._silencer(out)))
         try:
             yield self
         finally:

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from policyprune.models.adapter import Adapter
 
+GATES = {"attention_block": ("attention",), "ffn_block": ("ffn",), "layer": ("attention", "ffn")}
+
 
 @dataclass(frozen=True)
 class Group:
-    """The `count` units of one attention or FFN block."""
+    """The `count` units of one block, or the one decision on a whole block or layer."""
 
     layer: int
     kind: str
@@ -21,18 +23,25 @@ class Group:
 
 @dataclass(frozen=True)
 class Space:
-    """An ordered list of groups. A mask is a flat tensor (..., n) of 0 and 1; groups are views into it."""
+    """An ordered list of groups. A mask is a flat tensor (..., n) of 0 and 1; groups are views into it.
+
+    A group of kind `attention` or `ffn` holds the heads (KV groups) or channels of a block. One of kind
+    `attention_block`, `ffn_block` or `layer` is a gate: a single decision on everything below it. A decision with
+    nothing finer below it is a leaf. What is left of the model is stated by a mask over `units`, the heads and channels
+    that the search can take away: a unit is kept when its own decision and all gates above it are 1 (`expand`).
+    """
 
     groups: tuple[Group, ...]
+    covered: tuple[Group, ...] = ()  # heads and channels below the groups; empty where they are the groups
 
     @cached_property
     def n(self) -> int:
-        """Number of units."""
+        """Number of decisions."""
         return sum(group.count for group in self.groups)
 
     @cached_property
     def group_of(self) -> Tensor:
-        """Index of each unit's group, (n,) int64."""
+        """Index of each decision's group, (n,) int64."""
         counts = torch.tensor([group.count for group in self.groups])
         return torch.repeat_interleave(torch.arange(len(self.groups)), counts)
 
@@ -41,8 +50,105 @@ class Space:
         parts = flat.split([group.count for group in self.groups], dim=-1)
         return {(group.layer, group.kind): part for group, part in zip(self.groups, parts, strict=True)}
 
+    @cached_property
+    def units(self) -> "Space":
+        """The heads and channels alone: the space of masks that models are shrunk by."""
+        return Space(self.covered) if self.covered else self
+
+    @cached_property
+    def leaf(self) -> Tensor:
+        """Which decisions have nothing finer below them, (n,) bool."""
+        gates = self._parents[self._parents < self.n]
+        leaf = torch.ones(self.n, dtype=torch.bool)
+        leaf[gates] = False
+        return leaf
+
+    @cached_property
+    def nested(self) -> bool:
+        """Whether some decisions are on what others decide on too."""
+        return not bool(self.leaf.all())
+
+    def joint(self, s: Tensor) -> Tensor:
+        """Decisions or their probabilities (..., n), each times those of the gates above it."""
+        if not self.nested:
+            return s
+        padded = torch.cat([s, torch.ones_like(s[..., :1])], -1)
+        above = self._parents.to(s.device)
+        return s * padded[..., above[:, 0]] * padded[..., above[:, 1]]
+
+    def closed(self, mask: Tensor) -> Tensor:
+        """A mask (n,) whose gates are 1 exactly where a leaf below them is kept."""
+        if not self.nested:
+            return mask
+        below = torch.zeros(self.n + 1, dtype=torch.long)
+        for column in self._parents.unbind(1):
+            below.index_add_(0, column, (mask & self.leaf).long())
+        return torch.where(self.leaf, mask, below[:-1] > 0)
+
+    def expand(self, masks: Tensor) -> Tensor:
+        """Decisions or their probabilities (..., n) -> what that makes of the units, (..., units.n)."""
+        if not self.covered:
+            return masks
+        padded = torch.cat([masks, torch.ones_like(masks[..., :1])], -1)
+        own, block, layer = self._deciding.to(masks.device).unbind(1)
+        return padded[..., own] * padded[..., block] * padded[..., layer]
+
+    def pooled(self, values: Tensor) -> Tensor:
+        """Values of the units (..., units.n) -> of the decisions, (..., n): the sum over the units below each."""
+        if not self.covered:
+            return values
+        total = values.new_zeros(*values.shape[:-1], self.n + 1)
+        for column in self._deciding.to(values.device).unbind(1):
+            total.index_add_(-1, column, values)
+        return total[..., :-1]
+
+    @cached_property
+    def _starts(self) -> dict[tuple[int, str], int]:
+        starts, total = {}, 0
+        for group in self.groups:
+            starts[group.layer, group.kind] = total
+            total += group.count
+        return starts
+
+    @cached_property
+    def _deciding(self) -> Tensor:
+        """For each unit its own decision, the one on its block and the one on its layer, n where there is none."""
+        rows = []
+        for group in self.units.groups:
+            own = self._starts.get((group.layer, group.kind))
+            above = [self._starts.get((group.layer, kind), self.n) for kind in (f"{group.kind}_block", "layer")]
+            for index in range(group.count):
+                rows.append([self.n if own is None else own + index, *above])
+        return torch.tensor(rows, dtype=torch.long).view(-1, 3)
+
+    @cached_property
+    def _parents(self) -> Tensor:
+        """The gates above each decision, (n, 2), n where there is none."""
+        none = self.n
+        above = {
+            group: [none, none]
+            if group.kind == "layer"
+            else [
+                none if group.kind in GATES else self._starts.get((group.layer, f"{group.kind}_block"), none),
+                self._starts.get((group.layer, "layer"), none),
+            ]
+            for group in self.groups
+        }
+        rows = [above[group] for group in self.groups for _ in range(group.count)]
+        return torch.tensor(rows, dtype=torch.long).view(-1, 2)
+
 
 def space_of(adapter: Adapter, units: Iterable[str]) -> Space:
-    """The units of the kinds in `units` (granularity) in the order of the layers."""
+    """The decisions of the kinds in `units` (granularity) in the order of the layers, the gates of a layer last."""
     kinds = set(units)
-    return Space(tuple(Group(b.layer, b.kind, b.count) for b in adapter.blocks if b.kind in kinds and b.count))
+    below = kinds | {kind for gate in kinds & set(GATES) for kind in GATES[gate]}
+    covered = tuple(Group(b.layer, b.kind, b.count) for b in adapter.blocks if b.kind in below and b.count)
+    if not kinds & set(GATES):
+        return Space(covered)
+    groups: list[Group] = []
+    for layer in sorted({group.layer for group in covered}):
+        own = [group for group in covered if group.layer == layer]
+        groups += [group for group in own if group.kind in kinds]
+        groups += [Group(layer, f"{g.kind}_block", 1) for g in own if f"{g.kind}_block" in kinds]
+        groups += [Group(layer, "layer", 1)] if "layer" in kinds else []
+    return Space(tuple(groups), covered)

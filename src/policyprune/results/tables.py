@@ -50,8 +50,8 @@ def _metric(row: Row) -> str:
     name = row.metric.replace("_", " ")
     if row.metric == "perplexity":
         name = f"perplexity, {protocol['length']} tokens"
-    elif row.metric == "latency":
-        name = f"latency, {protocol['batch_size']} x {protocol['length']} tokens"
+    elif "batch_size" in protocol:
+        name = f"{name}, {protocol['batch_size']} x {protocol['length']} tokens"
     elif "split" in protocol:
         name = f"{name}, {protocol['split']}"
     return f"{name}, {row.unit}" if row.unit else name

@@ -11,8 +11,9 @@ from transformers.pytorch_utils import Conv1D
 from policyprune.models.adapter import Adapter, Block
 from policyprune.pruning.edits import Edits
 from policyprune.pruning.space import Space
+from policyprune.surgery.depth import keep_layers, kept_layers, silence
 from policyprune.surgery.unequal import EmptyBlock, set_sizes
-from policyprune.surgery.widths import state_widths
+from policyprune.surgery.widths import state_widths, stated_biases
 
 
 @torch.no_grad()
@@ -26,13 +27,18 @@ def shrink(
 ) -> PreTrainedModel:
     """Return a model without the units where mask (n,) is 0; it computes what the masked model computes, to rounding.
 
-    What a tuning changed is worked into the output projections, in float32; a bias is made where there was none.
+    `space` is that of heads and channels (`Space.units`). A layer that loses both blocks is deleted where the family
+    allows it. What a tuning changed is worked into the output projections, in float32; a bias is made where there
+    was none, and keeps its layer.
     The weights that are not sliced are shared with `model`, which stays as it was unless `in_place`. The config of the
     result states its widths: as usual where all layers agree, in `per_layer_config` where they do not.
     """
     smaller = model if in_place else twin(model)
-    biased = cut(smaller, adapter, space, mask, edits)
-    state_widths(smaller, adapter, space, mask, biased)
+    biased = stated_biases(model.config)
+    layers = kept_layers(adapter, space, mask, biased | set(edits.biases if edits else ()))
+    biased |= set(cut(smaller, adapter, space, mask, edits))
+    keep_layers(smaller, adapter, layers)
+    state_widths(smaller, adapter, space, mask, layers, biased)
     return smaller
 
 
@@ -46,7 +52,11 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
 def cut(
     model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, edits: Edits | None = None
 ) -> list[tuple[int, str]]:
-    """Take the units out of a model in place, and return the blocks that got a bias; the config stays as it was."""
+    """Take the units out of a model in place, and return the blocks that got a bias.
+
+    The config stays as it was, and so does the number of layers. What is left of a block without units adds nothing,
+    its output bias included, unless a tuning gave it one; in post-norm families the bias stays.
+    """
     edits = edits or Edits()
     blocks = {(block.layer, block.kind): block for block in adapter.blocks}
     biased = [key for key, bias in edits.biases.items() if _add_bias(model.get_submodule(blocks[key].out), bias)]
@@ -57,6 +67,8 @@ def cut(
             _remove(model, blocks[key])
         elif len(kept) < len(view):
             _slice(model, blocks[key], kept)
+        if not len(kept) and adapter.removable_layers and key not in edits.biases:
+            silence(model, blocks[key])
         if key in scales and len(kept):
             _fold(model.get_submodule(blocks[key].out), scales[key][kept], blocks[key].width)
         if key in edits.weights:

@@ -10,14 +10,20 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.space import Space
+from policyprune.surgery.depth import state_depth
 
 
 def state_widths(
-    model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, biased: Iterable[tuple[int, str]] = ()
+    model: PreTrainedModel,
+    adapter: Adapter,
+    space: Space,
+    mask: Tensor,
+    layers: list[int],
+    biased: Iterable[tuple[int, str]] = (),
 ) -> None:
     """Write the kept counts of each layer into the model's config, in the stock keys where all layers agree.
 
-    `biased` are the blocks whose output projection got a bias that the stock class does not have.
+    `layers` are those that remain, `biased` the blocks whose output projection has a bias that the stock class has not.
     """
     family = adapter.family
     names = {"attention": family.group_count, "ffn": family.channel_count}
@@ -26,12 +32,14 @@ def state_widths(
     kept |= {key: int(view.sum()) for key, view in space.views(mask.bool()).items()}
     heads = {(block.layer, block.kind): block.heads for block in adapter.blocks}
     for (layer, kind), count in kept.items():
-        counts.setdefault(layer, {})[names[kind]] = count * heads[layer, kind]
+        if layer in layers:
+            counts.setdefault(layers.index(layer), {})[names[kind]] = count * heads[layer, kind]
     everywhere = list(counts.values())
-    added = _added_biases(model.config, biased)
-    for layer, kinds in added.items():
-        counts[layer]["output_biases"] = kinds
-    uniform = len(everywhere) == len(adapter.layers) and all(c == everywhere[0] for c in everywhere)
+    added = set(biased)
+    for index, layer in enumerate(layers) if added else ():
+        counts[index]["output_biases"] = sorted(kind for own, kind in added if own == layer)
+    state_depth(model.config, adapter, layers)  # in the config that the layers share, too: the model counts them by it
+    uniform = len(everywhere) == len(layers) and all(c == everywhere[0] for c in everywhere)
     stock = (
         _stock(model.config, adapter, everywhere[0])
         if uniform and not added and 0 not in everywhere[0].values()
@@ -46,13 +54,10 @@ def state_widths(
         model.config.allow_global_per_layer_attribute_access = True  # GPT-NeoX's own validation reads the head count
 
 
-def _added_biases(config: PreTrainedConfig, biased: Iterable[tuple[int, str]]) -> dict[int, list[str]]:
-    """The kinds of each layer, [] for most, that have such a bias now or had it before; {} where none has."""
+def stated_biases(config: PreTrainedConfig) -> set[tuple[int, str]]:
+    """The blocks, by (layer, kind), whose output projection has a bias that the stock class has not."""
     before = config.to_dict().get("per_layer_config") or {}
-    found = {(int(layer), kind) for layer, own in before.items() for kind in own.get("output_biases", [])}
-    found |= set(biased)
-    layers = range(config.num_hidden_layers) if found else ()
-    return {layer: sorted(kind for own, kind in found if own == layer) for layer in layers}
+    return {(int(layer), kind) for layer, own in before.items() for kind in own.get("output_biases", [])}
 
 
 def _stock(config: PreTrainedConfig, adapter: Adapter, counts: dict[str, int]) -> PreTrainedConfig | None:

@@ -1,6 +1,6 @@
 """BERT, and RoBERTa and ELECTRA, whose layers have the same names."""
 
-from policyprune.models.adapter import Attention, Family, FeedForward
+from policyprune.models.adapter import Attention, Family, FeedForward, post_norm
 
 BERT = Family(
     model_types=("bert", "roberta", "electra"),
@@ -16,4 +16,5 @@ BERT = Family(
     group_count="num_attention_heads",
     head_dim=None,
     head="SequenceClassification",
+    removable=post_norm,
 )

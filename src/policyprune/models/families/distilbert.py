@@ -1,6 +1,6 @@
 """DistilBERT, with names of its own in the layers and in the config."""
 
-from policyprune.models.adapter import Attention, Family, FeedForward
+from policyprune.models.adapter import Attention, Family, FeedForward, post_norm
 
 DISTILBERT = Family(
     model_types=("distilbert",),
@@ -18,4 +18,5 @@ DISTILBERT = Family(
     channel_count="hidden_dim",
     head_dim=None,
     head="SequenceClassification",
+    removable=post_norm,
 )

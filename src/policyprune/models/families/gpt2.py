@@ -17,5 +17,6 @@ GPT2 = Family(
     group_count="n_head",
     head_count="n_head",
     channel_count="n_inner",
+    removable=lambda config: not config.scale_attn_by_inverse_layer_idx,
     head_dim=None,
 )

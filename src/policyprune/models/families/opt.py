@@ -16,5 +16,6 @@ OPT = Family(
     ffn=FeedForward(block=None, inputs=("fc1",), out="fc2"),
     group_count="num_attention_heads",
     channel_count="ffn_dim",
+    removable=lambda config: bool(config.do_layer_norm_before),
     head_dim=None,
 )

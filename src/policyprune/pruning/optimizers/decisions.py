@@ -15,8 +15,8 @@ class Decisions:
     """D keep-or-drop decisions over n units: each head by itself, channels in chunks of similar importance.
 
     `of` (n,) is the decision of each unit, `rank` (n,) orders the units of a decision, 0 the most important. Per
-    decision (D,): its block, depth (0 to 1), whether it is about channels, its cost, and its mean importance,
-    standardised in its kind (`importance`) and in its block (`standing`).
+    decision (D,): its block, depth (0 to 1), whether it is about channels or a gate, its cost (0 of a gate), and its
+    mean importance, standardised in its kind (`importance`) and in its block (`standing`).
     """
 
     of: Tensor
@@ -24,6 +24,7 @@ class Decisions:
     block: Tensor
     depth: Tensor
     channels: Tensor
+    gate: Tensor
     cost: Tensor
     importance: Tensor
     standing: Tensor
@@ -45,8 +46,12 @@ class Decisions:
         What was decided to be kept goes first, then the rest, each by probability (D,); within a decision the more
         important units go first, so that the budget may end inside a decision.
         """
-        order = action * 2 + probabilities.clamp(0, 1)
-        return select(order[self.of].double() - 1e-6 * self.rank / (1 + self.rank.max()), self.budget)
+        action, probabilities = (
+            self.budget.joint(action[self.of]),
+            self.budget.joint(probabilities.clamp(0, 1)[self.of]),
+        )
+        order = action * 2 + probabilities
+        return select(order.double() - 1e-6 * self.rank / (1 + self.rank.max()), self.budget)
 
 
 def make_decisions(metric: Tensor, space: Space, budget: Budget, chunk: int) -> Decisions:
@@ -58,7 +63,7 @@ def make_decisions(metric: Tensor, space: Space, budget: Budget, chunk: int) -> 
     channels: list[bool] = []
     start, last = 0, max(group.layer for group in space.groups) or 1
     for index, group in enumerate(space.groups):
-        size = 1 if group.kind == "attention" else chunk
+        size = chunk if group.kind == "ffn" else 1
         order = metric[start : start + group.count].argsort(descending=True, stable=True) + start
         for own in order.split(size):
             of[own] = len(block)
@@ -68,7 +73,9 @@ def make_decisions(metric: Tensor, space: Space, budget: Budget, chunk: int) -> 
             channels.append(group.kind == "ffn")
         start += group.count
     count = len(block)
-    blocks, kind = torch.tensor(block), torch.tensor(channels)
+    blocks = torch.tensor(block)
+    kinds = sorted({group.kind for group in space.groups})
+    kind = torch.tensor([kinds.index(group.kind) for group in space.groups])[blocks]
     cost = torch.zeros(count, dtype=torch.float64).index_add(0, of, budget.cost.cpu())
     mean = torch.zeros(count, dtype=torch.float64).index_add(0, of, metric) / torch.bincount(of)
     logs = (mean + 1e-12 * mean.max().clamp(min=1e-30)).log()
@@ -77,12 +84,18 @@ def make_decisions(metric: Tensor, space: Space, budget: Budget, chunk: int) -> 
         rank,
         blocks,
         torch.tensor(depth),
-        kind,
+        torch.tensor(channels),
+        ~space.leaf[_first(of, count)],
         cost,
-        _standardised(logs, kind.long()),
+        _standardised(logs, kind),
         _standardised(logs, blocks),
         budget,
     )
+
+
+def _first(of: Tensor, count: int) -> Tensor:
+    """One unit of each decision, (D,)."""
+    return torch.zeros(count, dtype=torch.long).scatter(0, of, torch.arange(len(of)))
 
 
 def _standardised(values: Tensor, index: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from policyprune.config.schema import Kwon
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
-from policyprune.pruning.selection import select
+from policyprune.pruning.selection import Items, items_of, select
 from policyprune.pruning.space import Space
 
 
@@ -24,26 +24,36 @@ def best_split(fisher: Tensor, space: Space, budget: Budget) -> Tensor:
     """Keep the heads and channels with the most Fisher information (n,), their numbers the best that the budget allows.
 
     Where heads and channels share a limit, every number of heads is tried with as many channels as then fit, and the
-    split that loses the least information is taken (algorithm 1 of the paper). Otherwise each kind is chosen by itself.
+    split that loses the least information is taken (algorithm 1 of the paper); what a block costs besides its units
+    is paid by the first of them. Otherwise, and with whole blocks or layers as units, the most informative are taken.
     """
     kinds = sorted({group.kind for group in space.groups})
-    if len(kinds) < 2 or len(budget.pool_limit) > 1 or len(budget.limit) != len(budget.pool_limit):
+    if kinds != ["attention", "ffn"] or len(budget.pool_limit) > 1 or len(budget.limit) != len(budget.pool_limit):
         return select(fisher, budget)
-    fisher = fisher.cpu().double()
-    kind_of = torch.tensor([kinds.index(group.kind) for group in space.groups])[space.group_of]
+    fisher, budget = fisher.cpu().double(), budget.to(torch.device("cpu"))
+    items = items_of(fisher, budget)
+    kind_of = torch.tensor([kinds.index(group.kind) for group in space.groups])[space.group_of[items.first]]
     orders = [(kind_of == k).nonzero().flatten() for k in range(2)]
-    orders = [order[fisher[order].argsort(descending=True, stable=True)] for order in orders]
-    costs = [budget.cost[order].cpu().cumsum(0) for order in orders]
-    gains = [torch.cat([torch.zeros(1, dtype=torch.float64), fisher[order].cumsum(0)]) for order in orders]
+    orders = [order[items.score[order].argsort(descending=True, stable=True)] for order in orders]
+    costs = [(items.cost[order] + items.opening_costs(order, budget)).cumsum(0) for order in orders]
+    sums = items.score * _sizes(items)
+    gains = [torch.cat([torch.zeros(1, dtype=torch.float64), sums[order].cumsum(0)]) for order in orders]
     spent = torch.cat([torch.zeros(1, dtype=torch.float64), costs[0]])
     left = float(budget.pool_limit[0]) - spent
     fitting = torch.searchsorted(costs[1], left + 1e-6, right=True)
     total = torch.where(left >= 0, gains[0] + gains[1][fitting.clamp(max=len(costs[1]))], -torch.inf)
     first = int(total.argmax())
     mask = torch.zeros(space.n, dtype=torch.bool)
-    mask[orders[0][:first]] = True
-    mask[orders[1][: int(fitting[first])]] = True
+    mask[items.members[orders[0][:first]].flatten()] = True
+    mask[items.members[orders[1][: int(fitting[first])]].flatten()] = True
+    if budget.opening is not None:  # a layer that keeps both blocks has paid twice for what they share
+        return select(torch.where(mask, fisher + 2 * fisher.max() + 1, fisher), budget)
     return mask
+
+
+def _sizes(items: Items) -> Tensor:
+    """Leaves of each item, (K,)."""
+    return 1 + (items.members[:, 1:] != items.first[:, None]).sum(1)
 
 
 def rearrange(gradients: Tensor, mask: Tensor, space: Space) -> Tensor:

@@ -6,6 +6,9 @@ from policyprune.pruning.selection import by_metric
 
 
 def search(problem: Problem, config: OneShot, report: Report, state: State = FORGETFUL) -> Found:
-    """Keep the units with the highest metric, per cost where it is meant so; no forward pass is spent."""
+    """Keep the units with the highest metric, per cost where it is meant so; no forward pass is spent.
+
+    Whole blocks and layers have the sum of their units' metric, so beside units they go when all of theirs do.
+    """
     mask = by_metric(problem.metric, problem.budget, problem.per_cost)
     return Found(mask, problem.start, forwards=0)

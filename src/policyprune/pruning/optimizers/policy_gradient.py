@@ -28,7 +28,7 @@ def search(problem: Problem, config: PolicyGradient, report: Report, state: Stat
     while descent.steps < config.steps:
         report(descent.step())
         state.save(descent.state_dict)
-    return Found(select(descent.s, descent.budget), descent.s, descent.forwards + descent.dense.forwards)
+    return Found(select(problem.space.joint(descent.s), descent.budget), descent.s, descent.forwards + descent.dense.forwards)
 
 
 class Descent:
@@ -39,7 +39,7 @@ class Descent:
         self.s = problem.start.clone()
         device = self.s.device
         self.budget = problem.budget.to(device)
-        relative = torch.tensor([config.attention_rate if g.kind == "attention" else 1.0 for g in problem.space.groups])
+        relative = torch.tensor([1.0 if g.kind == "ffn" else config.attention_rate for g in problem.space.groups])
         self._relative = relative[problem.space.group_of].to(device)
         self._generator = torch.Generator(device).manual_seed(problem.seed)
         self._batches = Batches(problem, config.batch_size)

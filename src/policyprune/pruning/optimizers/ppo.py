@@ -15,6 +15,7 @@ from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Re
 from policyprune.pruning.optimizers.warm_starts import warm_starts
 
 CONFIDENCE = 1.5  # initial logit of a decision that the warm start keeps, minus that of one it drops
+TRUST = 3.0  # added to the initial logit of a gate, which stakes all that is below it
 
 
 @dataclass
@@ -60,7 +61,8 @@ class Refinement:
         else:
             self._incumbent, self._warm_loss = saved["incumbent"], saved["warm_loss"]
         self._finalists = [self._incumbent]
-        start = CONFIDENCE * (self._decisions.share(self._incumbent) - 0.5) + 0.3 * self._decisions.standing
+        decisions = self._decisions
+        start = CONFIDENCE * (decisions.share(self._incumbent) - 0.5) + 0.3 * decisions.standing + TRUST * decisions.gate
         with torch.random.fork_rng(devices=[]):  # the networks start from the seed, whatever was drawn before
             torch.manual_seed(problem.seed)
             self._agent = ActorCritic(self._decisions, start, config.horizon)

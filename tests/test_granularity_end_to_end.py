@@ -1,0 +1,82 @@
+"""Whole runs with blocks and layers as units, aligned and equal widths, and a latency budget, in this process."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
+from policyprune import latency_table
+from policyprune.pipeline import run
+from policyprune.pruning.latency import BlockLatency, Timing
+from policyprune.results.record import Record
+
+QUICK = ["evaluation.fresh_process=false", "evaluation.one_shot=[global,per_layer]", *SMALL_EVALUATION]
+PPO = ["optimizer.iterations=2", "optimizer.episodes=2", "optimizer.examples=8", "importance.sequences=16"]
+STEPS = ["optimizer.steps=4", "optimizer.batch_size=4"]
+LATENCY = BlockLatency(0.02, {"attention": 0.1, "ffn": 0.1}, {"attention": 0.1, "ffn": 0.38 / 48})
+
+
+def invented(folder: Path, key: Any, points: list[tuple[int, int]], measure: Any) -> list[Timing]:
+    return [Timing(*point, LATENCY.of(*point)) for point in points]
+
+
+@pytest.fixture
+def ran(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    corpus = write_corpus(tmp_path / "stories.txt", paragraphs(150))
+    monkeypatch.setattr(latency_table, "table", invented)
+
+    def call(*overrides: str) -> tuple[Record, Path]:
+        record = run(settled(*small_run(tiny_checkpoint, corpus, *overrides, *QUICK)), tmp_path / "run")
+        assert record.status == "finished"
+        return record, tmp_path / "run" / "checkpoint"
+
+    return call
+
+
+def value(record: Record, subject: str, metric: str) -> float:
+    return float(next(row.value for row in record.results if (row.subject, row.metric) == (subject, metric)) or 0)
+
+
+def whole(record: Record) -> dict[str, int]:
+    """Number of layers that keep all units of a kind; the other ones must keep none."""
+    assert all(row["kept"] in (0, row["count"]) for row in record.keep_rates)
+    kinds = ("attention", "ffn")
+    return {kind: sum(row["kept"] > 0 for row in record.keep_rates if row["kind"] == kind) for kind in kinds}
+
+
+def test_dropped_layers_leave_a_stock_checkpoint(ran: Any) -> None:
+    record, checkpoint = ran("granularity=layer", "budget.keep=0.67", "optimizer=one_shot")
+    assert whole(record) == {"attention": 2, "ffn": 2}
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert type(model) is LlamaForCausalLM
+    assert model.config.num_hidden_layers == 2
+    assert value(record, "pruned", "block_macs") == pytest.approx(2 / 3 * value(record, "dense", "block_macs"))
+
+
+def test_blocks_are_counted_by_rate(ran: Any) -> None:
+    record, _ = ran("granularity=sublayer", "budget.keep=0.67", *STEPS)
+    assert whole(record) == {"attention": 2, "ffn": 2}
+
+
+@pytest.mark.parametrize("optimizer", [["optimizer=ppo", *PPO], ["optimizer=policy_gradient", *STEPS]])
+def test_everything_in_one_space_under_a_latency_budget(ran: Any, optimizer: list[str]) -> None:
+    record, _ = ran(*optimizer, "granularity=all", "budget=latency", "budget.keep=0.6", "budget.repeats=1")
+    promised = value(record, "pruned", "promised_block_latency_share")
+    assert 0.6 - 0.38 / 48 < promised <= 0.6
+    assert value(record, "pruned", "block_latency_share") > 0
+    assert value(record, "dense", "block_latency") > 0
+
+
+def test_kwon_under_a_latency_budget(ran: Any) -> None:
+    latency = ("budget=latency", "budget.keep=0.5", "budget.repeats=1")
+    record, _ = ran("optimizer=kwon", "importance.sequences=16", *latency)
+    assert 0.5 - 0.38 / 48 < value(record, "pruned", "promised_block_latency_share") <= 0.5
+
+
+def test_equal_aligned_widths_leave_a_stock_checkpoint(ran: Any) -> None:
+    same = ("granularity=channel", "granularity.align=16", "budget=flops", "budget.scope=uniform", "budget.keep=0.96")
+    record, checkpoint = ran(*same, "optimizer=one_shot")
+    assert {row["kept"] for row in record.keep_rates} == {32}
+    assert type(AutoModelForCausalLM.from_pretrained(checkpoint)) is LlamaForCausalLM
