@@ -47,7 +47,7 @@ def search(
     folder: Path,
     tracker: Tracker,
 ) -> tuple[Found, dict[str, Any]]:
-    """Search for a mask: metric and start (n,), gradients (rows, units.n). Also what the record says of the search beside its result.
+    """Search for a mask: metric and start (n,), gradients (rows, units.n). Also what the record says of the search.
 
     Writes `curve.jsonl` and `search.state` into `folder` as it goes; goes on where an earlier process ended. RunError
     when too many losses are NaN or infinite.

@@ -43,7 +43,11 @@ def check_combinations(config: Config) -> None:
     if optimizer.name == "greedy" and "ffn" in config.granularity.units:
         raise UsageError(
             f"optimizer: greedy tries every unit before each removal, far too many with granularity="
-            f"{config.granularity.name}; use granularity=head"
+            f"{config.granularity.name}; use granularity=head, sublayer or layer"
+        )
+    if optimizer.name == "greedy" and config.budget.name == "latency":
+        raise UsageError(
+            "optimizer: greedy adds up costs unit by unit, which budget=latency does not; use budget=flops"
         )
     if config.model.device_map is not None and config.model.device not in ("auto", "cuda"):
         raise UsageError(
@@ -99,6 +103,13 @@ def check_granularity(config: Config) -> None:
     if blocks and scope != "global":
         raise UsageError(
             f"budget.scope: {scope} asks every layer to keep its share, {', '.join(blocks)} cannot; use global"
+        )
+    pairs = ({"attention", "attention_block"}, {"ffn", "ffn_block"})
+    nested = "layer" in units and finer or any(pair <= units for pair in pairs)
+    if nested and config.optimizer.name in ("greedy", "gumbel"):
+        raise UsageError(
+            f"optimizer: {config.optimizer.name} takes units one by one, granularity={config.granularity.name} has some "
+            "inside others; use one_shot, policy_gradient, ppo or evolution"
         )
     if blocks and config.optimizer.name == "kwon":
         raise UsageError(

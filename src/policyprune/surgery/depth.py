@@ -11,12 +11,11 @@ from policyprune.pruning.space import Space
 from policyprune.surgery.unequal import EmptyBlock
 
 
-def kept_layers(
-    adapter: Adapter, space: Space, mask: Tensor, biased: Iterable[tuple[int, str]] = ()
-) -> list[int]:
+def kept_layers(adapter: Adapter, space: Space, mask: Tensor, biased: Iterable[tuple[int, str]] = ()) -> list[int]:
     """Layers that remain under a mask (n,) of units: those with a unit left, and the first one where there is none.
 
-    A block in `biased` still adds its bias and keeps its layer. All of them in a family whose empty layers still compute something (post-norm).
+    A block in `biased` still adds its bias and keeps its layer. All remain in a family whose empty layers still compute
+    something (post-norm).
     """
     if not adapter.removable_layers:
         return list(range(len(adapter.layers)))

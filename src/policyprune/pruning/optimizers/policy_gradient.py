@@ -28,7 +28,9 @@ def search(problem: Problem, config: PolicyGradient, report: Report, state: Stat
     while descent.steps < config.steps:
         report(descent.step())
         state.save(descent.state_dict)
-    return Found(select(problem.space.joint(descent.s), descent.budget), descent.s, descent.forwards + descent.dense.forwards)
+    return Found(
+        select(problem.space.joint(descent.s), descent.budget), descent.s, descent.forwards + descent.dense.forwards
+    )
 
 
 class Descent:

@@ -62,7 +62,9 @@ class Refinement:
             self._incumbent, self._warm_loss = saved["incumbent"], saved["warm_loss"]
         self._finalists = [self._incumbent]
         decisions = self._decisions
-        start = CONFIDENCE * (decisions.share(self._incumbent) - 0.5) + 0.3 * decisions.standing + TRUST * decisions.gate
+        start = (
+            CONFIDENCE * (decisions.share(self._incumbent) - 0.5) + 0.3 * decisions.standing + TRUST * decisions.gate
+        )
         with torch.random.fork_rng(devices=[]):  # the networks start from the seed, whatever was drawn before
             torch.manual_seed(problem.seed)
             self._agent = ActorCritic(self._decisions, start, config.horizon)
