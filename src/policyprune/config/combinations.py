@@ -105,11 +105,11 @@ def check_granularity(config: Config) -> None:
             f"budget.scope: {scope} asks every layer to keep its share, {', '.join(blocks)} cannot; use global"
         )
     pairs = ({"attention", "attention_block"}, {"ffn", "ffn_block"})
-    nested = "layer" in units and finer or any(pair <= units for pair in pairs)
+    nested = ("layer" in units and finer) or any(pair <= units for pair in pairs)
     if nested and config.optimizer.name in ("greedy", "gumbel"):
         raise UsageError(
-            f"optimizer: {config.optimizer.name} takes units one by one, granularity={config.granularity.name} has some "
-            "inside others; use one_shot, policy_gradient, ppo or evolution"
+            f"optimizer: {config.optimizer.name} takes units one by one, granularity={config.granularity.name} has "
+            "some inside others; use one_shot, policy_gradient, ppo or evolution"
         )
     if blocks and config.optimizer.name == "kwon":
         raise UsageError(
