@@ -72,7 +72,7 @@ def test_everything_in_one_space_under_a_latency_budget(ran: Any, optimizer: lis
 def test_kwon_under_a_latency_budget(ran: Any) -> None:
     latency = ("budget=latency", "budget.keep=0.5", "budget.repeats=1")
     record, _ = ran("optimizer=kwon", "importance.sequences=16", *latency)
-    assert 0.5 - 0.38 / 48 < value(record, "pruned", "promised_block_latency_share") <= 0.5
+    assert 0.45 < value(record, "pruned", "promised_block_latency_share") <= 0.5  # a closed block costs 0.1 to open
 
 
 def test_equal_aligned_widths_leave_a_stock_checkpoint(ran: Any) -> None:
