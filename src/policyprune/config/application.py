@@ -150,7 +150,7 @@ def _job(action: Callable[[], Action], words: Sequence[str], added: Sequence[str
 
 def _tidy(folder: Path) -> None:
     """Remove what Hydra made for a run that never began."""
-    if not (folder / "record.json").exists():
+    if not any((folder / name).exists() for name in ("record.json", ".lock")):
         with contextlib.suppress(OSError):
             (folder / "run.log").unlink(missing_ok=True)
             folder.rmdir()
