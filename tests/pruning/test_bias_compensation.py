@@ -31,22 +31,30 @@ def compensated(subject: Subject, mask: Tensor, batches: Any = None, first_token
 
 
 @contextmanager
-def biased(subject: Subject, edits: Edits) -> Iterator[None]:
-    """The dense model with the biases added behind the output projections."""
+def biased(subject: Subject, mask: Tensor, edits: Edits) -> Iterator[None]:
+    """The masked model with the biases added behind the output projections.
+
+    A mask silences the own bias of a block that it empties; one that is compensated has it, as a part of its mean.
+    """
     handles = []
     for block in subject.adapter.blocks:
-        bias = edits.biases.get((block.layer, block.kind))
+        key = block.layer, block.kind
+        bias = edits.biases.get(key)
         if bias is not None:
             module = subject.model.get_submodule(block.out)
-            handles.append(module.register_forward_hook(lambda _, args, out, bias=bias: out + bias))
+            silenced = subject.adapter.removable_layers and not subject.space.views(mask)[key].any()
+            own = module.bias if silenced and isinstance(module.bias, Tensor) else 0
+            handles.append(module.register_forward_hook(lambda _, args, out, bias=bias + own: out + bias))
     yield
     for handle in handles:
         handle.remove()
 
 
+@torch.no_grad()
 def masked(subject: Subject, mask: Tensor, edits: Edits) -> Tensor:
-    with biased(subject, edits):
-        return subject.masked(mask)
+    with Masking(subject.adapter, subject.space).on(subject.model) as masking, biased(subject, mask, edits):
+        masking.set(mask[None].float())
+        return outputs(subject.model, subject.ids)
 
 
 def pruned(subject: Subject, mask: Tensor, edits: Edits) -> Any:
@@ -163,7 +171,7 @@ def test_the_mask_file_holds_all_that_makes_the_same_model_again(tmp_path: Path)
     one, other = (outputs(pruned(subject, mask, own), subject.ids) for own in (edits, again))
     assert torch.equal(kept, mask)
     assert torch.equal(one, other)
-    with Masking(subject.adapter, space).on(subject.model) as masking, biased(subject, again):
+    with Masking(subject.adapter, space).on(subject.model) as masking, biased(subject, mask, again):
         masking.set(scales[None])
         assert gap(one, outputs(subject.model, subject.ids)) < TOLERANCE
     save_mask(path, mask, subject.space, mask.float())
