@@ -73,7 +73,7 @@ def _end(record: Record, folder: Path, error: BaseException) -> None:
     disk = disk_trouble(error)
     reason = disk or " ".join(str(error).split())
     record.status = "interrupted" if isinstance(error, Interrupted) else "failed"
-    record.error = f"{type(error).__name__}: {reason}"
+    record.error = f"{type(error).__name__}: {reason}".strip()
     with suppress(OSError):
         record.write(folder)
     if isinstance(error, UsageError):
