@@ -64,7 +64,7 @@ def test_blocks_are_counted_by_rate(ran: Any) -> None:
 def test_everything_in_one_space_under_a_latency_budget(ran: Any, optimizer: list[str]) -> None:
     record, _ = ran(*optimizer, "granularity=all", "budget=latency", "budget.keep=0.6", "budget.repeats=1")
     promised = value(record, "pruned", "promised_block_latency_share")
-    assert 0.6 - 0.38 / 48 < promised <= 0.6
+    assert 0.6 - 8 * 0.38 / 48 < promised <= 0.6  # channels come in eights
     assert value(record, "pruned", "block_latency_share") > 0
     assert value(record, "dense", "block_latency") > 0
 

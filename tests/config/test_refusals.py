@@ -145,7 +145,6 @@ def test_grammar_error_names_the_key(refusal: Refusal, override: str) -> None:
         (["granularity=layer", "budget.scope=per_layer"], "budget.scope"),
         (["granularity=all", "budget.scope=uniform"], "budget.scope"),
         (["granularity=sublayer", "optimizer=kwon"], "optimizer"),
-        (["granularity=layer", "granularity.align=8"], "granularity.align"),
         (["export=none"], "evaluation.fresh_process"),
         (["optimizer.baseline=residual", "optimizer.masks=1", "optimizer.mask_per=batch"], "optimizer.masks"),
     ],

@@ -116,7 +116,3 @@ def check_granularity(config: Config) -> None:
             f"optimizer: kwon splits a budget between heads and channels, granularity={config.granularity.name} has "
             f"{', '.join(blocks)}; use one_shot with importance=fisher, policy_gradient or ppo"
         )
-    if config.granularity.align and not units & {"attention", "ffn"}:
-        raise UsageError(
-            f"granularity.align: {config.granularity.align} needs units attention or ffn, blocks go as a whole"
-        )
