@@ -15,6 +15,7 @@ from policyprune.config.schema import Config
 from policyprune.config.settle import fingerprint
 from policyprune.errors import RunError, UsageError
 from policyprune.models.adapter import Adapter
+from policyprune.models.precision import in_search_dtype
 from policyprune.progress import bar
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.masking import Masking
@@ -54,6 +55,8 @@ def search(
     """
     masking = Masking(adapter, space.units)
     device = model.device
+    model = in_search_dtype(model, config.model)
+    dtype = str(model.dtype).removeprefix("torch.")
 
     last: tuple[Tensor, PreTrainedModel] | None = None
 
@@ -91,6 +94,11 @@ def search(
                 f"model.device: {device.type!r} cannot go on with a search that began on {before['device']!r}, "
                 f"use that or remove {file.path}"
             )
+        if before["dtype"] != dtype:
+            raise UsageError(
+                f"model.search_dtype: {dtype} cannot go on with a search that began in {before['dtype']}, "
+                f"use that or remove {file.path}"
+            )
         began -= before["seconds"]
         resumed = [*before["resumed"], before["steps"]]
         log.info("the search goes on after step %d", before["steps"])
@@ -124,6 +132,7 @@ def search(
                 "seconds": seconds,
                 "resumed": resumed,
                 "device": device.type,
+                "dtype": dtype,
             }
 
         earlier = read_curve(path, kept) or []
@@ -136,4 +145,5 @@ def search(
             with INTERRUPTION.put_off() if steps else nullcontext():
                 found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, report, saving)
                 saving.end(vars(found))
-    return found, {"skipped": skipped, "resumed": resumed, "seconds": round(time.perf_counter() - began, 3)}
+    seconds = round(time.perf_counter() - began, 3)
+    return found, {"skipped": skipped, "resumed": resumed, "seconds": seconds, "dtype": dtype}

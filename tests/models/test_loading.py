@@ -9,7 +9,7 @@ import torch
 
 from policyprune.config.schema import LanguageModeling, Model
 from policyprune.errors import UsageError
-from policyprune.models.loading import device_of, dtype_of, load
+from policyprune.models.loading import device_of, load
 
 TEXT = LanguageModeling(name="text")
 CPU = Model(
@@ -33,23 +33,6 @@ def test_auto_takes_the_gpu_where_there_is_one() -> None:
 def test_a_device_that_is_not_there_is_an_error(device: str) -> None:
     with pytest.raises(UsageError, match=rf"model\.device: '{device}' .*auto or cpu"):
         device_of(replace(CPU, device=device))
-
-
-def test_auto_is_float32_on_a_cpu() -> None:
-    assert dtype_of(CPU, torch.device("cpu")) == torch.float32
-
-
-@pytest.mark.parametrize(("has_bfloat16", "wanted"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_auto_is_the_half_precision_that_a_gpu_has(
-    has_bfloat16: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
-    assert dtype_of(CPU, torch.device("cuda")) == wanted
-
-
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_a_named_dtype_is_taken(name: str) -> None:
-    assert dtype_of(replace(CPU, dtype=name), torch.device("cpu")) == getattr(torch, name)
 
 
 def test_a_folder_is_loaded_as_asked(tiny_checkpoint: Path) -> None:

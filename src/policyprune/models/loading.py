@@ -23,6 +23,7 @@ from transformers import (
 from policyprune.config.schema import Classification, Model, QuestionAnswering, Task
 from policyprune.errors import UsageError
 from policyprune.models.gguf import converted
+from policyprune.models.precision import dtype_of
 from policyprune.models.sources import locate
 
 
@@ -37,17 +38,6 @@ def device_of(config: Model) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"model.device: {config.device!r} is not on this machine, use auto or cpu") from error
     return device
-
-
-def dtype_of(config: Model, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU that has it, float16 on one that has not, float32 elsewhere."""
-    if config.dtype != "auto":
-        dtype = getattr(torch, config.dtype)
-        assert isinstance(dtype, torch.dtype)
-        return dtype
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def quiet() -> None:

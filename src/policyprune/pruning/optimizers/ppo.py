@@ -205,7 +205,7 @@ def _update(
     kl, clipped, epochs, entropy = 0.0, 0.0, 0, 0.0
     for _ in range(config.epochs):
         policy = Bernoulli(logits=agent.logits(share, step))
-        kl = float(kl_divergence(before, policy).mean())
+        kl = float(kl_divergence(before, policy).detach().mean())
         if kl > config.kl_stop:
             break
         ratio = (policy.log_prob(actions) - before.log_prob(actions)).exp()  # of each decision
@@ -215,5 +215,9 @@ def _update(
         optimizer.zero_grad()
         (-gain - entropy_bonus * spread + 0.5 * miss).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        clipped, entropy, epochs = float(((ratio - 1).abs() > config.clip).float().mean()), float(spread), epochs + 1
+        clipped, entropy, epochs = (
+            float(((ratio - 1).abs() > config.clip).float().mean()),
+            float(spread.detach()),
+            epochs + 1,
+        )
     return {"entropy": entropy, "kl": kl, "clip_fraction": clipped, "epochs": epochs}

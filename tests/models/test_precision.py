@@ -1,0 +1,58 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from policyprune.config.schema import Model
+from policyprune.models import precision
+from policyprune.models.precision import dtype_of, in_search_dtype, search_dtype_of
+
+CPU = Model(dtype="auto", search_dtype="auto")
+CPU_DEVICE, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def test_auto_is_float32_on_a_cpu() -> None:
+    assert dtype_of(CPU, CPU_DEVICE) == torch.float32
+
+
+@pytest.mark.parametrize(("has_bfloat16", "wanted"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_is_the_half_precision_that_a_gpu_has(
+    has_bfloat16: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    assert dtype_of(CPU, GPU) == wanted
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_named_dtype_is_taken(name: str) -> None:
+    assert dtype_of(replace(CPU, dtype=name), CPU_DEVICE) == getattr(torch, name)
+
+
+@pytest.mark.parametrize(("native", "wanted"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_search_on_a_processor_takes_bfloat16_where_it_is_native(
+    native: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: native)
+    assert search_dtype_of(CPU, torch.float32, CPU_DEVICE) == wanted
+
+
+def test_a_search_keeps_the_dtype_of_weights_on_a_gpu_and_of_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: True)
+    assert search_dtype_of(CPU, torch.float32, GPU) == torch.float32
+    assert search_dtype_of(CPU, torch.float16, CPU_DEVICE) == torch.float16
+
+
+def test_the_searched_copy_has_other_weights_and_the_same_buffers(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    searched = in_search_dtype(model, replace(CPU, search_dtype="bfloat16"))
+    assert searched.dtype == torch.bfloat16
+    assert model.dtype == torch.float32
+    assert searched.model.rotary_emb.inv_freq.dtype == torch.float32
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(searched(ids).logits.float(), model(ids).logits, rtol=0.05, atol=0.05)
+
+
+def test_no_copy_is_made_where_the_dtype_is_the_same(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    assert in_search_dtype(model, replace(CPU, search_dtype="float32")) is model
