@@ -62,7 +62,7 @@ def search(
 
     def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
         nonlocal last
-        if not getattr(config.optimizer, "sliced", False):
+        if masks.requires_grad or not getattr(config.optimizer, "sliced", False):
             masking.set(space.expand(masks))
             return task.loss(model, rows)
         if last is None or not torch.equal(masks[0], last[0]):

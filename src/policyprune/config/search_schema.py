@@ -50,6 +50,7 @@ class Kwon(Optimizer):
 class PPO(Optimizer):
     """Mask search by proximal policy optimisation; docs/ppom.md says what is the paper's and what is ours."""
 
+    stages: int = number(at_least=0)  # of the warm start that is pruned step by step; 0: without it
     iterations: int = number(at_least=1)
     episodes: int = number(at_least=2)  # per iteration
     horizon: int = number(at_least=1)  # refinements of the mask in an episode
