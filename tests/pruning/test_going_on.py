@@ -64,7 +64,7 @@ def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
 
 
 def refining(**changes: Any) -> PPO:
-    config = PPO("ppo", STEPS, 3, 2, 32, 0.25, 2, 2, 0.2, 0.95, 1.0, 0.003, 0.02, 0.05, False, 3)
+    config = PPO("ppo", 0, STEPS, 3, 2, 32, 0.25, 2, 2, 0.2, 0.95, 1.0, 0.003, 0.02, 0.05, False, 3)
     return replace(config, **changes)
 
 

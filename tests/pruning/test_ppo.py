@@ -23,12 +23,14 @@ from policyprune.pruning.optimizers.actor_critic import ActorCritic
 from policyprune.pruning.optimizers.decisions import make_decisions
 from policyprune.pruning.optimizers.jury import Jury
 from policyprune.pruning.optimizers.ppo import clipped_surrogate, generalised_advantages
-from policyprune.pruning.optimizers.warm_starts import warm_starts
+from policyprune.pruning.optimizers.warm_starts import in_stages, warm_starts
+from policyprune.pruning.selection import select
 from policyprune.pruning.space import Group, Space, space_of
 from policyprune.search import search
 
 CONFIG = PPO(
     name="ppo",
+    stages=0,
     iterations=40,
     episodes=16,
     horizon=2,
@@ -55,6 +57,10 @@ def uniform(*shape: int, seed: int) -> Tensor:
 def run(problem: Problem, **changes: Any) -> tuple[Found, list[dict[str, Any]]]:
     reports: list[dict[str, Any]] = []
     return OPTIMIZERS["ppo"](problem, replace(CONFIG, **changes), reports.append), reports
+
+
+def starts_of(problem: Problem, budget: Budget) -> list[Tensor]:
+    return warm_starts(problem, budget, Jury(problem, CONFIG, torch.Generator()), CONFIG.stages)
 
 
 # What it is made of
@@ -216,7 +222,7 @@ def swapped(mask: Tensor) -> Tensor:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_leaves_the_optimum_that_single_swaps_are_stuck_in(seed: int) -> None:
     problem = stuck_problem(seed)
-    starts = warm_starts(problem, problem.budget)
+    starts = starts_of(problem, problem.budget)
     here = min(float(with_pairs(mask.float()[None])) for mask in starts)
     start = min(starts, key=lambda mask: float(with_pairs(mask.float()[None])))
     every = all_masks(problem.space.n, problem.space.n // 2)
@@ -260,11 +266,44 @@ def test_it_trades_heads_for_channels_where_neither_kind_alone_helps(
     masks = torch.stack(every)
     masks = masks[(masks.double() @ budget.cost) <= float(budget.pool_limit) + 1e-6]
     best = float(loss(masks).min())
-    before = min(float(loss(mask.float()[None])) for mask in warm_starts(problem, budget))
+    before = min(float(loss(mask.float()[None])) for mask in starts_of(problem, budget))
     assert best < before - 0.5
     found, _ = run(problem, chunk=8, iterations=40)
     assert float(loss(found.mask.float()[None])) == pytest.approx(best, abs=1e-5)
     assert float(budget.spent(found.mask)) <= float(budget.pool_limit) + 1e-6
+
+
+def twins(masks: Tensor) -> Tensor:
+    """Units 0 and 1 do the same and one of them is needed; the others matter a little, each in its own way."""
+    alone = torch.arange(2, masks.shape[1]) / 10 + 0.1
+    return 5 * (1 - masks[:, 0]) * (1 - masks[:, 1]) + ((1 - masks[:, 2:]) * alone).sum(1)
+
+
+def test_stages_keep_one_of_two_units_that_stand_in_for_each_other() -> None:
+    problem = stuck_problem(loss=twins)
+    ones = torch.ones(1, problem.space.n, requires_grad=True)
+    (gradient,) = torch.autograd.grad(twins(ones).sum(), ones)
+    at_once = select(gradient[0].square(), problem.budget)
+    assert not at_once[0], "seen from the dense model neither is worth anything"
+    assert not at_once[1]
+    jury = Jury(problem, CONFIG, torch.Generator().manual_seed(0))
+    in_steps = in_stages(problem, problem.budget, jury, problem.space.n // 2)
+    assert int(in_steps[:2].sum()) == 1
+    assert float(problem.budget.spent(in_steps)) <= float(problem.budget.pool_limit) + 1e-6
+
+
+@pytest.mark.parametrize("stages", [1, 3, 50])
+def test_stages_end_within_the_budget(stages: int) -> None:
+    problem = stuck_problem()
+    jury = Jury(problem, CONFIG, torch.Generator().manual_seed(0))
+    mask = in_stages(problem, problem.budget, jury, stages)
+    assert int(mask.sum()) == problem.space.n // 2
+
+
+def test_gradients_that_are_no_numbers_leave_a_mask_within_the_budget() -> None:
+    problem = stuck_problem(loss=lambda masks: masks.sum(1) * torch.nan)
+    jury = Jury(problem, CONFIG, torch.Generator().manual_seed(0))
+    assert int(in_stages(problem, problem.budget, jury, 3).sum()) == problem.space.n // 2
 
 
 def noisy_problem(seed: int) -> Problem:
@@ -285,7 +324,7 @@ def test_it_is_never_worse_than_the_warm_starts_on_the_examples_held_out(seed: i
         return float(torch.cat([problem.evaluate(mask.float()[None], rows) for rows in held_out]).double().mean())
 
     found, _ = run(problem, iterations=6, chunk=1)
-    assert score(found.mask) <= min(score(mask) for mask in warm_starts(problem, problem.budget)) + 1e-6
+    assert score(found.mask) <= min(score(mask) for mask in starts_of(problem, problem.budget)) + 1e-6
 
 
 def test_rewards_never_come_from_the_examples_held_out() -> None:
@@ -302,7 +341,7 @@ def test_rewards_never_come_from_the_examples_held_out() -> None:
 
 def test_a_search_that_finds_nothing_returns_the_warm_start() -> None:
     problem = stuck_problem(loss=lambda masks: (1 - masks) @ stuck_gradients().diagonal().square())
-    start = warm_starts(problem, problem.budget)[0]
+    start = starts_of(problem, problem.budget)[0]
     found, _ = run(problem, iterations=10, chunk=1)
     assert torch.equal(found.mask, start)
 
@@ -418,7 +457,14 @@ def test_masks_are_evaluated_alike_on_smaller_models(
     model = make_encoder(num_labels=3)
     adapter = adapt(model)
     space = space_of(adapter, ["attention", "ffn"])
-    config = settled("task=glue/sst2", "budget=flops", "budget.keep=0.5", "optimizer=ppo", f"optimizer.sliced={sliced}")
+    config = settled(
+        "task=glue/sst2",
+        "budget=flops",
+        "budget.keep=0.5",
+        "optimizer=ppo",
+        "model.search_dtype=float32",
+        f"optimizer.sliced={sliced}",
+    )
     budget = make_budget(config.budget, adapter, space)
     masks = [uniform(space.n, seed=seed) < keep for seed, keep in enumerate((0.3, 0.6, 0.9, 0.9))]
     space.views(masks[0])[1, "attention"].zero_()

@@ -57,9 +57,7 @@ class Refinement:
         self._jury = Jury(problem, config, self._generator)
         self._decisions = make_decisions(problem.metric, problem.space, budget, config.chunk)
         if saved is None:
-            self._incumbent, self._warm_loss = self._jury.best(
-                warm_starts(problem, budget, self._jury, config.stages)
-            )
+            self._incumbent, self._warm_loss = self._jury.best(warm_starts(problem, budget, self._jury, config.stages))
         else:
             self._incumbent, self._warm_loss = saved["incumbent"], saved["warm_loss"]
         self._finalists = [self._incumbent]
