@@ -1,7 +1,9 @@
 """Experiment trackers mirror the local record; one that fails never ends a run."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,3 +117,54 @@ def flat(record: Record) -> dict[str, float | int | None]:
         ): row.value
         for row in record.results
     }
+
+
+def tracker_of(configs: Sequence[Mapping[str, Any]], wanted: bool) -> Wandb | None:
+    """Where a report on runs goes: to the W&B project and group that they went to, or by wish to a default one."""
+    for config in configs:
+        settings = config.get("tracker") or {}
+        if settings.get("name") == "wandb":
+            return Wandb(**settings)
+    if not wanted:
+        return None
+    mode = os.environ.get("WANDB_MODE", "offline")
+    return Wandb(name="wandb", project="policyprune", entity=None, mode=mode, group=None, job_type="report", tags=[])
+
+
+def track_report(settings: Wandb, name: str, folder: Path, files: Sequence[Path]) -> None:
+    """Give a report to W&B: the cells as a table, the plots as images, all files as an artefact of the runs' group.
+
+    A failure is one warning.
+    """
+    try:
+        _log_report(settings, name, folder, files)
+    except Exception as error:  # a tracker may raise anything
+        log.warning("the report was not tracked: %s", " ".join(str(error).split()) or type(error).__name__)
+
+
+def _log_report(settings: Wandb, name: str, folder: Path, files: Sequence[Path]) -> None:
+    import pandas as pd
+    import wandb
+
+    group = settings.group or name
+    label = re.sub(r"[^\w.-]+", "-", name)
+    run = wandb.init(
+        project=settings.project,
+        entity=settings.entity,
+        mode=settings.mode,  # type: ignore[arg-type]
+        group=group,
+        job_type="report",
+        tags=settings.tags,
+        name=f"report-{label}",
+        dir=str(folder),
+        settings=wandb.Settings(silent=True),
+    )
+    artifact = wandb.Artifact(f"report-{label}", type="report")
+    for path in files:
+        artifact.add_file(str(path), name=path.relative_to(folder).as_posix())
+        if path.suffix == ".png":
+            run.log({f"report/{path.stem}": wandb.Image(str(path))})
+        elif path.suffix == ".csv":
+            run.log({"report/cells": wandb.Table(dataframe=pd.read_csv(path).astype(object))})
+    run.log_artifact(artifact)
+    run.finish()
