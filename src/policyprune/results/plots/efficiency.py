@@ -36,7 +36,7 @@ def quality_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot |
             log_ticks(own)
         own.set_ylabel(", ".join(filter(None, (title(metric), place_title(place)))) + f" {ARROWS[better(metric)]}")
         own.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        own.set_xlabel(f"MACs of the blocks, % of dense ({dense_macs / 1e9:,.2f} G)")
+    figure.supxlabel(f"multiply-accumulates of the blocks, % of dense ({dense_macs / 1e9:,.2f} G)", fontsize=8)
     legend(figure, axes)
     caption = "Quality against multiply-accumulates of the shrunk models. Bars: standard deviation over seeds."
     return Plot("quality-macs", caption, figure)
@@ -61,12 +61,12 @@ def latency_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot |
         known = dict(place)
         own.set_title(f"{known.get('batch_size', '?')} x {known.get('length', '?')} tokens")
         own.set_ylabel(f"latency, % of dense ({dense:,.1f} ms)")
-        own.set_xlabel(f"MACs of the blocks, % of dense ({dense_macs / 1e9:,.2f} G)")
         for axis in (own.xaxis, own.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         low = min(own.get_xlim()[0], own.get_ylim()[0])
         own.set_xlim(low, 1.05)
         own.set_ylim(low, None)
+    figure.supxlabel(f"multiply-accumulates of the blocks, % of dense ({dense_macs / 1e9:,.2f} G)", fontsize=8)
     legend(figure, axes)
     caption = "Latency of a forward pass of the shrunk models against their multiply-accumulates, mean over seeds."
     return Plot("latency-macs", caption, figure)

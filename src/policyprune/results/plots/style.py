@@ -16,7 +16,7 @@ WIDTH = 6.4  # inches, the text width of a page
 INK = "#222222"
 FAINT = "#8a8a8a"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")  # Okabe-Ito, Tol
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+MARKERS = ("o", "s", "D", "^", "v", "<", ">", "p")
 ENTRY = 0.17  # inches that a line of the legend takes
 RC: Any = {
     "font.family": "DejaVu Sans",

@@ -22,7 +22,8 @@ def cells_csv(report: Report, published: Sequence[Published]) -> str:
     rows = [dict(zip(KEY, key, strict=True)) | own for key, own in _measured(report.cells, published)]
     for subject in report.subjects:
         rows += _without(subject)
-    return str(pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
+    frame = pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _measured(cells: pd.DataFrame, published: Sequence[Published]) -> Iterator[tuple[Any, dict[str, Any]]]:

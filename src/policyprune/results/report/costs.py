@@ -39,14 +39,18 @@ def _search_table(
         ("memory", ("peak, MB",)),
     )
     rows = []
-    for line, keep in keys:
+    for (line, keep), following in zip(keys, [*keys[1:], (None, None)], strict=True):
         own = done[line, keep]
         stages = STAGES if line.tuning else STAGES[:-1]
         seconds = [_mean([run.seconds(stage) for run in own] if stage in stages else []) for stage in STAGES]
         forwards = _mean([run.search.get("forwards") for run in own], digits=0)
         memory = _mean([run.peak_memory(stages) for run in own], digits=0)
         rows.append(
-            Row((f"{keep:g}", line.method, line.tuning), (*seconds, forwards, *_looked_at(own[0], stages), memory))
+            Row(
+                (f"{keep:g}", line.method, line.tuning),
+                (*seconds, forwards, *_looked_at(own[0], stages), memory),
+                rule=keep != following[1],
+            )
         )
     caption = (
         f"What the masks of {subject.name} took: mean over seeds. Sequences and tokens are those of "
@@ -81,13 +85,14 @@ def _size_table(subject: Subject) -> Iterator[Table]:
     if not found:
         return
     order = {line: number for number, line in enumerate(subject.lines)}
+    keys = sorted(found, key=lambda key: (-key[0], order[key[1]]))
     rows = [
         Row(
             ("" if line.method == DENSE else f"{keep:g}", line.method, line.tuning),
             tuple(found[keep, line].get(column, Cell()) for column in columns),
-            rule=line.method == DENSE,
+            rule=keep != following,
         )
-        for keep, line in sorted(found, key=lambda key: (-key[0], order[key[1]]))
+        for (keep, line), following in zip(keys, [*(own for own, _ in keys[1:]), None], strict=True)
     ]
     groups = tuple(
         (

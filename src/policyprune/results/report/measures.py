@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from policyprune.results.report.calibration import sequences_seen
+from policyprune.results.report.calibration import STAGES, sequences_seen
 from policyprune.results.report.methods import row_names
 from policyprune.results.report.metrics import place
 from policyprune.results.report.runs import UNFINISHED, Run, flattened
@@ -60,6 +60,8 @@ def measured(runs: Sequence[Run]) -> pd.DataFrame:
             method, tuning = _subject(row["subject"], protocol.pop("scope", None), names[number], run)
             where = place(protocol)
             own = {key: value for key, value in flattened(protocol).items() if key not in dict(where)}
+            if "metrics" in protocol:  # of a mean over tasks
+                own["tasks"] = ", ".join(sorted(protocol["metrics"]))
             rows.append(
                 {
                     "model": run.model,
@@ -115,17 +117,15 @@ def _subject(subject: str, scope: str | None, name: str, run: Run) -> tuple[str,
 
 
 def _conditions(run: Run) -> dict[str, Any]:
-    """The protocol of the run's data, and how much of it was looked at; seeds differ by design."""
+    """The protocol of the run's data, without what differs by design."""
     stated = {key: value for key, value in flattened(run.protocol).items() if not key.endswith("seed")}
     stated.pop("calibration.count", None)
-    stated["calibration sequences"] = sequences_seen(run)
     return stated
 
 
 def _of_subject(subject: str, conditions: dict[str, Any], run: Run) -> dict[str, Any]:
-    """The dense model saw no calibration data, a mask by the metric alone only the metric's."""
+    """With the calibration data that the subject owes something to: the dense model none."""
     if subject == DENSE:
         return {key: value for key, value in conditions.items() if not key.startswith("calibration")}
-    if subject == "one_shot":
-        return {**conditions, "calibration sequences": sequences_seen(run, ("importance",))}
-    return conditions
+    stages = {"one_shot": STAGES[:1], "pruned": STAGES[:2]}.get(subject, STAGES)
+    return {**conditions, "calibration sequences": sequences_seen(run, stages)}

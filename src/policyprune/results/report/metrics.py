@@ -13,6 +13,7 @@ HIGHER = (
     "spearman",
     "agreement",
     "zero_shot_mean",
+    "zero_shot_mean_acc",
     "acc",
     "acc_norm",
 )
@@ -25,14 +26,10 @@ def better(metric: str) -> int:
     return 1 if metric in HIGHER else -1 if metric in LOWER else 0
 
 
-def is_quality(row: dict[str, Any]) -> bool:
-    """Whether a measured row says how good a model is, and not how large or fast."""
-    return better(row["metric"]) != 0
-
-
 def place(protocol: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """What of a protocol tells two columns of one metric apart."""
-    return tuple((key, protocol[key]) for key in PLACE if key in protocol)
+    """What of a protocol tells two columns of one metric apart; a zero-shot task is known by its name alone."""
+    keys = ("task",) if "task" in protocol else PLACE
+    return tuple((key, protocol[key]) for key in keys if key in protocol)
 
 
 def place_title(where: Iterable[tuple[str, Any]]) -> str:

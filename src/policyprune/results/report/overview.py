@@ -25,7 +25,9 @@ def unfinished_table(runs: Sequence[tuple[Run, list[Line]]], subjects: Sequence[
         if run.status in UNFINISHED:
             names = (lines[-1].method, run.model, run.task) if lines else (run.folder.name, "", "")
             rate = "" if run.keep is None else f"{run.keep:g}"
-            rows.append(Row(names, (Cell(rate), Cell(str(run.seed)), Cell(state=run.status), Cell(run.error))))
+            rows.append(
+                Row(names, (Cell(rate), Cell(str(run.seed) if lines else ""), Cell(state=run.status), Cell(run.error)))
+            )
     for subject in subjects:
         for method in dict.fromkeys(line.method for line, _ in subject.states):
             own = {keep for line, keep in subject.states if line.method == method}

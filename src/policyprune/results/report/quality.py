@@ -40,11 +40,11 @@ class Subject:
 
 def quality_tables(subject: Subject) -> Iterator[Table]:
     """A table per metric with the keep rates side by side, and one of all zero-shot tasks per keep rate."""
-    cells = subject.cells[[better(metric) != 0 for metric in subject.cells["metric"]]]
+    cells = subject.cells[subject.cells["metric"].map(better) != 0]
     zero_shot = cells["place"].map(lambda place: "task" in dict(place)).astype(bool)
     for metric, own in cells[~zero_shot].groupby("metric", sort=False):
         places = list(dict.fromkeys(own["place"]))
-        groups = [(f"{place_title(place)} {ARROWS[better(metric)]}".strip(), place) for place in places]
+        groups = [(f"{place_title(place) or title(metric)} {ARROWS[better(metric)]}", place) for place in places]
         columns = {name: [(metric, place, keep) for keep in subject.keeps] for name, place in groups}
         heading = f"{title(metric)} of {subject.name}"
         yield _table(heading, subject, own, columns, lambda column: "" if column[2] is None else f"keep {column[2]:g}")
