@@ -37,9 +37,16 @@ def full_results(pruned: float) -> list[Measured]:
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
+def few(tmp_path: Path) -> Path:
+    """Runs with nothing to draw."""
+    write_run(tmp_path / "sweep", "ours")
+    return tmp_path / "sweep"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs with all there is to draw, and one that failed."""
-    folder = tmp_path / "sweep"
+    folder = tmp_path_factory.mktemp("runs") / "sweep"
     rates = [{"layer": n, "kind": kind, "rate": 0.5} for n in range(3) for kind in ("attention", "ffn")]
     for seed in (0, 1):
         for keep in (0.8, 0.5):
@@ -48,6 +55,12 @@ def runs(tmp_path: Path) -> Path:
     write_run(folder, "<script>alert(1)</script>", 0.8, results=full_results(90.0))
     write_run(folder, "flap", 0.8, status="failed", error="RunError: it broke")
     return folder
+
+
+@pytest.fixture(scope="module")
+def written(runs: Path) -> list[Path]:
+    """The paths of their report."""
+    return reporting.report_folder(runs, "smoke")
 
 
 class Resources(HTMLParser):
@@ -63,8 +76,8 @@ class Resources(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
 
 
-def test_all_files_are_written_whole(runs: Path) -> None:
-    paths = reporting.report_folder(runs, "smoke")
+def test_all_files_are_written_whole(runs: Path, written: list[Path]) -> None:
+    paths = written
     assert paths[0] == runs / "report" / "report.md"
     names = {path.relative_to(runs / "report").as_posix() for path in paths}
     drawn = {f"figures/{plot}.{form}" for plot in PLOTS for form in ("svg", "png")}
@@ -82,8 +95,8 @@ def test_all_files_are_written_whole(runs: Path) -> None:
     assert all(path.read_bytes() == content for path, content in again.items()), "the same records, another report"
 
 
-def test_the_page_needs_nothing_beside_it(runs: Path) -> None:
-    page = reporting.report_folder(runs, "smoke")[0].with_suffix(".html").read_text(encoding="utf-8")
+def test_the_page_needs_nothing_beside_it(written: list[Path]) -> None:
+    page = written[0].with_suffix(".html").read_text(encoding="utf-8")
     seen = Resources()
     seen.feed(page)
     assert all(own.startswith(("#", "data:image/svg+xml;base64,")) for own in seen.found)
@@ -102,11 +115,10 @@ def test_the_page_needs_nothing_beside_it(runs: Path) -> None:
     assert "it broke" in page
 
 
-def test_a_plot_without_data_is_left_out(tmp_path: Path) -> None:
-    write_run(tmp_path, "ours")
-    paths = reporting.report_folder(tmp_path, "smoke")
+def test_a_plot_without_data_is_left_out(few: Path) -> None:
+    paths = reporting.report_folder(few, "smoke")
     assert {path.name for path in paths} == {"report.md", "report.tex", "report.csv", "report.html"}
-    assert not (tmp_path / "report" / "figures").exists()
+    assert not (few / "report" / "figures").exists()
 
 
 def test_only_failures_are_a_report_too(tmp_path: Path) -> None:
@@ -116,22 +128,20 @@ def test_only_failures_are_a_report_too(tmp_path: Path) -> None:
     assert "RunError: it broke" in text
 
 
-def test_the_verb_prints_the_table_and_the_paths(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_verb_prints_the_table_and_the_paths(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "elsewhere"
-    assert reporting.report([str(runs), str(runs), "--output", str(output), "--table", "paper/pg_heads_channels"]) == 0
+    assert reporting.report([str(few), str(few), "--output", str(output), "--table", "paper/pg_heads_channels"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("# paper/pg\\_heads\\_channels\n\n6 runs: 5 finished, 1 failed.")
+    assert shown.startswith("# paper/pg\\_heads\\_channels\n\n1 run: 1 finished.")
     assert str(output / "report.html") in shown
-    assert not (runs / "report").exists()
+    assert not (few / "report").exists()
     assert "LLM-Pruner" in shown, "the published values of the table"
 
 
-def test_nothing_heavy_is_imported(runs: Path) -> None:
+def test_nothing_heavy_is_imported(few: Path) -> None:
     script = (
         "import json, sys\n"
-        f"sys.argv = ['policyprune', 'report', {str(runs)!r}]\n"
+        f"sys.argv = ['policyprune', 'report', {str(few)!r}]\n"
         "from policyprune.cli import main\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    assert ended.code == 0\n"
         "print(json.dumps(sorted(sys.modules)))\n"
@@ -155,20 +165,20 @@ def test_nothing_heavy_is_imported(runs: Path) -> None:
         (["{runs}", "--output", "{file}"], "report: --output '{file}' is a file, it must be a folder"),
     ],
 )
-def test_refusals_are_one_line(arguments: list[str], line: str, runs: Path, tmp_path: Path) -> None:
+def test_refusals_are_one_line(arguments: list[str], line: str, few: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    places = {"empty": tmp_path / "empty", "file": tmp_path / "file", "runs": runs}
+    places = {"empty": tmp_path / "empty", "file": tmp_path / "file", "runs": few}
     with pytest.raises(UsageError) as caught:
         reporting.report([own.format(**places) for own in arguments])
     assert str(caught.value).startswith(line.format(**places))
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_package_is_one_line(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_one_line(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "find_spec", lambda name: None if name == "matplotlib" else object())
     with pytest.raises(UsageError, match="report: matplotlib is not installed, pip install 'policyprune"):
-        reporting.report_folder(runs, "smoke")
+        reporting.report_folder(few, "smoke")
 
 
 @pytest.mark.parametrize("tracked_by", ["the runs", "the flag"])
@@ -206,9 +216,9 @@ def test_wandb_offline_takes_the_report(
 
 
 def test_a_tracker_that_fails_is_a_warning(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    few: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert reporting.report([str(runs), "--wandb"]) == 0
+    assert reporting.report([str(few), "--wandb"]) == 0
     assert [record.name for record in caplog.records] == ["policyprune.tracking"]
     assert "the report was not tracked" in caplog.text

@@ -1,7 +1,7 @@
 """The runs below some folders, as their records tell of them; finished or not."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,12 +77,12 @@ class Run:
         """Seconds of a stage; of the search with what earlier processes spent on it."""
         if stage == "search" and self.search.get("seconds") is not None:
             return float(self.search["seconds"])
-        spent = [own["seconds"] for own in self._list("stages") if own.get("name") == stage]
+        spent = [own["seconds"] for own in self._list("stages") if own["name"] == stage]
         return float(sum(spent)) if spent else None
 
-    def peak_memory(self, stages: Iterable[str]) -> float | None:
+    def peak_memory(self, stages: Sequence[str]) -> float | None:
         """Highest memory of some stages in MB: the GPU's where one was used, otherwise the process's."""
-        own = [stage for stage in self._list("stages") if stage.get("name") in stages]
+        own = [stage for stage in self._list("stages") if stage["name"] in stages]
         for key in ("peak_gpu_memory_mb", "peak_memory_mb"):
             peaks = [float(stage[key]) for stage in own if stage.get(key)]
             if peaks:
