@@ -5,9 +5,8 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
-from policyprune.results.plots.style import FAINT, INK, Look, Plot, legend, log_ticks, panels
+from policyprune.results.plots.style import FAINT, INK, Look, Plot, legend, log_ticks, panels, percent
 from policyprune.results.report.measures import DENSE, Line
 from policyprune.results.report.metrics import ARROWS, better, place_title, title
 from policyprune.results.report.quality import Subject
@@ -35,7 +34,7 @@ def quality_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot |
         if metric == "perplexity":
             log_ticks(own)
         own.set_ylabel(", ".join(filter(None, (title(metric), place_title(place)))) + f" {ARROWS[better(metric)]}")
-        own.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        percent(own.xaxis)
     figure.supxlabel(f"multiply-accumulates of the blocks, % of dense ({dense_macs / 1e9:,.2f} G)", fontsize=8)
     legend(figure, axes)
     caption = "Quality against multiply-accumulates of the shrunk models. Bars: standard deviation over seeds."
@@ -62,10 +61,10 @@ def latency_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot |
         own.set_title(f"{known.get('batch_size', '?')} x {known.get('length', '?')} tokens")
         own.set_ylabel(f"latency, % of dense ({dense:,.1f} ms)")
         for axis in (own.xaxis, own.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            percent(axis)
         low = min(own.get_xlim()[0], own.get_ylim()[0])
         own.set_xlim(low, 1.05)
-        own.set_ylim(low, None)
+        own.set_ylim(low, max(1.05, own.get_ylim()[1]))
     figure.supxlabel(f"multiply-accumulates of the blocks, % of dense ({dense_macs / 1e9:,.2f} G)", fontsize=8)
     legend(figure, axes)
     caption = "Latency of a forward pass of the shrunk models against their multiply-accumulates, mean over seeds."

@@ -37,7 +37,8 @@ def layer_keep_rates(runs: Sequence[tuple[Run, list[Line]]]) -> Plot | None:
     keeps = sorted({keep for keep, _ in means}, reverse=True)
     groups = {keep: [method for own, method in means if own == keep] for keep in keeps}
     rows = sum(map(len, groups.values()))
-    figure = Figure(figsize=(WIDTH, ROW * rows + 0.3 * len(keeps) + 0.7), layout="constrained")
+    height = max(1.5, ROW * rows + 0.3 * len(keeps) + 0.7)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     heights = [len(methods) for methods in groups.values()]
     grid = figure.subplots(len(keeps), len(kinds), squeeze=False, sharex=True, height_ratios=heights)
     for keep, line in zip(keeps, grid, strict=True):
@@ -64,7 +65,7 @@ def layer_keep_rates(runs: Sequence[tuple[Run, list[Line]]]) -> Plot | None:
     for own in grid[-1]:
         own.set_xlabel("layer")
     bar = figure.colorbar(image, ax=grid, shrink=min(1.0, 2.0 / figure.get_figheight()), aspect=18, pad=0.02)
-    bar.set_label("kept share of the units")
+    bar.set_label("kept units")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     bar.outline.set_visible(False)  # type: ignore[operator]
     return Plot("keep-rates", "What each layer keeps, mean over seeds. Dark: pruned; bright: kept.", figure)

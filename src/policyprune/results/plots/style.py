@@ -7,8 +7,9 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from policyprune.results.report.measures import DENSE, Line
 
@@ -107,6 +108,12 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
         columns = min(len(entries), 4 if figure.get_figwidth() >= WIDTH else 2)
         figure.set_figheight(figure.get_figheight() + ENTRY * -(-len(entries) // columns))
         figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=columns)
+
+
+def percent(axis: Axis) -> None:
+    """An axis of shares, in whole percents."""
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def log_ticks(axes: Axes) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from policyprune.results.plots.style import INK, WIDTH, Look, Plot, legend, panels
 from policyprune.results.report.measures import DENSE, Line
+from policyprune.results.report.metrics import title
 from policyprune.results.report.quality import Subject
 
 METRICS = ("acc_norm", "acc")  # the first that a task has
@@ -63,4 +64,4 @@ def zero_shot_bars(subject: Subject, looks: Mapping[Line, Look]) -> Plot | None:
 def _name(values: Mapping[tuple[Line, float | None, str], Any], task: str) -> str:
     """The task, and its metric below."""
     metric = next(cell.metric for key, cell in values.items() if key[2] == task)
-    return f"{task}\n{metric.replace('_', ' ')}"
+    return f"{task}\n{title(metric)}"

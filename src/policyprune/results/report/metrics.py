@@ -18,6 +18,14 @@ HIGHER = (
     "acc_norm",
 )
 PLACE = ("length", "sequence_length", "split", "task", "batch_size")  # parts of a protocol that make another column
+NAMES = {
+    "f1": "F1",
+    "acc_norm": "acc_norm",
+    "zero_shot_mean": "zero-shot mean",
+    "zero_shot_mean_acc": "zero-shot mean of acc",
+    "block_macs": "MACs of the blocks",
+    "block_latency": "latency of the blocks",
+}
 ARROWS = {-1: "↓", 0: "", 1: "↑"}
 
 
@@ -39,7 +47,7 @@ def place_title(where: Iterable[tuple[str, Any]]) -> str:
 
 def title(metric: str) -> str:
     """The metric in words."""
-    return metric.replace("_", " ")
+    return NAMES.get(metric, metric.replace("_", " "))
 
 
 def written(metric: str, value: float) -> str:
