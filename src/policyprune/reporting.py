@@ -62,7 +62,7 @@ def write_report(folders: Sequence[Path], table: str, output: Path, wandb: bool 
     from policyprune.results.report.page import page
     from policyprune.results.report.reference import read_reference
     from policyprune.results.report.runs import find_runs
-    from policyprune.tracking import track_report, tracker_of
+    from policyprune.tracking import track_report
 
     runs = find_runs(folders)
     if not runs:
@@ -84,9 +84,7 @@ def write_report(folders: Sequence[Path], table: str, output: Path, wandb: bool 
         files[output / FIGURES / f"{plot.name}.png"] = _drawn(plot, "png")
     for path, content in files.items():
         write_whole(path, content)
-    settings = tracker_of([run.config for run in runs], wandb)
-    if settings is not None:
-        track_report(settings, table, output, list(files))
+    track_report([run.config for run in runs], wandb, table, output, list(files))
     return list(files)
 
 

@@ -119,27 +119,30 @@ def flat(record: Record) -> dict[str, float | int | None]:
     }
 
 
-def tracker_of(configs: Sequence[Mapping[str, Any]], wanted: bool) -> Wandb | None:
-    """Where a report on runs goes: to the W&B project and group that they went to, or by wish to a default one."""
-    for config in configs:
-        settings = config.get("tracker") or {}
-        if settings.get("name") == "wandb":
-            return Wandb(**settings)
-    if not wanted:
-        return None
-    mode = os.environ.get("WANDB_MODE", "offline")
-    return Wandb(name="wandb", project="policyprune", entity=None, mode=mode, group=None, job_type="report", tags=[])
+def track_report(
+    configs: Sequence[Mapping[str, Any]], wanted: bool, name: str, folder: Path, files: Sequence[Path]
+) -> None:
+    """Give a report on runs to W&B: the cells as a table, the plots as images, all files as an artefact.
 
-
-def track_report(settings: Wandb, name: str, folder: Path, files: Sequence[Path]) -> None:
-    """Give a report to W&B: the cells as a table, the plots as images, all files as an artefact of the runs' group.
-
-    A failure is one warning.
+    It goes to the project and group of the runs, as their configs say; where they went nowhere, by wish to a default
+    project. A failure is one warning.
     """
     try:
-        _log_report(settings, name, folder, files)
+        settings = _settings(configs)
+        if settings is not None or wanted:
+            _log_report(settings or _default(), name, folder, files)
     except Exception as error:  # a tracker may raise anything
         log.warning("the report was not tracked: %s", " ".join(str(error).split()) or type(error).__name__)
+
+
+def _settings(configs: Sequence[Mapping[str, Any]]) -> Wandb | None:
+    trackers = [config.get("tracker") or {} for config in configs]
+    return next((Wandb(**own) for own in trackers if own.get("name") == "wandb"), None)
+
+
+def _default() -> Wandb:
+    mode = os.environ.get("WANDB_MODE", "offline")
+    return Wandb(name="wandb", project="policyprune", entity=None, mode=mode, group=None, job_type="report", tags=[])
 
 
 def _log_report(settings: Wandb, name: str, folder: Path, files: Sequence[Path]) -> None:

@@ -78,10 +78,12 @@ def test_no_run_is_dropped(tmp_path: Path) -> None:
     write_run(tmp_path, "kwon", 0.8, results=[])
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "record.json").write_text('{"schema": 1, "status"')
-    (tmp_path / "older").mkdir()
-    (tmp_path / "older" / "record.json").write_text('{"schema": 0}')
+    others = {"older": '{"schema": 0}', "odd": '{"schema": 1, "status": "happy"}', "list": "[]"}
+    for name, text in others.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(text)
     report = report_on(tmp_path)
-    assert report.summary == "9 runs: 4 finished, 1 failed, 1 interrupted, 1 running, 2 unreadable"
+    assert report.summary == "11 runs: 4 finished, 1 failed, 1 interrupted, 1 running, 4 unreadable"
     table = table_of(report, "perplexity")
     high, low = "128 tokens ↓, keep 0.8", "128 tokens ↓, keep 0.5"
     assert cell_of(table, low, "ours") == Cell("50.00", remark="n = 1, 1 failed")
@@ -97,6 +99,8 @@ def test_no_run_is_dropped(tmp_path: Path) -> None:
         ("kwon", "missing"): "",
         ("damaged", "unreadable"): told["damaged", "unreadable"],
         ("older", "unreadable"): "its schema is 0, not 1",
+        ("odd", "unreadable"): "its status is 'happy'",
+        ("list", "unreadable"): "it is no mapping",
     }
     for text in (markdown(report, "figures"), latex(report)):
         for word in ("failed", "interrupted", "running", "missing", "unreadable", "RunError: it broke"):
@@ -173,6 +177,21 @@ def test_an_ablation_has_a_row_per_value(tmp_path: Path) -> None:
         "flap (calibration.count=64)",
         "flap (calibration.count=128)",
     }
+
+
+def test_an_evaluated_checkpoint_says_the_same_at_every_keep_rate(tmp_path: Path) -> None:
+    results: list[Measured] = [("evaluated", "perplexity", 15.0, {"length": 128})]
+    nothing: dict[str, object] = {"budget": {}, "optimizer": {}, "importance": {}, "tuning": {}}
+    folder = write_run(tmp_path / "evaluated", None, results=results, config=nothing)
+    alone = table_of(report_on(tmp_path), "perplexity")
+    assert [(row.names[0], row.cells) for row in alone.rows] == [
+        (f"evaluated, {folder.name}", (Cell("15.00"),)),
+    ]
+    for keep in (0.8, 0.5):
+        write_run(tmp_path / "pruned", "ours", keep)
+    beside = table_of(report_on(tmp_path), "perplexity")
+    assert row_of(beside, f"evaluated, {folder.name}").cells == (Cell("15.00"), Cell("15.00"))
+    assert row_of(beside, "ours").cells[0].value == "20.00"
 
 
 def test_models_and_tasks_have_sections_of_their_own(tmp_path: Path) -> None:

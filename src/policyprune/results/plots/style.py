@@ -77,7 +77,7 @@ def looks(lines: Sequence[Line]) -> dict[Line, Look]:
     for line in lines:
         if line.method != DENSE:
             number, hollow = methods.index(line.method), line.method in tuned and not line.tuning
-            stroke = "--" if hollow else ":" if number >= len(COLORS) else "-"
+            stroke = ("--" if hollow else "-", "-." if hollow else ":")[number >= len(COLORS)]
             found[line] = Look(COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)], stroke, hollow)
     return found
 
@@ -112,7 +112,7 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 def percent(axis: Axis) -> None:
     """An axis of shares, in whole percents."""
-    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 

@@ -16,7 +16,7 @@ from policyprune.results.report.measures import DENSE, Line, lines_of, measured,
 from policyprune.results.report.overview import counts, published_table, unfinished_table
 from policyprune.results.report.quality import Subject, quality_tables
 from policyprune.results.report.reference import Published
-from policyprune.results.report.runs import UNFINISHED, Run
+from policyprune.results.report.runs import Run
 from policyprune.results.report.table import Table
 
 
@@ -65,7 +65,7 @@ def _subjects(
         for run, lines in pairs:
             if (run.model, run.task) == (model, task) and run.keep is not None:
                 for line in lines:
-                    states[line, run.keep].append(run.status if run.status in UNFINISHED else "finished")
+                    states[line, run.keep].append(run.status)
         expected = [Line(model, task, DENSE, ""), *(line for line, _ in states)]
         others = [Line(row.model, row.task, row.method, row.tuning) for row in own.itertuples()]
         yield Subject(model, task, own, list(dict.fromkeys([*expected, *others])), dict(states), list(published))

@@ -9,7 +9,7 @@ import pandas as pd
 from policyprune.results.report.calibration import STAGES, sequences_seen
 from policyprune.results.report.methods import row_names
 from policyprune.results.report.metrics import place
-from policyprune.results.report.runs import UNFINISHED, Run, flattened
+from policyprune.results.report.runs import FINISHED, Run, flattened
 
 ROW = ["model", "task", "method", "tuning"]
 CELL = [*ROW, "keep", "metric", "place"]
@@ -50,7 +50,7 @@ def measured(runs: Sequence[Run]) -> pd.DataFrame:
     """
     names, rows = row_names(runs), []
     for number, run in enumerate(runs):
-        if run.status in UNFINISHED:
+        if run.status != FINISHED:
             continue
         conditions = _conditions(run)
         for row in run.results:

@@ -66,10 +66,7 @@ def _name(method: str, settings: dict[str, Any], keys: set[str]) -> str:
 
 
 def _short(key: str) -> str:
-    group, _, rest = key.partition(".")
-    if key.endswith(".name"):
-        return key.removesuffix(".name")
-    return rest or group
+    return key.removesuffix(".name").removeprefix("optimizer.").removeprefix("task.")
 
 
 def _value(value: Any) -> str:

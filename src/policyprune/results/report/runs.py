@@ -9,6 +9,7 @@ from typing import Any
 
 from policyprune.results.record import FILE, SCHEMA
 
+FINISHED = "finished"
 UNFINISHED = ("failed", "interrupted", "running", "unreadable")
 
 
@@ -115,10 +116,25 @@ def _read(path: Path) -> Run:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return Run(path.parent, {}, "unreadable", " ".join(str(error).split()))
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        return Run(path.parent, {}, "unreadable", f"its schema is {schema}, not {SCHEMA}")
-    return Run(path.parent, content, str(content.get("status")), str(content.get("error") or ""))
+    wrong = _wrong(content)
+    if wrong:
+        return Run(path.parent, {}, "unreadable", wrong)
+    return Run(path.parent, content, content["status"], str(content.get("error") or ""))
+
+
+def _wrong(content: Any) -> str:
+    """What keeps a record from being understood."""
+    if not isinstance(content, dict):
+        return "it is no mapping"
+    if content.get("schema") != SCHEMA:
+        return f"its schema is {content.get('schema')}, not {SCHEMA}"
+    if content.get("status") not in (FINISHED, *UNFINISHED):
+        return f"its status is {content.get('status')!r}"
+    if not isinstance(content.get("config"), dict):
+        return "it has no config"
+    if not all({"subject", "metric", "value"} <= set(row) for row in content.get("results", [])):
+        return "a result lacks its subject, metric or value"
+    return ""
 
 
 def _lines(path: Path) -> Iterator[dict[str, float]]:
