@@ -31,9 +31,9 @@ def escaped(text: str) -> str:
 
 
 def _table(table: Table) -> Iterator[str]:
-    stub, count = len(table.stub), len(table.columns)
+    columns = "l" * len(table.stub) + "".join("l" if name in table.words else "r" for name in table.columns)
     yield from (r"\begin{table}", r"\centering", r"\small", f"\\caption{{{escaped(table.caption)}}}")
-    yield from (f"\\begin{{tabular}}{{{'l' * stub}{'r' * count}}}", r"\toprule")
+    yield from (f"\\begin{{tabular}}{{{columns}}}", r"\toprule")
     yield from _header(table)
     yield r"\midrule"
     for number, row in enumerate(table.rows):

@@ -27,7 +27,7 @@ def _lines(report: Report, figures: str) -> Iterator[str]:
 def _table(table: Table) -> str:
     body = [[*_names(row.names, row.marks), *(_cell(cell) for cell in row.cells)] for row in table.rows]
     headers = [_plain(name) for name in (*table.stub, *table.columns)]
-    align = ["left"] * len(table.stub) + ["right"] * len(table.columns)
+    align = ["left"] * len(table.stub) + ["left" if name in table.words else "right" for name in table.columns]
     return tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align if body else None)
 
 

@@ -39,7 +39,9 @@ def unfinished_table(runs: Sequence[tuple[Run, list[Line]]], subjects: Sequence[
         return None
     groups = tuple(("", (name,)) for name in ("keep", "seed", "state", "reason"))
     caption = "Runs that gave no numbers. Missing: other methods were run at this keep rate."
-    return Table("runs without results", ("method", "model", "task"), groups, tuple(rows), caption)
+    return Table(
+        "runs without results", ("method", "model", "task"), groups, tuple(rows), caption, words=("state", "reason")
+    )
 
 
 def published_table(published: Sequence[Published], subjects: Sequence[Subject]) -> Table | None:
@@ -66,7 +68,14 @@ def published_table(published: Sequence[Published], subjects: Sequence[Subject])
         return None
     groups = tuple(("", (name,)) for name in ("protocol", "published", "measured", "difference", "source"))
     caption = "Known published values. A remark names what of the protocol was different here."
-    return Table("published values", ("model", "task", "method", "keep"), groups, tuple(rows), caption)
+    return Table(
+        "published values",
+        ("model", "task", "method", "keep"),
+        groups,
+        tuple(rows),
+        caption,
+        words=("protocol", "source"),
+    )
 
 
 def _measured(own: Published, subjects: Sequence[Subject]) -> tuple[float | None, str]:

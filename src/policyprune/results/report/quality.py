@@ -135,6 +135,8 @@ def _best(column: Column, values: Mapping[Any, Any]) -> float | None:
 
 def _published(subject: Subject, line: Line, column: Column) -> float | None:
     metric, place, keep = column
+    if line.method == DENSE and keep != subject.keeps[0]:
+        return None  # said once
     for own in subject.published:
         if own.is_of(line.model, line.task, line.method, line.tuning, keep, metric, place):
             return own.value

@@ -27,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns stand in groups: (title of the group, titles of its columns)."""
+    """Columns stand in groups: (title of the group, titles of its columns); those named in `words` hold text."""
 
     title: str
     stub: tuple[str, ...]
@@ -35,6 +35,7 @@ class Table:
     rows: tuple[Row, ...]
     caption: str = ""
     notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
