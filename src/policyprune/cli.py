@@ -90,6 +90,13 @@ def apply(arguments: list[str]) -> int:
     return application.perform([*subjects.applying(plan, given), *given], "apply", applying)
 
 
+def report(arguments: list[str]) -> int:
+    """Make tables and plots of the runs below some folders."""
+    from policyprune import reporting
+
+    return reporting.report(arguments)
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "finetune": finetune,
@@ -97,6 +104,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "export": export,
     "apply": apply,
     "doctor": doctor,
+    "report": report,
 }
 
 

@@ -1,7 +1,9 @@
 """Experiment trackers mirror the local record; one that fails never ends a run."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,3 +117,57 @@ def flat(record: Record) -> dict[str, float | int | None]:
         ): row.value
         for row in record.results
     }
+
+
+def track_report(
+    configs: Sequence[Mapping[str, Any]], wanted: bool, name: str, folder: Path, files: Sequence[Path]
+) -> None:
+    """Give a report on runs to W&B: the cells as a table, the plots as images, all files as an artefact.
+
+    It goes to the project and group of the runs, as their configs say; where they went nowhere, by wish to a default
+    project. A failure is one warning.
+    """
+    try:
+        settings = _settings(configs)
+        if settings is not None or wanted:
+            _log_report(settings or _default(), name, folder, files)
+    except Exception as error:  # a tracker may raise anything
+        log.warning("the report was not tracked: %s", " ".join(str(error).split()) or type(error).__name__)
+
+
+def _settings(configs: Sequence[Mapping[str, Any]]) -> Wandb | None:
+    trackers = [config.get("tracker") or {} for config in configs]
+    return next((Wandb(**own) for own in trackers if own.get("name") == "wandb"), None)
+
+
+def _default() -> Wandb:
+    mode = os.environ.get("WANDB_MODE", "offline")
+    return Wandb(name="wandb", project="policyprune", entity=None, mode=mode, group=None, job_type="report", tags=[])
+
+
+def _log_report(settings: Wandb, name: str, folder: Path, files: Sequence[Path]) -> None:
+    import pandas as pd
+    import wandb
+
+    group = settings.group or name
+    label = re.sub(r"[^\w.-]+", "-", name)
+    run = wandb.init(
+        project=settings.project,
+        entity=settings.entity,
+        mode=settings.mode,  # type: ignore[arg-type]
+        group=group,
+        job_type="report",
+        tags=settings.tags,
+        name=f"report-{label}",
+        dir=str(folder),
+        settings=wandb.Settings(silent=True),
+    )
+    artifact = wandb.Artifact(f"report-{label}", type="report")
+    for path in files:
+        artifact.add_file(str(path), name=path.relative_to(folder).as_posix())
+        if path.suffix == ".png":
+            run.log({f"report/{path.stem}": wandb.Image(str(path))})
+        elif path.suffix == ".csv":
+            run.log({"report/cells": wandb.Table(dataframe=pd.read_csv(path).astype(object))})
+    run.log_artifact(artifact)
+    run.finish()

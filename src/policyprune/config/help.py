@@ -12,11 +12,13 @@ usage: policyprune [run] [group=option] [key=value] ...
        policyprune evaluate <run folder, checkpoint or hub id> [task=option] [evaluation=option] ...
        policyprune export <run folder, checkpoint or hub id> format=hf|onnx|gguf|plan [dtype=f16] [output=PATH]
        policyprune apply <plan.json> [model=option] [output=PATH]
+       policyprune report FOLDER ... [--table NAME] [--output FOLDER] [--wandb]
        policyprune doctor [model=option] [model.source=...]
        policyprune doctor --families
 
 A run searches which attention heads and FFN channels to keep, writes the smaller model and measures it.
 Its folder, outputs/<name>, holds the checkpoint, the mask, the search curve, the log and record.json.
+The report makes tables (Markdown, LaTeX, CSV, HTML) and plots of all runs below the folders, beside published values.
 The doctor shows what it finds in a model's config (units, costs, what stays dense) and checks pruning on random
 weights; it needs no others. With --families it checks every known family.
 

@@ -1,0 +1,162 @@
+"""The runs below some folders, as their records tell of them; finished or not."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from policyprune.results.record import FILE, SCHEMA
+
+FINISHED = "finished"
+UNFINISHED = ("failed", "interrupted", "running", "unreadable")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record. It is read as plain JSON, so that records of older and newer versions of a schema are understood."""
+
+    folder: Path
+    content: dict[str, Any]
+    status: str  # finished, running, interrupted, failed, unreadable
+    error: str = ""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved config."""
+        return self._mapping("config")
+
+    @property
+    def model(self) -> str:
+        """Name of the dense model."""
+        return str(self.config.get("model", {}).get("name", "?"))
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.config.get("task", {}).get("name", "?"))
+
+    @property
+    def keep(self) -> float | None:
+        """What the budget keeps of the dense model; None where nothing is pruned."""
+        keep = self.config.get("budget", {}).get("keep")
+        return None if keep is None else float(keep)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config.get("seed") or 0)
+
+    @property
+    def tuning(self) -> str:
+        """Name of the tuning, empty where there is none."""
+        name = str(self.config.get("tuning", {}).get("name", "none"))
+        return "" if name == "none" else name
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """The measured rows."""
+        return self._list("results")
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How the data was made."""
+        return self._mapping("protocol")
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """What the search tells of itself."""
+        return self._mapping("search")
+
+    @property
+    def keep_rates(self) -> list[dict[str, Any]]:
+        """Kept share of each layer and kind of unit."""
+        return self._list("keep_rates")
+
+    def seconds(self, stage: str) -> float | None:
+        """Seconds of a stage; of the search with what earlier processes spent on it."""
+        if stage == "search" and self.search.get("seconds") is not None:
+            return float(self.search["seconds"])
+        spent = [own["seconds"] for own in self._list("stages") if own["name"] == stage]
+        return float(sum(spent)) if spent else None
+
+    def peak_memory(self, stages: Sequence[str]) -> float | None:
+        """Highest memory of some stages in MB: the GPU's where one was used, otherwise the process's."""
+        own = [stage for stage in self._list("stages") if stage["name"] in stages]
+        for key in ("peak_gpu_memory_mb", "peak_memory_mb"):
+            peaks = [float(stage[key]) for stage in own if stage.get(key)]
+            if peaks:
+                return max(peaks)
+        return None
+
+    @cached_property
+    def curve(self) -> list[dict[str, float]]:
+        """The lines of `curve.jsonl` that are whole."""
+        return list(_lines(self.folder / "curve.jsonl"))
+
+    def _mapping(self, name: str) -> dict[str, Any]:
+        found = self.content.get(name)
+        return found if isinstance(found, dict) else {}
+
+    def _list(self, name: str) -> list[dict[str, Any]]:
+        found = self.content.get(name)
+        return found if isinstance(found, list) else []
+
+
+def find_runs(folders: Iterable[Path]) -> list[Run]:
+    """All runs below the folders, each once, in the order in which they began."""
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob(FILE))}
+    runs = [_read(path) for path in paths.values()]
+    return sorted(runs, key=lambda run: (str(run.content.get("started", "")), str(run.folder)))
+
+
+def _read(path: Path) -> Run:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return Run(path.parent, {}, "unreadable", " ".join(str(error).split()))
+    wrong = _wrong(content)
+    if wrong:
+        return Run(path.parent, {}, "unreadable", wrong)
+    return Run(path.parent, content, content["status"], str(content.get("error") or ""))
+
+
+def _wrong(content: Any) -> str:
+    """What keeps a record from being understood."""
+    if not isinstance(content, dict):
+        return "it is no mapping"
+    if content.get("schema") != SCHEMA:
+        return f"its schema is {content.get('schema')}, not {SCHEMA}"
+    if content.get("status") not in (FINISHED, *UNFINISHED):
+        return f"its status is {content.get('status')!r}"
+    if not isinstance(content.get("config"), dict):
+        return "it has no config"
+    if not all({"subject", "metric", "value"} <= set(row) for row in content.get("results", [])):
+        return "a result lacks its subject, metric or value"
+    return ""
+
+
+def _lines(path: Path) -> Iterator[dict[str, float]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            step = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(step, dict):
+            yield step
+
+
+def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

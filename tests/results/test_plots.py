@@ -1,0 +1,112 @@
+"""What the plots draw, read back from the figures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+
+from policyprune.results.plots.style import COLORS, looks
+from policyprune.results.report.contents import make_report
+from policyprune.results.report.measures import DENSE, Line
+from policyprune.results.report.runs import find_runs
+from records import Measured, perplexities, write_run
+
+
+def plots_of(folder: Path) -> dict[str, Figure]:
+    """The figures of a report by name."""
+    report = make_report("a title", find_runs([folder]), [])
+    return {plot.name: plot.figure for section in report.sections for plot in section.plots}
+
+
+def sized(pruned: float, macs: float, latency: float) -> list[Measured]:
+    """Perplexity, multiply-accumulates and latency; the dense model has 100 of the latter two."""
+    shape = {"batch_size": 1, "length": 16}
+    return [
+        *perplexities(pruned),
+        ("dense", "block_macs", 100.0, {}),
+        ("pruned", "block_macs", macs, {}),
+        ("dense", "latency", 100.0, shape),
+        ("pruned", "latency", latency, shape),
+    ]
+
+
+def line_of(figure: Figure, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """The points of the one line with a label in the first panel."""
+    axes = figure.axes[0]
+    handles, labels = axes.get_legend_handles_labels()
+    drawn = handles[labels.index(label)]
+    line = drawn[0] if isinstance(drawn, tuple) else drawn
+    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+
+
+def test_curves_are_means_with_a_band_over_seeds(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, "ours", seed=seed, losses=[10.0 - step + 2 * seed for step in range(8)])
+    write_run(tmp_path, "alone", losses=[5.0] * 8)
+    write_run(tmp_path, "broken", status="failed", losses=[1.0] * 8)
+    figure = plots_of(tmp_path)["search-curves"]
+    forwards, losses = line_of(figure, "ours")
+    assert (forwards[0], forwards[-1]) == (2, 16)
+    assert np.allclose(losses, np.interp(forwards, [2, 16], [11.0, 4.0]))
+    bands = [own for own in figure.axes[0].collections if isinstance(own, PolyCollection)]
+    assert len(bands) == 1, "one method has more than one seed"
+    heights = bands[0].get_paths()[0].vertices[:, 1]
+    assert (heights.max(), heights.min()) == (12.0, 3.0)
+    assert "broken" not in figure.axes[0].get_legend_handles_labels()[1]
+
+
+def test_layers_show_the_mean_kept_share(tmp_path: Path) -> None:
+    for seed, rate in ((0, 0.2), (1, 0.4)):
+        rates = [{"layer": layer, "kind": "ffn", "rate": rate + 0.1 * layer} for layer in range(4)]
+        write_run(tmp_path, "ours", seed=seed, keep_rates=rates)
+    figure = plots_of(tmp_path)["keep-rates"]
+    shown = figure.axes[0].images[0].get_array()
+    assert shown is not None
+    assert np.allclose(shown, [[0.3, 0.4, 0.5, 0.6]])
+    assert figure.axes[0].get_title(loc="left") == "FFN channels, keep 0.8"
+
+
+def test_quality_and_latency_stand_over_the_share_of_macs(tmp_path: Path) -> None:
+    for keep, macs in ((0.8, 75.0), (0.5, 50.0)):
+        write_run(tmp_path, "ours", keep, results=sized(16 / keep, macs, macs + 10))
+    figures = plots_of(tmp_path)
+    shares, values = line_of(figures["quality-macs"], "ours")
+    assert shares.tolist() == [0.5, 0.75]
+    assert values.tolist() == [32.0, 20.0]
+    shares, values = line_of(figures["latency-macs"], "ours")
+    assert shares.tolist() == [0.5, 0.75]
+    assert np.allclose(values, [0.6, 0.85])
+
+
+def test_bars_have_standard_errors_and_the_dense_line(tmp_path: Path) -> None:
+    folder = write_run(
+        tmp_path,
+        "ours",
+        results=[(who, "acc", value, {"task": "piqa"}) for who, value in (("dense", 0.7), ("pruned", 0.6))],
+    )
+    path = folder / "record.json"
+    path.write_text(path.read_text().replace('"stderr": null', '"stderr": 0.05'))
+    axes = plots_of(tmp_path)["zero-shot"].axes[0]
+    bars = [own for own in axes.patches if own.get_height() > 0]  # type: ignore[attr-defined]
+    assert [bar.get_height() for bar in bars] == [0.6]  # type: ignore[attr-defined]
+    segments = [segment for own in axes.collections for segment in own.get_segments()]  # type: ignore[attr-defined]
+    spans = {(round(float(y[0]), 3), round(float(y[1]), 3)) for _, y in (segment.T for segment in segments)}
+    assert spans == {(0.55, 0.65), (0.7, 0.7)}
+
+
+@pytest.mark.parametrize("count", [3, len(COLORS) + 2])
+def test_looks_tell_the_rows_apart(count: int) -> None:
+    lines = [Line("m", "t", DENSE, "")]
+    for number in range(count):
+        lines += [Line("m", "t", f"method {number}", tuning) for tuning in ("", "cg2")]
+    found = looks(lines)
+    assert len(found) == 2 * count
+    assert len(set(found.values())) == 2 * count
+    for number in range(count):
+        before, after = (found[Line("m", "t", f"method {number}", tuning)] for tuning in ("", "cg2"))
+        assert before.color == after.color
+        assert before.hollow
+        assert not after.hollow
+    assert len({own.color for own in found.values()}) == min(count, len(COLORS))
