@@ -65,6 +65,7 @@ def search(
         if masks.requires_grad or not getattr(config.optimizer, "sliced", False):
             masking.set(space.expand(masks))
             return task.loss(model, rows)
+        masking.set(None)  # the smaller model has the hooks too
         if last is None or not torch.equal(masks[0], last[0]):
             smaller = twin(model)
             cut(smaller, adapter, space.units, space.expand(masks[0]))
