@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from policyprune.calibration import fit_edits, gather
 from policyprune.config.schema import Config, LatencyBudget

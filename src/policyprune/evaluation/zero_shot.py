@@ -20,13 +20,14 @@ class ZeroShot:
     """Asks models in memory the questions of the tasks in the config, which are loaded once.
 
     `acc`: the share of questions whose answer has the highest log-likelihood; `acc_norm`: the same with the
-    log-likelihood per byte of the answer. UsageError for questions that cannot be had.
+    log-likelihood per character of the answer. UsageError for questions that cannot be had.
     """
 
     def __init__(self, config: schema.ZeroShot, tokenizer: PreTrainedTokenizerBase) -> None:
         self._config, self._tokenizer = config, tokenizer
         self._origins = origins(config)
-        self._tasks = load_tasks(config)
+        with generators_restored():
+            self._tasks = load_tasks(config)
 
     def of(self, model: PreTrainedModel) -> list[Measure]:
         """`acc` and, where the task has it, `acc_norm` of each task, then their means over the tasks.
@@ -97,7 +98,7 @@ def mean(metric: str, rows: dict[str, Measure], stated: dict[str, Any]) -> Measu
 
 @contextmanager
 def generators_restored() -> Iterator[None]:
-    """Leave the random numbers of Python, NumPy and torch as they were: lm-eval seeds them all."""
+    """Leave the random numbers of Python, NumPy and torch as they were: lm-eval draws and seeds them."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
