@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from policyprune.calibration import fit_edits, gather
-from policyprune.config.schema import Config, LatencyBudget
+from policyprune.config.schema import Config, LanguageModeling, LatencyBudget
 from policyprune.evaluation.comparison import compare
 from policyprune.evaluation.kept_latency import kept_latency
 from policyprune.evaluation.quality import quality_of
 from policyprune.evaluation.questions import origins
+from policyprune.evaluation.windows import check_lengths
 from policyprune.latency_table import block_latency
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import device_of, load, skeleton, source_for
@@ -54,6 +55,8 @@ def check_budget(config: Config) -> None:
     device_of(config.model)
     origins(config.evaluation.zero_shot)
     empty = skeleton(config.model, config.task)
+    if isinstance(config.task, LanguageModeling):
+        check_lengths(config.evaluation, empty)
     formats.check_formats(config.export.formats, empty, export_settings(config))
     adapter = adapt(empty)
     make_budget(

