@@ -36,12 +36,6 @@ def config_of(*tasks: str, **changes: Any) -> Config:
     return Config(tasks=list(tasks), **{**settings, **changes})
 
 
-@pytest.fixture(autouse=True)
-def _no_machine_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval lists the installed packages after each evaluation, which takes seconds."""
-    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
-
-
 @pytest.fixture
 def model(tiny_llama: Any, tiny_tokenizer: Any) -> Any:
     return tiny_llama(vocab_size=len(tiny_tokenizer), **LONG)
@@ -195,7 +189,7 @@ def test_a_loglikelihood_that_is_no_number_is_an_error(model: Any, tiny_tokenize
 
 def test_every_choice_has_a_task_of_the_harness_and_embedded_questions() -> None:
     assert list(CHOICES) == list(STOCK) == list(EMBEDDED)
-    assert all(questions._stock(name).is_file() for name in STOCK)
+    assert all(questions.stock(name).is_file() for name in STOCK)
 
 
 def test_where_questions_come_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,10 +58,10 @@ def load_tasks(config: ZeroShot) -> dict[str, Any]:
     loaded: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in dict.fromkeys(config.tasks):
-            path = _stock(name)
+            path = stock(name)
             if name in installed:
                 path = Path(scratch) / f"{name}.yaml"
-                path.write_text(yaml.safe_dump(_with_file(name, installed[name])), encoding="utf-8")
+                path.write_text(yaml.safe_dump(definition(name, installed[name])), encoding="utf-8")
             try:
                 loaded |= manager.load([str(path)])["tasks"]
             except (OSError, ValueError) as error:
@@ -70,19 +70,20 @@ def load_tasks(config: ZeroShot) -> dict[str, Any]:
     return loaded
 
 
-def _stock(name: str) -> Path:
+def stock(name: str) -> Path:
+    """The file that defines a task in lm-eval."""
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None
     assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "tasks" / STOCK[name]
 
 
-def _with_file(name: str, source: str) -> dict[str, Any]:
+def definition(name: str, source: str) -> dict[str, Any]:
     """The stock task on the validation split in an Arrow file."""
     folder = locate("evaluation.zero_shot.source", source)
     assert folder is not None
     return {
-        "include": str(_stock(name)),
+        "include": str(stock(name)),
         "dataset_path": "arrow",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {"validation": sorted(str(file) for file in folder.glob("*.arrow"))}},

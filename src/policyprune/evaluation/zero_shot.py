@@ -15,6 +15,8 @@ from policyprune.config import schema
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.questions import load_tasks, origins
 
+FEWSHOT_SEED = 1234  # that of lm-eval's command line
+
 
 class ZeroShot:
     """Asks models in memory the questions of the tasks in the config, which are loaded once.
@@ -35,22 +37,17 @@ class ZeroShot:
         `zero_shot_mean` takes `acc_norm` where the task has it and `acc` elsewhere, `zero_shot_mean_acc` takes `acc`
         everywhere. FloatingPointError for a log-likelihood that is not a number.
         """
-        from lm_eval import simple_evaluate
+        from lm_eval import evaluate
         from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
 
         config = self._config
+        for task in self._tasks.values():
+            task.set_config(key="num_fewshot", value=config.num_fewshot)
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)
         with generators_restored():
             # a copy, as lm-eval sets a padding token where there is none
             harness = HFLM(pretrained=model, tokenizer=copy.deepcopy(self._tokenizer), batch_size=config.batch_size)
-            found = simple_evaluate(
-                model=harness,
-                tasks=list(self._tasks.values()),
-                task_manager=TaskManager(include_defaults=False),  # reads no other task
-                num_fewshot=config.num_fewshot,
-                limit=config.limit,
-                log_samples=False,
-            )
+            found = evaluate(harness, {"tasks": self._tasks}, limit=config.limit, log_samples=False)
         assert found is not None
         for name, task in self._tasks.items():
             if any(math.isnan(answer.resps[0][0]) for answer in task.instances):
@@ -98,7 +95,7 @@ def mean(metric: str, rows: dict[str, Measure], stated: dict[str, Any]) -> Measu
 
 @contextmanager
 def generators_restored() -> Iterator[None]:
-    """Leave the random numbers of Python, NumPy and torch as they were: lm-eval draws and seeds them."""
+    """Leave the random numbers of Python, NumPy and torch as they were: lm-eval draws some."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
