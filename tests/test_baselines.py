@@ -40,6 +40,11 @@ def test_flap_with_bias_compensation(tmp_path: Path, tiny_checkpoint: Path, corp
     assert value(record, "reloaded") == pytest.approx(value(record, "tuned"), rel=1e-4)
     assert value(record, "tuned") != pytest.approx(value(record, "pruned"), rel=1e-4)
     assert {row["outcome"] for row in record.tuning} == {"compensated"}
+    assert record.calibration == {
+        "importance": {"sequences": 16, "tokens": 16 * 16, "backpropagation": False},
+        "search": {"sequences": 0, "tokens": 0, "backpropagation": False},
+        "tuning": {"sequences": 32, "tokens": 32 * 16, "backpropagation": False},
+    }
     space, mask = load_mask(tmp_path / "run" / "mask.safetensors")
     edits = load_edits(tmp_path / "run" / "mask.safetensors", space)
     assert edits is not None
@@ -63,6 +68,7 @@ SEARCHES = {
     "gumbel": ["optimizer.steps=3", "optimizer.batch_size=4"],
     "greedy": ["granularity=head", "optimizer.sequences=8"],
 }
+LOOKED_AT = {"evolution": 4 * 8, "gumbel": 3 * 4, "greedy": 8}
 FORWARDS = {"evolution": 2 * 3 + 1 * 2, "gumbel": 3 * 2, "greedy": 12 + 11 + 10}
 
 
@@ -71,6 +77,8 @@ def test_a_search(name: str, tmp_path: Path, tiny_checkpoint: Path, corpus: Path
     only = ["evaluation.fresh_process=false", "evaluation.one_shot=[]", "evaluation.latency.repeats=0", "export=none"]
     record = ran(tmp_path, tiny_checkpoint, corpus, f"optimizer={name}", *SEARCHES[name], *only, "budget.keep=0.75")
     assert record.search["forwards"] == FORWARDS[name]
+    assert record.calibration["search"]["backpropagation"] == (name == "gumbel")
+    assert record.calibration["search"]["sequences"] == LOOKED_AT[name]
     space, mask = load_mask(tmp_path / "run" / "mask.safetensors")
     kinds = {
         kind: sum(int(v.sum()) for (_, own), v in space.views(mask).items() if own == kind)

@@ -88,6 +88,10 @@ def test_record_tells_the_whole_run(searched: Ran) -> None:
     ]
     assert all(stage["seconds"] >= 0 and stage["peak_memory_mb"] > 0 for stage in record.stages)
     assert record.search["forwards"] == 5 * 2
+    assert record.calibration == {
+        "importance": {"sequences": 16, "tokens": 16 * 16, "backpropagation": False},
+        "search": {"sequences": 5 * 4, "tokens": 5 * 4 * 16, "backpropagation": False},
+    }
     assert "optimizer.steps=5" in record.command
 
 

@@ -1,16 +1,19 @@
 """Whole runs with blocks and layers as units, aligned and equal widths, and a latency budget, in this process."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
 from policyprune import latency_table
 from policyprune.pipeline import run
 from policyprune.pruning.latency import BlockLatency, Timing
 from policyprune.results.record import Record
+from policyprune.tasks import build
 
 QUICK = ["evaluation.fresh_process=false", "evaluation.one_shot=[global,per_layer]", *SMALL_EVALUATION]
 PPO = ["optimizer.iterations=2", "optimizer.episodes=2", "optimizer.examples=8", "importance.sequences=16"]
@@ -53,6 +56,23 @@ def test_dropped_layers_leave_a_stock_checkpoint(ran: Any) -> None:
     assert type(model) is LlamaForCausalLM
     assert model.config.num_hidden_layers == 2
     assert value(record, "pruned", "block_macs") == pytest.approx(2 / 3 * value(record, "dense", "block_macs"))
+
+
+@torch.no_grad()
+def test_the_layer_with_the_least_influence_goes(ran: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    shortgpt = ("granularity=layer", "importance=block_influence", "optimizer=one_shot")
+    record, checkpoint = ran(*shortgpt, "budget.keep=0.67")
+    assert whole(record) == {"attention": 2, "ffn": 2}
+    assert AutoModelForCausalLM.from_pretrained(checkpoint).config.num_hidden_layers == 2
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    task = build(settled(*small_run(tiny_checkpoint, tmp_path / "stories.txt")).task, tokenizer)
+    states: list[Any] = []
+    for module in (*model.model.layers, model.model.norm):
+        module.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+    model(**task.inputs(torch.arange(16)))
+    alike = [float(torch.cosine_similarity(*pair, dim=-1).mean()) for pair in pairwise(states)]
+    assert {row["layer"] for row in record.keep_rates if not row["kept"]} == {alike.index(max(alike))}
 
 
 def test_blocks_are_counted_by_rate(ran: Any) -> None:

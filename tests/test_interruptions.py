@@ -71,7 +71,8 @@ def uninterrupted(
 
 
 def result(cwd: Path) -> dict[str, bytes]:
-    return {name: (cwd / "run" / name).read_bytes() for name in RESULT}
+    files = {name: (cwd / "run" / name).read_bytes() for name in RESULT}
+    return {**files, "calibration": json.dumps(record_of(cwd).calibration).encode()}
 
 
 def record_of(cwd: Path) -> Record:

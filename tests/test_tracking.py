@@ -102,12 +102,17 @@ def test_no_tracker_needs_no_wandb(
 
 
 def test_flat_names_are_distinct() -> None:
-    names = flat(some_record())
+    record = some_record()
+    record.add("dense", "acc", 0.5, "", {"task": "piqa"})
+    record.add("dense", "acc", 0.75, "", {"task": "boolq"})
+    names = flat(record)
     assert names == {
         "dense/perplexity/32": 12.5,
         "one_shot/perplexity/global/32": 40.0,
         "one_shot/perplexity/per_layer/32": 41.0,
         "pruned/parameters": 1000,
+        "dense/acc/piqa": 0.5,
+        "dense/acc/boolq": 0.75,
     }
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 
-from policyprune.config.schema import Evaluating
+from policyprune.config.schema import Evaluating, LanguageModeling
 from policyprune.errors import UsageError
 from policyprune.evaluation.efficiency import latency, parameters
 from policyprune.evaluation.measures import size, weight_megabytes
 from policyprune.evaluation.quality import quality_of
+from policyprune.evaluation.questions import origins
+from policyprune.evaluation.windows import check_lengths
 from policyprune.models.families import FAMILIES
 from policyprune.models.loading import device_of, load, skeleton
 from policyprune.models.sources import locate
@@ -31,7 +33,10 @@ def run(config: Evaluating, folder: Path) -> Record:
     if record is not None:
         log.info("this evaluation is finished already, force=true repeats it")
     else:
-        skeleton(config.model, config.task)  # refuses what cannot be loaded before a record is begun
+        origins(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
+        empty = skeleton(config.model, config.task)
+        if isinstance(config.task, LanguageModeling):
+            check_lengths(config.evaluation, empty)
         record = _run(config, folder)
     print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
     return record
@@ -47,8 +52,8 @@ def _run(config: Evaluating, folder: Path) -> Record:
         with measured("data", record.stages):
             task = build(config.task, tokenizer)
             record.protocol = task.protocol
+            quality = quality_of(task, wanted, tokenizer)
         with measured("evaluation", record.stages):
-            quality = quality_of(task, wanted)
             for measure in quality.of("evaluated", model):
                 record.add("evaluated", *measure)
             if wanted.fresh_process:

@@ -85,7 +85,7 @@ def _run(config: Finetuning, folder: Path) -> Record:
             model.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
         with measured("evaluation", record.stages):
-            for measure in quality_of(task, config.evaluation).of("fine-tuned", model):
+            for measure in quality_of(task, config.evaluation, tokenizer).of("fine-tuned", model):
                 record.add("dense", *measure)
     return record
 

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from policyprune.calibration import fit_edits, gather
-from policyprune.config.schema import Config, LatencyBudget
+from policyprune.config.schema import Config, LanguageModeling, LatencyBudget
 from policyprune.evaluation.comparison import compare
 from policyprune.evaluation.kept_latency import kept_latency
+from policyprune.evaluation.quality import quality_of
+from policyprune.evaluation.questions import origins
+from policyprune.evaluation.windows import check_lengths
 from policyprune.latency_table import block_latency
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import device_of, load, skeleton, source_for
@@ -23,13 +25,14 @@ from policyprune.results.card import write_card
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.stages import measured
-from policyprune.results.state import StateFile, once
+from policyprune.results.state import Content, StateFile, once
 from policyprune.results.tables import closing_words, summary
 from policyprune.search import search
 from policyprune.surgery import formats
 from policyprune.surgery.plan import FILE, base_of, write_plan
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import build
+from policyprune.tasks.observed import Observed
 from policyprune.tracking import open_tracker
 
 log = logging.getLogger(__name__)
@@ -48,9 +51,12 @@ def run(config: Config, folder: Path) -> Record:
 
 
 def check_budget(config: Config) -> None:
-    """UsageError for a device that is not there, and for a budget that no mask can meet, before weights are loaded."""
+    """UsageError for what this machine lacks, and for a budget that no mask can meet, before weights are loaded."""
     device_of(config.model)
+    origins(config.evaluation.zero_shot)
     empty = skeleton(config.model, config.task)
+    if isinstance(config.task, LanguageModeling):
+        check_lengths(config.evaluation, empty)
     formats.check_formats(config.export.formats, empty, export_settings(config))
     adapter = adapt(empty)
     make_budget(
@@ -88,21 +94,25 @@ def _run(config: Config, folder: Path) -> Record:
         with measured("data", record.stages):
             task = build(config.task, tokenizer)
             record.protocol = task.protocol
+            quality = quality_of(task, config.evaluation, tokenizer)
+            observed = Observed(task)
         with measured("importance", record.stages):
-            evidence = gather(config, model, adapter, units, task)
+            evidence = gather(config, model, adapter, units, observed)
 
-            def score() -> dict[str, Tensor]:
+            def score() -> Content:
                 metric = space.pooled(METRICS[config.importance.name](evidence))
-                return {"metric": metric, "start": initial_probabilities(metric, space, budget, config.importance)}
+                start = initial_probabilities(metric, space, budget, config.importance)
+                return {"metric": metric, "start": start, "calibration": observed.taken()}
 
             kept = once(StateFile(folder / "importance.state", {"config": record.config_hash}), score)
             metric, start = kept["metric"], kept["start"]
+            record.calibration["importance"] = kept["calibration"]
         with measured("search", record.stages):
             found, told = search(
                 config,
                 model,
                 adapter,
-                task,
+                observed,
                 space,
                 budget,
                 metric,
@@ -113,12 +123,14 @@ def _run(config: Config, folder: Path) -> Record:
             )
             mask = space.expand(found.mask)
             record.search = {"forwards": found.forwards, "units": units.n, "kept": int(mask.sum()), **told}
+            record.calibration["search"] = observed.taken()
             record.keep_rates = keep_rates(mask, units)
         smaller = {"pruned": shrink(model, adapter, units, mask)}
         edits = None
         if config.tuning.name != "none":
             with measured("tuning", record.stages):
-                edits, record.tuning = fit_edits(config, model, adapter, units, mask, task)
+                edits, record.tuning = fit_edits(config, model, adapter, units, mask, observed)
+                record.calibration["tuning"] = observed.taken()
                 smaller["tuned"] = shrink(model, adapter, units, mask, edits)
         with measured("export", record.stages):
             save_mask(folder / "mask.safetensors", mask, units, space.expand(found.probabilities), edits)
@@ -130,7 +142,7 @@ def _run(config: Config, folder: Path) -> Record:
             checkpoint = formats.target("hf", folder, settings)
         with measured("evaluation", record.stages):
             for subject, measure in compare(
-                config, model, smaller, adapter, space, task, metric, checkpoint, budget_in
+                config, model, smaller, adapter, space, quality, metric, checkpoint, budget_in
             ):
                 record.add(subject, *measure)
             if isinstance(config.budget, LatencyBudget):

@@ -26,7 +26,7 @@ from policyprune.results.interruption import INTERRUPTION
 from policyprune.results.saving import Saving
 from policyprune.results.state import StateFile
 from policyprune.surgery.shrink import cut, twin
-from policyprune.tasks import Task
+from policyprune.tasks.observed import Observed
 from policyprune.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def search(
     config: Config,
     model: PreTrainedModel,
     adapter: Adapter,
-    task: Task,
+    task: Observed,
     space: Space,
     budget: Budget,
     metric: Tensor,
@@ -101,6 +101,7 @@ def search(
                 f"use that or remove {file.path}"
             )
         began -= before["seconds"]
+        task.load(before["calibration"])
         resumed = [*before["resumed"], before["steps"]]
         log.info("the search goes on after step %d", before["steps"])
     every = HELD_ON_GPU if device.type == "cuda" else 1
@@ -134,6 +135,7 @@ def search(
                 "resumed": resumed,
                 "device": device.type,
                 "dtype": dtype,
+                "calibration": task.state(),
             }
 
         earlier = read_curve(path, kept) or []

@@ -109,8 +109,8 @@ def open_tracker(config: Config, record: Record, folder: Path) -> Iterator[Track
 
 
 def flat(record: Record) -> dict[str, float | int | None]:
-    """Results under one name each: subject/metric, with the window length or the scope where there are several."""
-    parts = ("scope", "length")
+    """Results under one name each: subject/metric, with task, scope or window length where there are several."""
+    parts = ("task", "scope", "length")
     return {
         "/".join(
             [row.subject, row.metric, *(str(row.protocol[part]) for part in parts if part in row.protocol)]

@@ -27,6 +27,8 @@ CallMain = Callable[..., tuple[int, str]]
         ("task.test_documents=0", "at least 1"),
         ("evaluation.lengths=[64,1]", "at least 2"),
         ("evaluation.latency.repeats=-1", "at least 0"),
+        ("evaluation.zero_shot.limit=0", "at least 1"),
+        ("evaluation.zero_shot.num_fewshot=-1", "at least 0"),
         ("seed=-1", "at least 0"),
     ],
 )
@@ -104,6 +106,8 @@ def test_unknown_option_lists_the_options(refusal: Refusal, group: str) -> None:
         ("optimizer.schedule=step", "constant, linear, cosine"),
         ("optimizer.projection=simplex", "cap, equality"),
         ("evaluation.one_shot=[uniform]", "global, per_layer"),
+        ("evaluation.zero_shot.tasks=[piqa,mmlu]", "piqa, hellaswag, winogrande, arc_easy, arc_challenge, boolq"),
+        ("evaluation.zero_shot.source=disk", "auto, hub, embedded"),
         ("export.name=zip", "hf, onnx, gguf, none"),
         ("export.gguf_dtype=q4", "f32, f16, q8_0"),
     ],
@@ -146,6 +150,11 @@ def test_grammar_error_names_the_key(refusal: Refusal, override: str) -> None:
         (["granularity=all", "budget.scope=uniform"], "budget.scope"),
         (["granularity=sublayer", "optimizer=kwon"], "optimizer"),
         (["export=none"], "evaluation.fresh_process"),
+        (["model=minilm_l6", "task=glue/sst2", "evaluation=zero_shot"], "evaluation.zero_shot.tasks"),
+        (["importance=block_influence"], "importance"),
+        (["importance=block_influence", "granularity=sublayer"], "importance"),
+        (["importance=block_influence", "granularity=all"], "importance"),
+        (["importance=block_influence", "granularity=layer", "task.calibration.count=64"], "importance.sequences"),
         (["optimizer.baseline=residual", "optimizer.masks=1", "optimizer.mask_per=batch"], "optimizer.masks"),
     ],
 )
@@ -164,6 +173,9 @@ def test_impossible_combination(refusal: Refusal, overrides: list[str], key: str
         ["optimizer=one_shot", "task.calibration.count=128"],
         ["granularity.units=[attention_block,ffn_block,layer]"],
         ["granularity=channel", "granularity.align=64", "budget.scope=uniform"],
+        ["granularity=layer", "importance=block_influence"],
+        ["evaluation=zero_shot", "evaluation.zero_shot.tasks=[boolq]", "evaluation.lengths=[]"],
+        ["model=minilm_l6", "task=glue/sst2", "evaluation=zero_shot", "evaluation.zero_shot.tasks=[]"],
         ["granularity=head_channel", "optimizer=kwon", "budget=latency"],
     ],
 )
@@ -196,6 +208,7 @@ FOUND_LATER = [
     (["task.files=[./nowhere.txt]"], "task.files"),
     (["granularity=head", "budget=params", "budget.keep=0.05"], "budget.keep"),
     (["model.device=cuda:99"], "model.device"),
+    (["evaluation.lengths=[32,129]"], "evaluation.lengths"),
 ]
 
 

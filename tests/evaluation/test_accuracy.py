@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from policyprune.evaluation.accuracy import classification_metrics, predictions
+from policyprune.evaluation.accuracy import classification_metrics, predictions, standard_error, standard_errors
 
 LABELS = torch.tensor([1, 1, 1, 0, 0, 0, 0, 1])
 CHOSEN = torch.tensor([1, 1, 0, 0, 0, 1, 0, 1])  # 3 true positives, 1 false, 1 missed, 3 true negatives
@@ -78,3 +78,25 @@ def test_logits_that_are_no_numbers_are_an_error(value: float) -> None:
 def test_a_correlation_with_a_constant_is_an_error() -> None:
     with pytest.raises(FloatingPointError, match="not a number"):
         classification_metrics(torch.ones(4, 1), torch.tensor([1.0, 2.0, 3.0, 4.0]), ["spearman"], None)
+
+
+def test_standard_errors_are_those_of_means_over_examples() -> None:
+    errors = standard_errors(logits_of(CHOSEN), LABELS, logits_of(1 - CHOSEN))
+    assert errors["accuracy"] == pytest.approx(math.sqrt(6 / 8 * 2 / 8 / 7))
+    assert errors["agreement"] == 0
+    right, wrong = (math.log(1 + math.exp(gap)) for gap in (-2, 2))
+    mean = (6 * right + 2 * wrong) / 8
+    variance = (6 * (right - mean) ** 2 + 2 * (wrong - mean) ** 2) / 7
+    assert errors["cross_entropy"] == pytest.approx(math.sqrt(variance / 8), rel=1e-5)
+    assert set(errors) == {"accuracy", "agreement", "cross_entropy"}
+
+
+def test_standard_errors_without_a_dense_model_or_without_classes() -> None:
+    assert set(standard_errors(logits_of(CHOSEN), LABELS, None)) == {"accuracy", "cross_entropy"}
+    scores = torch.tensor([[1.0], [2.0], [4.0]])
+    errors = standard_errors(scores, torch.tensor([1.0, 2.0, 3.0]), scores)
+    assert errors == {"squared_error": pytest.approx(1 / 3)}
+
+
+def test_one_example_has_no_standard_error() -> None:
+    assert standard_error([1.0]) is None

@@ -22,6 +22,8 @@ def some_record() -> Record:
     record.keep_rates.append({"layer": 0, "kind": "ffn", "kept": 3, "count": 4, "rate": 0.75})
     record.add("dense", "perplexity", 12.5, "", {"length": 32})
     record.add("pruned", "parameters", 1000, "", {})
+    record.add("pruned", "acc", 0.5, "", {"task": "piqa"}, stderr=0.125)
+    record.calibration = {"importance": {"sequences": 8, "tokens": 64, "backpropagation": False}}
     return record
 
 
@@ -108,6 +110,14 @@ def test_hardware_is_named() -> None:
     assert (machine["device"], machine["threads"]) == ("cpu", 3)
     assert machine["processor"]
     assert machine["cores"] >= 1
+
+
+def test_a_standard_error_is_a_number_or_null(tmp_path: Path) -> None:
+    record = some_record()
+    record.add("dense", "acc", 0.5, "", {}, stderr=math.nan)
+    record.write(tmp_path)
+    rows = json.loads((tmp_path / FILE).read_text())["results"]
+    assert [row["stderr"] for row in rows] == [None, None, 0.125, None]
 
 
 def test_every_field_is_in_the_file(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ def measured_record(forwards: int = 8) -> Record:
     record.add("pruned", "parameters", 1000001, "", {})
     record.add("dense", "latency", 12.345, "ms", {"batch_size": 2, "length": 16})
     record.add("pruned", "block_macs", None, "", {})
+    record.add("dense", "acc_norm", 0.5, "", {"task": "arc_easy", "split": "validation"}, 0.01)
+    record.add("pruned", "acc_norm", 0.25, "", {"task": "arc_easy", "split": "validation"}, None)
+    record.add("dense", "acc_norm", 0.75, "", {"task": "piqa", "split": "validation"}, 0.01)
     return record
 
 
@@ -38,6 +41,8 @@ def test_every_number_is_in_its_row() -> None:
     assert cells(table, "perplexity, 64 tokens") == ["9.50", "39.25", "19.12", "19.12"]
     assert cells(table, "parameters") == ["1,234,567", "1,000,001"]
     assert cells(table, "latency, 2 x 16 tokens, ms") in (["12.35"], ["12.34"])
+    assert cells(table, "arc_easy, acc norm") == ["0.5000", "0.2500"]
+    assert cells(table, "piqa, acc norm") == ["0.7500"]
     assert cells(table, "block macs") == ["not", "finite"]
     assert cells(table, "search time, s") in (["77.12"], ["77.13"])
 

@@ -23,7 +23,7 @@ Write = Callable[[Path, list[dict[str, Any]]], None]
 @pytest.fixture(autouse=True)
 def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    ask = splits._reachable
+    ask = splits.reachable
     ask.cache_clear()
     yield
     ask.cache_clear()
@@ -153,7 +153,7 @@ def test_what_the_refusal_proposes_can_be_said_on_the_command_line() -> None:
 
 def test_files_are_used_instead_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "load_dataset", None)
-    monkeypatch.setattr(splits, "_reachable", None)
+    monkeypatch.setattr(splits, "reachable", None)
     (tmp_path / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
     rows, _ = load_split(task(source="owner/name", data_files={"train": str(tmp_path / "rows.json")}), "train")
     assert list(rows) == ROWS
@@ -165,7 +165,7 @@ def test_offline_files_stand_in_for_a_hub_that_cannot_be_reached(
 ) -> None:
     asked: list[str] = []
     hub = Dataset.from_list([{"text": "from the hub"}])
-    monkeypatch.setattr(splits, "_reachable", lambda source: asked.append(source) or reachable)
+    monkeypatch.setattr(splits, "reachable", lambda source: asked.append(source) or reachable)
     monkeypatch.setattr(splits, "load_dataset", lambda source, subset, split: hub)
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([{"text": "from the file"}]), encoding="utf-8")
@@ -186,7 +186,7 @@ def test_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ConnectionError
 
     monkeypatch.setattr(splits, "HfApi", Hub)
-    assert [splits._reachable("owner/name") for _ in range(3)] == [False] * 3
+    assert [splits.reachable("owner/name") for _ in range(3)] == [False] * 3
     assert asked == ["owner/name"]
 
 

@@ -3,15 +3,17 @@
 from policyprune.config.schema import (
     Config,
     Evaluating,
+    Evaluation,
     Evolution,
     Exporting,
     Gumbel,
     LanguageModeling,
     PolicyGradient,
+    Task,
 )
 from policyprune.errors import UsageError
 
-LOOKING = ("wanda_sp", "fisher", "taylor", "flap")  # metrics that look at calibration sequences
+LOOKING = ("wanda_sp", "fisher", "taylor", "flap", "block_influence")  # metrics that look at calibration sequences
 
 
 def check_combinations(config: Config) -> None:
@@ -60,6 +62,7 @@ def check_combinations(config: Config) -> None:
         )
     if config.evaluation.fresh_process and "hf" not in config.export.formats:
         raise UsageError("evaluation.fresh_process: true needs a checkpoint to load, use export=hf")
+    check_zero_shot(config.evaluation, config.task)
 
 
 def _check_batch(config: Config, size: int) -> None:
@@ -86,6 +89,16 @@ def check_evaluating(config: Evaluating) -> None:
     """Raise UsageError for what a checkpoint alone cannot be asked."""
     if config.evaluation.one_shot:
         raise UsageError("evaluation.one_shot: metric-only masks are compared in a run, not in an evaluation")
+    check_zero_shot(config.evaluation, config.task)
+
+
+def check_zero_shot(evaluation: Evaluation, task: Task) -> None:
+    """Raise UsageError for questions to a model that is no language model."""
+    if evaluation.zero_shot.tasks and not isinstance(task, LanguageModeling):
+        raise UsageError(
+            f"evaluation.zero_shot.tasks: {task.name!r} is no language modelling, only language models are asked; "
+            "use evaluation=perplexity"
+        )
 
 
 def check_granularity(config: Config) -> None:
@@ -103,6 +116,11 @@ def check_granularity(config: Config) -> None:
     if blocks and scope != "global":
         raise UsageError(
             f"budget.scope: {scope} asks every layer to keep its share, {', '.join(blocks)} cannot; use global"
+        )
+    if config.importance.name == "block_influence" and units != {"layer"}:
+        raise UsageError(
+            f"importance: block_influence scores whole layers, granularity={config.granularity.name} has "
+            f"{', '.join(sorted(finer))}; use granularity=layer or another importance"
         )
     pairs = ({"attention", "attention_block"}, {"ffn", "ffn_block"})
     nested = ("layer" in units and finer) or any(pair <= units for pair in pairs)

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from policyprune.config.evaluation_schema import Evaluation, Latency, ZeroShot
 from policyprune.config.fields import choice, number
 from policyprune.config.search_schema import (
     PPO,
@@ -70,6 +71,7 @@ __all__ = [
     "Training",
     "Tuning",
     "Wandb",
+    "ZeroShot",
 ]
 
 
@@ -121,35 +123,13 @@ class LatencyBudget(Budget):
 class Importance:
     """A score per unit, and how it becomes the initial keep probability."""
 
-    name: str = choice("wanda_sp", "magnitude", "random", "constant", "fisher", "taylor", "flap")
+    name: str = choice("wanda_sp", "magnitude", "random", "constant", "fisher", "taylor", "flap", "block_influence")
     sequences: int = number(at_least=1)  # calibration sequences that the metric looks at
     gradient_per: str = choice("example", "batch")  # fisher, taylor: whose gradient is squared or made absolute
     per_cost: bool = MISSING  # one-shot masks take the units with the most score per cost, or with the most score
     mapping: str = choice("sigmoid_norm", "norm", "score_const")
     normalize: str = choice("per_layer", "global")
     confidence: float = number(above=0.5, below=1)  # score_const: s of the units that the metric keeps
-
-
-@dataclass
-class Latency:
-    """Timed forward passes of the transformer."""
-
-    batch_sizes: list[int] = number(at_least=1)
-    length: int = number(at_least=1)
-    repeats: int = number(at_least=0)  # 0: not measured
-
-
-@dataclass
-class Evaluation:
-    """What is measured of the dense, the one-shot and the pruned model."""
-
-    name: str = MISSING
-    lengths: list[int] = number(at_least=2)  # perplexity windows in tokens
-    max_tokens: int | None = number(at_least=2)  # null: the whole test split
-    batch_tokens: int = number(at_least=1)
-    one_shot: list[str] = choice("global", "per_layer")  # metric-only masks to compare with
-    fresh_process: bool = MISSING  # load the checkpoint without policyprune and measure it there
-    latency: Latency = field(default_factory=Latency)
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """GLUE's metrics, by scikit-learn and SciPy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, sem, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 
@@ -33,3 +33,20 @@ def classification_metrics(logits: Tensor, labels: Tensor, names: list[str], den
     if not all(torch.isfinite(torch.tensor(value)) for value in found.values()):
         raise FloatingPointError("a metric of the test split is not a number")
     return found
+
+
+def standard_errors(logits: Tensor, labels: Tensor, dense: Tensor | None) -> dict[str, float | None]:
+    """Standard errors of those metrics that are means over examples, by name."""
+    predicted = predictions(logits)
+    several = logits.shape[-1] > 1
+    each = {"cross_entropy" if several else "squared_error": losses(logits, labels)}
+    if several:
+        each["accuracy"] = predicted == labels
+        if dense is not None:
+            each["agreement"] = predicted == predictions(dense)
+    return {name: standard_error(values.double().tolist()) for name, values in each.items()}
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Standard error of a mean, sqrt(p (1 - p) / (n - 1)) for n answers that are right or wrong; None for one value."""
+    return float(sem(values)) if len(values) > 1 else None

@@ -9,14 +9,14 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Config
 from policyprune.evaluation.efficiency import latency
+from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_megabytes
-from policyprune.evaluation.quality import Measure, quality_of
+from policyprune.evaluation.quality import Quality
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.selection import by_metric
 from policyprune.pruning.space import Space
 from policyprune.surgery.shrink import shrink
-from policyprune.tasks import Task
 
 
 def compare(
@@ -25,7 +25,7 @@ def compare(
     smaller: dict[str, PreTrainedModel],
     adapter: Adapter,
     space: Space,
-    task: Task,
+    quality: Quality,
     metric: Tensor,
     checkpoint: Path,
     budget_in: Callable[[str], Budget],
@@ -36,7 +36,6 @@ def compare(
     what `checkpoint` holds. `budget_in(scope)` is the run's budget, global or per layer.
     """
     wanted, length = config.evaluation, config.budget.sequence_length
-    quality = quality_of(task, wanted)
     yield from (("dense", row) for row in quality.of("dense", dense))
     for scope in wanted.one_shot:
         if config.optimizer.name == "one_shot" and scope == config.budget.scope:
@@ -45,7 +44,7 @@ def compare(
         mask = by_metric(metric, budget, config.importance.per_cost)
         other = shrink(dense, adapter, space.units, space.expand(mask))
         measures = [*quality.of(f"{config.importance.name}, {scope}", other), *size(other, length)]
-        yield from (("one_shot", (*row, {**protocol, "scope": scope})) for *row, protocol in measures)  # type: ignore[misc]
+        yield from (("one_shot", row._replace(protocol={**row.protocol, "scope": scope})) for row in measures)
         del other
     for subject, model in smaller.items():
         yield from ((subject, row) for row in quality.of(subject, model))
@@ -55,10 +54,10 @@ def compare(
     for name, model in (("dense", dense), (subject, final)):
         yield from ((name, row) for row in size(model, length))
     if "hf" in config.export.formats:
-        yield "dense", ("checkpoint", weight_megabytes(dense), "MB", {})
-        yield subject, ("checkpoint", checkpoint_megabytes(checkpoint), "MB", {})
+        yield "dense", Measure("checkpoint", weight_megabytes(dense), "MB", {})
+        yield subject, Measure("checkpoint", checkpoint_megabytes(checkpoint), "MB", {})
     for batch_size in wanted.latency.batch_sizes if wanted.latency.repeats else ():
         shape = {"batch_size": batch_size, "length": wanted.latency.length}
         medians = latency({"dense": dense, subject: final}, **shape, repeats=wanted.latency.repeats)
         protocol = {**shape, "repeats": wanted.latency.repeats, "threads": torch.get_num_threads()}
-        yield from ((name, ("latency", 1e3 * value, "ms", protocol)) for name, value in medians.items())
+        yield from ((name, Measure("latency", 1e3 * value, "ms", protocol)) for name, value in medians.items())

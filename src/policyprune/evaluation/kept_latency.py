@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import LatencyBudget
 from policyprune.evaluation.block_timing import block_seconds, relative
-from policyprune.evaluation.quality import Measure
+from policyprune.evaluation.measure import Measure
 from policyprune.models.adapter import adapt
 from policyprune.pruning.budget import Budget
 
@@ -31,9 +31,9 @@ def kept_latency(
         "threads": torch.get_num_threads(),
     }
     for name, values in seconds.items():
-        yield name, ("block_latency", 1e3 * statistics.median(values), "ms", protocol)
+        yield name, Measure("block_latency", 1e3 * statistics.median(values), "ms", protocol)
     left = float((budget.pool_limit - budget.spent(mask.to(budget.cost.device))).sum())
     promised = config.keep - left / len(adapt(dense).layers)
     protocol = {**protocol, "keep": config.keep}
-    yield subject, ("promised_block_latency_share", promised, "", protocol)
-    yield subject, ("block_latency_share", relative(seconds, "dense")[subject], "", protocol)
+    yield subject, Measure("promised_block_latency_share", promised, "", protocol)
+    yield subject, Measure("block_latency_share", relative(seconds, "dense")[subject], "", protocol)

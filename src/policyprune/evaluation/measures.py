@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from policyprune.evaluation.efficiency import block_macs, block_parameters, parameters
-from policyprune.evaluation.quality import Measure
+from policyprune.evaluation.measure import Measure
 from policyprune.models.adapter import adapt
 
 
@@ -13,9 +13,9 @@ def size(model: PreTrainedModel, sequence_length: int) -> list[Measure]:
     """Parameters, and parameters and multiply-accumulates of the blocks, of the model as it is."""
     adapter = adapt(model)
     return [
-        ("parameters", parameters(model), "", {}),
-        ("block_parameters", block_parameters(model, adapter), "", {}),
-        ("block_macs", block_macs(adapter, sequence_length), "", {"sequence_length": sequence_length}),
+        Measure("parameters", parameters(model), "", {}),
+        Measure("block_parameters", block_parameters(model, adapter), "", {}),
+        Measure("block_macs", block_macs(adapter, sequence_length), "", {"sequence_length": sequence_length}),
     ]
 
 

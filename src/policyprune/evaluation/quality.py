@@ -3,25 +3,25 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.schema import Evaluation
-from policyprune.evaluation.accuracy import classification_metrics
+from policyprune.evaluation.accuracy import classification_metrics, standard_error, standard_errors
 from policyprune.evaluation.answers import answers, exact_and_f1
 from policyprune.evaluation.fresh_process import outputs_elsewhere, perplexity_elsewhere
+from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.outputs import outputs
 from policyprune.evaluation.perplexity import perplexity
+from policyprune.evaluation.zero_shot import ZeroShot
 from policyprune.progress import bar
 from policyprune.tasks import Task
 from policyprune.tasks.glue import ClassificationTask, aligned
 from policyprune.tasks.language_modeling import TextTask
 from policyprune.tasks.squad import QuestionAnsweringTask
-
-Measure = tuple[str, float | int, str, dict[str, Any]]  # metric, value, unit, protocol
 
 
 class Quality(Protocol):
@@ -34,37 +34,42 @@ class Quality(Protocol):
         """Measures of a checkpoint that another process loads without policyprune, on the device of `like`."""
 
 
-def quality_of(task: Task, config: Evaluation) -> Quality:
-    """What measures this task."""
+def quality_of(task: Task, config: Evaluation, tokenizer: PreTrainedTokenizerBase) -> Quality:
+    """What measures this task; UsageError for questions that cannot be had."""
     if isinstance(task, ClassificationTask):
         return Classifying(task, config)
     if isinstance(task, QuestionAnsweringTask):
         return Answering(task, config)
     assert isinstance(task, TextTask)
-    return Predicting({length: task.windows(length, config.max_tokens) for length in config.lengths}, config)
+    windows = {length: task.windows(length, config.max_tokens) for length in config.lengths}
+    return Predicting(windows, config, ZeroShot(config.zero_shot, tokenizer) if config.zero_shot.tasks else None)
 
 
 @dataclass
 class Predicting:
-    """Perplexity over windows of each length."""
+    """Perplexity over windows of each length, and answers to questions."""
 
     windows: dict[int, Tensor]
     config: Evaluation
+    zero_shot: ZeroShot | None
 
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
-        """A perplexity for each window length."""
+        """A perplexity for each window length, then the accuracy on each task."""
         rows: list[Measure] = []
         for length, ids in self.windows.items():
             with bar(len(ids), f"{title}, {length} tokens", "window") as progress:
                 value = perplexity(model, ids, self.config.batch_tokens, progress.update)
-            protocol = {"length": length, "windows": len(ids), "dtype": str(model.dtype).removeprefix("torch.")}
-            rows.append(("perplexity", value, "", protocol))
-        return rows
+            rows.append(Measure("perplexity", value, "", self._protocol(length, model)))
+        return rows + (self.zero_shot.of(model) if self.zero_shot else [])
 
     def elsewhere(self, checkpoint: Path, like: PreTrainedModel) -> list[Measure]:
-        """The same in a fresh process, with an independent computation."""
+        """The perplexities in a fresh process, with an independent computation."""
         values = perplexity_elsewhere(checkpoint, self.windows, like, self.config.batch_tokens)
-        return [("perplexity", value, "", {"length": length}) for length, value in values.items()]
+        return [Measure("perplexity", value, "", self._protocol(length, like)) for length, value in values.items()]
+
+    def _protocol(self, length: int, model: PreTrainedModel) -> dict[str, int | str]:
+        dtype = str(model.dtype).removeprefix("torch.")
+        return {"length": length, "windows": len(self.windows[length]), "dtype": dtype}
 
 
 @dataclass
@@ -93,9 +98,12 @@ class Classifying:
 
     def _rows(self, split: str, found: list[tuple[Tensor, ...]]) -> Iterator[Measure]:
         logits = torch.stack([row[0] for row in found])
-        metrics = classification_metrics(logits, self.labels[split], self.task.config.metrics, self.dense.get(split))
+        labels, dense = self.labels[split], self.dense.get(split)
+        metrics = classification_metrics(logits, labels, self.task.config.metrics, dense)
+        errors = standard_errors(logits, labels, dense)
         self.dense.setdefault(split, logits)
-        yield from ((name, value, "", {"split": split, "examples": len(found)}) for name, value in metrics.items())
+        protocol = {"split": split, "examples": len(found)}
+        yield from (Measure(name, value, "", protocol, errors.get(name)) for name, value in metrics.items())
 
 
 @dataclass
@@ -127,5 +135,8 @@ class Answering:
         texts = answers(questions, [row[0] for row in found], [row[1] for row in found], self.task.config)
         scores = [exact_and_f1(text, row["answers"]["text"]) for text, row in zip(texts, questions.rows, strict=True)]
         protocol = {"split": split, "questions": len(scores)}
-        exact, f1 = (sum(column) / len(scores) for column in zip(*scores, strict=True))
-        return [("exact_match", exact, "", protocol), ("f1", f1, "", protocol)]
+        columns = dict(zip(("exact_match", "f1"), zip(*scores, strict=True), strict=True))
+        return [
+            Measure(name, sum(values) / len(scores), "", protocol, standard_error(values))
+            for name, values in columns.items()
+        ]

@@ -148,6 +148,12 @@ def _stated_head(config: PreTrainedConfig) -> Any:
     return kind
 
 
+def positions(config: PreTrainedConfig) -> int | None:
+    """The longest sequence that a model was made for, in tokens; None where its config states none."""
+    most: int | None = getattr(config, "max_position_embeddings", None)
+    return most
+
+
 def head_of(task: Task) -> Any:
     """The auto class whose models have the head that a task needs."""
     if isinstance(task, Classification):

@@ -15,7 +15,17 @@ from policyprune.results.files import write_whole
 
 SCHEMA = 1
 FILE = "record.json"
-PACKAGES = ("policyprune", "torch", "transformers", "datasets", "hydra-core", "omegaconf", "tokenizers", "numpy")
+PACKAGES = (
+    "policyprune",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "lm_eval",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+)
 
 
 @dataclass
@@ -45,15 +55,24 @@ class Record:
     git: dict[str, Any] = field(default_factory=lambda: git_state())
     protocol: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
+    calibration: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> what it looked at (`Observed`)
     search: dict[str, Any] = field(default_factory=dict)
     tuning: list[dict[str, Any]] = field(default_factory=list)
     keep_rates: list[dict[str, Any]] = field(default_factory=list)
     results: list[Row] = field(default_factory=list)
     schema: int = SCHEMA
 
-    def add(self, subject: str, metric: str, value: float | int | None, unit: str, protocol: dict[str, Any]) -> None:
+    def add(
+        self,
+        subject: str,
+        metric: str,
+        value: float | int | None,
+        unit: str,
+        protocol: dict[str, Any],
+        stderr: float | None = None,
+    ) -> None:
         """Append a result."""
-        self.results.append(Row(subject, metric, value, unit, protocol))
+        self.results.append(Row(subject, metric, value, unit, protocol, stderr))
 
     def write(self, folder: Path) -> None:
         """Write `record.json` atomically: a reader sees the old or the new one, never a part."""

@@ -50,6 +50,8 @@ def _metric(row: Row) -> str:
     name = row.metric.replace("_", " ")
     if row.metric == "perplexity":
         name = f"perplexity, {protocol['length']} tokens"
+    elif "task" in protocol:
+        name = f"{protocol['task']}, {name}"
     elif "batch_size" in protocol:
         name = f"{name}, {protocol['batch_size']} x {protocol['length']} tokens"
     elif "split" in protocol:

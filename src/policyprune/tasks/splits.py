@@ -27,7 +27,7 @@ def load_split(task: Labelled, split: str) -> tuple[Dataset, str]:
     if task.source is None:
         raise UsageError(f"task.data_files: no file for the split {split!r}, give ++task.data_files.{split}=...")
     offline = task.offline_files.get(split)
-    if offline is not None and not _reachable(task.source):
+    if offline is not None and not reachable(task.source):
         log.warning("%s cannot be reached, the %s split comes from %s", task.source, split, offline)
         return _clean(_from_file(offline, "task.offline_files"), task), offline
     try:
@@ -39,7 +39,7 @@ def load_split(task: Labelled, split: str) -> tuple[Dataset, str]:
 
 
 @functools.cache
-def _reachable(source: str) -> bool:
+def reachable(source: str) -> bool:
     """Whether the hub answers for a data set; asked once, so that nothing retries for minutes where there is no net."""
     try:
         HfApi().dataset_info(source, timeout=5)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from policyprune.pruning.importance import constant, fisher, flap, magnitude, random, taylor, wanda_sp
+from policyprune.pruning.importance import block_influence, constant, fisher, flap, magnitude, random, taylor, wanda_sp
 from policyprune.pruning.importance.evidence import Evidence
 
 METRICS: dict[str, Callable[[Evidence], Tensor]] = {
@@ -15,6 +15,7 @@ METRICS: dict[str, Callable[[Evidence], Tensor]] = {
     "fisher": fisher.score,
     "taylor": taylor.score,
     "flap": flap.score,
+    "block_influence": block_influence.score,
 }
 
 __all__ = ["METRICS", "Evidence"]

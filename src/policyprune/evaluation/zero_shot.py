@@ -1,0 +1,110 @@
+"""Accuracy on multiple-choice questions without any training on them, by lm-evaluation-harness."""
+
+import copy
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.config import schema
+from policyprune.evaluation.measure import Measure
+from policyprune.evaluation.questions import load_tasks, origins
+
+FEWSHOT_SEED = 1234  # that of lm-eval's command line
+
+
+class ZeroShot:
+    """Asks models in memory the questions of the tasks in the config, which are loaded once.
+
+    `acc`: the share of questions whose answer has the highest log-likelihood; `acc_norm`: the same with the
+    log-likelihood per character of the answer. UsageError for questions that cannot be had.
+    """
+
+    def __init__(self, config: schema.ZeroShot, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._config, self._tokenizer = config, tokenizer
+        self._origins = origins(config)
+        with generators_restored():
+            self._tasks = load_tasks(config)
+
+    def of(self, model: PreTrainedModel) -> list[Measure]:
+        """`acc` and, where the task has it, `acc_norm` of each task, then their means over the tasks.
+
+        `zero_shot_mean` takes `acc_norm` where the task has it and `acc` elsewhere, `zero_shot_mean_acc` takes `acc`
+        everywhere. FloatingPointError for a log-likelihood that is not a number.
+        """
+        from lm_eval import evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        config = self._config
+        for task in self._tasks.values():
+            task.set_config(key="num_fewshot", value=config.num_fewshot)
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        with generators_restored():
+            # a copy, as lm-eval sets a padding token where there is none
+            harness = HFLM(pretrained=model, tokenizer=copy.deepcopy(self._tokenizer), batch_size=config.batch_size)
+            found = evaluate(harness, {"tasks": self._tasks}, limit=config.limit, log_samples=False)
+        assert found is not None
+        for name, task in self._tasks.items():
+            if any(math.isnan(answer.resps[0][0]) for answer in task.instances):
+                raise FloatingPointError(f"a log-likelihood of {name} is not a number")
+        dtype = str(model.dtype).removeprefix("torch.")
+        stated = {"limit": config.limit, "num_fewshot": config.num_fewshot, "dtype": dtype}
+        rows = {name: self._rows(name, found, stated) for name in self._tasks}
+        best = {name: own.get("acc_norm", own["acc"]) for name, own in rows.items()}
+        plain = {name: own["acc"] for name, own in rows.items()}
+        every = [row for own in rows.values() for row in own.values()]
+        return [*every, mean("zero_shot_mean", best, stated), mean("zero_shot_mean_acc", plain, stated)]
+
+    def _rows(self, name: str, found: dict[str, Any], stated: dict[str, Any]) -> dict[str, Measure]:
+        """The measures of a task by metric."""
+        task, numbers = self._tasks[name], found["results"][name]
+        own = task.config
+        protocol = {
+            "task": name,
+            "version": found["versions"][name],
+            "source": self._origins.get(name, "/".join(filter(None, (own.dataset_path, own.dataset_name)))),
+            "split": own.test_split or own.validation_split,
+            "fewshot_split": (own.training_split or own.validation_split) if stated["num_fewshot"] else None,
+            "documents": found["n-samples"][name]["effective"],
+            **stated,
+        }
+        return {
+            metric: Measure(metric, numbers[f"{metric},none"], "", protocol, _number(numbers[f"{metric}_stderr,none"]))
+            for metric in ("acc", "acc_norm")
+            if f"{metric},none" in numbers
+        }
+
+
+def mean(metric: str, rows: dict[str, Measure], stated: dict[str, Any]) -> Measure:
+    """The mean of a measure of each task, and the standard error of that mean, as if the tasks shared no question."""
+    errors = [row.stderr for row in rows.values()]
+    known = [error for error in errors if error is not None]
+    stderr = math.hypot(*known) / len(rows) if len(known) == len(errors) else None
+    protocol = {
+        "metrics": {name: row.metric for name, row in rows.items()},
+        "sources": {name: row.protocol["source"] for name, row in rows.items()},
+        **stated,
+    }
+    return Measure(metric, sum(row.value for row in rows.values()) / len(rows), "", protocol, stderr)
+
+
+@contextmanager
+def generators_restored() -> Iterator[None]:
+    """Leave the random numbers of Python, NumPy and torch as they were: lm-eval draws some."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _number(value: float | str) -> float | None:
+    """lm-eval says 'N/A' where there is no standard error."""
+    return None if isinstance(value, str) else float(value)
