@@ -14,17 +14,16 @@ from transformers import PreTrainedModel
 from policyprune.config.schema import Config
 from policyprune.config.settle import fingerprint
 from policyprune.errors import RunError, UsageError
+from policyprune.forwards import Forwards
 from policyprune.models.adapter import Adapter
 from policyprune.progress import bar
 from policyprune.pruning.budget import Budget
-from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.space import Space
 from policyprune.results.curve import Curve, read_curve
 from policyprune.results.interruption import INTERRUPTION
 from policyprune.results.saving import Saving
 from policyprune.results.state import StateFile
-from policyprune.surgery.shrink import cut, twin
 from policyprune.tasks import Task
 from policyprune.tracking import Tracker
 
@@ -52,25 +51,11 @@ def search(
     Writes `curve.jsonl` and `search.state` into `folder` as it goes; goes on where an earlier process ended. RunError
     when too many losses are NaN or infinite.
     """
-    masking = Masking(adapter, space.units)
+    forwards = Forwards(model, adapter, space, task.loss, getattr(config.optimizer, "sliced", False))
     device = model.device
-
-    last: tuple[Tensor, PreTrainedModel] | None = None
-
-    def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
-        nonlocal last
-        if not getattr(config.optimizer, "sliced", False):
-            masking.set(space.expand(masks))
-            return task.loss(model, rows)
-        if last is None or not torch.equal(masks[0], last[0]):
-            smaller = twin(model)
-            cut(smaller, adapter, space.units, space.expand(masks[0]))
-            last = (masks[0], smaller)
-        return task.loss(last[1], rows)
-
     pooled = None if gradients is None else lambda: space.pooled(gradients())
     problem = Problem(
-        evaluate,
+        forwards,
         space,
         budget,
         metric.to(device),
@@ -79,6 +64,7 @@ def search(
         config.seed,
         pooled,
         config.importance.per_cost,
+        forwards.each,
     )
     path = folder / "curve.jsonl"
     file = StateFile(folder / "search.state", {"config": fingerprint(config)})
@@ -97,7 +83,7 @@ def search(
     every = HELD_ON_GPU if device.type == "cuda" else 1
     steps = getattr(config.optimizer, "steps", getattr(config.optimizer, "iterations", 0))
     kept = before["curve"] if before is not None else 0
-    with masking.on(model), Curve(path, every, kept) as curve, bar(steps, "search", "step") as progress:
+    with forwards.on(), Curve(path, every, kept) as curve, bar(steps, "search", "step") as progress:
 
         def tell(rows: list[dict[str, float]]) -> None:
             nonlocal skipped
