@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Config
 from policyprune.config.settle import fingerprint
+from policyprune.distributed import Team
 from policyprune.errors import RunError, UsageError
 from policyprune.forwards import Forwards
 from policyprune.models.adapter import Adapter
@@ -45,11 +47,12 @@ def search(
     gradients: Callable[[], Tensor] | None,
     folder: Path,
     tracker: Tracker,
+    team: Team | None = None,
 ) -> tuple[Found, dict[str, Any]]:
     """Search for a mask: metric and start (n,), gradients (rows, units.n). Also what the record says of the search.
 
     Writes `curve.jsonl` and `search.state` into `folder` as it goes; goes on where an earlier process ended. RunError
-    when too many losses are NaN or infinite.
+    when too many losses are NaN or infinite. `team`: the processes that share the masks of a step.
     """
     forwards = Forwards(model, adapter, space, task.loss, getattr(config.optimizer, "sliced", False))
     device = model.device
@@ -64,7 +67,7 @@ def search(
         config.seed,
         pooled,
         config.importance.per_cost,
-        forwards.each,
+        forwards.each if team is None else partial(team.each, forwards.each),
     )
     path = folder / "curve.jsonl"
     file = StateFile(folder / "search.state", {"config": fingerprint(config)})
@@ -122,4 +125,9 @@ def search(
             with INTERRUPTION.put_off() if steps else nullcontext():
                 found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, report, saving)
                 saving.end(vars(found))
-    return found, {"skipped": skipped, "resumed": resumed, "seconds": round(time.perf_counter() - began, 3)}
+    return found, {
+        "skipped": skipped,
+        "resumed": resumed,
+        "seconds": round(time.perf_counter() - began, 3),
+        "processes": 1 if team is None else team.size,
+    }
