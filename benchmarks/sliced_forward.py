@@ -7,11 +7,9 @@ the units of each block. Then the number of tokens per mask from which slicing p
 forwards with the loss, each in a process of its own.
 """
 
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -29,6 +27,7 @@ from policyprune.models.causal_loss import token_losses
 from policyprune.models.loading import load
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.space import Space, space_of
+from policyprune.results.stages import measured
 from policyprune.surgery.shrink import shrink
 from policyprune.surgery.sliced import Sliced
 
@@ -90,21 +89,20 @@ def memory(kind: str, model: PreTrainedModel, adapter: Adapter, space: Space, ke
     ids = torch.randint(model.config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(0))
     masking, sliced = Masking(adapter, space), Sliced(model, adapter, space)
     ids = ids.to(model.device)
-    for number in range(3):
-        mask = kept(space, keep).roll(number)
-        if kind == "sliced":
-            sliced.set(mask)
-            token_losses(sliced.model, ids).mean(-1)
-        elif kind == "masked":
-            with masking.on(model):
-                masking.set(mask[None].float().to(model.device))
-                token_losses(model, ids).mean(-1)
-        else:
-            model(input_ids=ids, use_cache=False)
-    if model.device.type == "cuda":
-        print(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    stages: list[dict[str, float]] = []
+    with measured(kind, stages):
+        for number in range(2):
+            mask = kept(space, keep).roll(number)
+            if kind == "sliced":
+                sliced.set(mask)
+                token_losses(sliced.model, ids).mean(-1)
+            elif kind == "masked":
+                with masking.on(model):
+                    masking.set(mask[None].float().to(model.device))
+                    token_losses(model, ids).mean(-1)
+            else:
+                model(input_ids=ids, use_cache=False)
+    print(stages[0]["peak_gpu_memory_mb"] or stages[0]["peak_memory_mb"])
 
 
 def main() -> None:
@@ -126,15 +124,11 @@ def main() -> None:
         print(f"  {rows * tokens:6d}   {own['masked'][0] / own['sliced'][0]:.2f}")
     peaks: dict[str, float] = {}
     for kind in KINDS:
-        began = time.perf_counter()
         done = subprocess.run(
             [sys.executable, __file__, f"memory={kind}", *sys.argv[1:]], capture_output=True, text=True, check=True
         )
         peaks[kind] = float(done.stdout.split()[-1])
-        ratio = peaks[kind] / peaks[KINDS[0]]
-        print(
-            f"peak memory, {kind}: {peaks[kind]:.0f} MB = {ratio:.2f} ({time.perf_counter() - began:.0f} s)", flush=True
-        )
+        print(f"peak memory, {kind}: {peaks[kind]:.0f} MB, {peaks[kind] / peaks[KINDS[0]]:.2f} of dense inference")
     return None
 
 
