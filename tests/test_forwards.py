@@ -48,6 +48,13 @@ def test_a_mask_costs_the_same_sliced_masked_and_among_others(tiny_llama: Any, u
     assert not torch.allclose(found[1], dense, rtol=1e-3)
 
 
+def test_offloaded_weights_are_not_sliced(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    assert made(model, ("ffn",), sliced=True)[0]._sliced is not None
+    model.model.layers[1].to("meta")
+    assert made(model, ("ffn",), sliced=True)[0]._sliced is None
+
+
 def test_what_is_pruned_is_not_computed(tiny_llama: Any) -> None:
     model = tiny_llama()
     fast, space = made(model, ("attention", "ffn"), sliced=True)
