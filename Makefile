@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow lint bench bench-search clean
 
 setup: $(INSTALLED)
 
@@ -30,6 +30,11 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/search_loop.py
+	$(BIN)/python benchmarks/sliced_forward.py
+
+# the search against the authors' own: hours, goes on where it was stopped
+bench-search: setup
+	$(BIN)/python benchmarks/search_efficiency.py outputs/bench-search ours=40
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -16,7 +16,12 @@ def run(arguments: list[str]) -> int:
 
         return pipeline.run
 
-    return application.launch(arguments, "config", pipeline)
+    def beside() -> Callable[[Any], int]:
+        from policyprune import following  # imports torch
+
+        return following.follow
+
+    return application.launch(arguments, "config", pipeline, beside=beside)
 
 
 def finetune(arguments: list[str]) -> int:

@@ -8,11 +8,13 @@ import torch
 
 from policyprune.calibration import fit_edits, gather
 from policyprune.config.schema import Config, LanguageModeling, LatencyBudget
+from policyprune.distributed import Team, leading
 from policyprune.evaluation.comparison import compare
 from policyprune.evaluation.kept_latency import kept_latency
 from policyprune.evaluation.quality import quality_of
 from policyprune.evaluation.questions import origins
 from policyprune.evaluation.windows import check_lengths
+from policyprune.following import briefing
 from policyprune.latency_table import block_latency
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import device_of, load, skeleton, source_for
@@ -40,12 +42,13 @@ log = logging.getLogger(__name__)
 
 def run(config: Config, folder: Path) -> Record:
     """Do one run in `folder`, or show the record of the same run when it is finished already."""
-    record = finished_before(config, folder)
-    if record is not None:
-        log.info("this run is finished already, force=true repeats it")
-    else:
-        check_budget(config)
-        record = _run(config, folder)
+    with leading() as team:
+        record = finished_before(config, folder)
+        if record is not None:
+            log.info("this run is finished already, force=true repeats it")
+        else:
+            check_budget(config)
+            record = _run(config, folder, team)
     print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
     return record
 
@@ -74,7 +77,7 @@ def export_settings(config: Config) -> formats.Settings:
 
 
 @torch.no_grad()
-def _run(config: Config, folder: Path) -> Record:
+def _run(config: Config, folder: Path, team: Team | None) -> Record:
     torch.manual_seed(config.seed)
     with recorded(config, folder, device_of(config.model)) as record, open_tracker(config, record, folder) as tracker:
         with measured("load", record.stages):
@@ -96,6 +99,8 @@ def _run(config: Config, folder: Path) -> Record:
             record.protocol = task.protocol
             quality = quality_of(task, config.evaluation, tokenizer)
             observed = Observed(task)
+            if team is not None:
+                team.begin(briefing(space.n, task.protocol))
         with measured("importance", record.stages):
             evidence = gather(config, model, adapter, units, observed)
 
@@ -120,7 +125,10 @@ def _run(config: Config, folder: Path) -> Record:
                 lambda: evidence.gradients,
                 folder,
                 tracker,
+                team,
             )
+            if team is not None:
+                team.dismiss()
             mask = space.expand(found.mask)
             record.search = {"forwards": found.forwards, "units": units.n, "kept": int(mask.sum()), **told}
             record.calibration["search"] = observed.taken()

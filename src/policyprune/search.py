@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Config
 from policyprune.config.settle import fingerprint
+from policyprune.distributed import Team
 from policyprune.errors import RunError, UsageError
+from policyprune.forwards import Forwards
 from policyprune.models.adapter import Adapter
 from policyprune.models.precision import in_search_dtype
 from policyprune.progress import bar
 from policyprune.pruning.budget import Budget
-from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
+from policyprune.pruning.optimizers.problem import Job
 from policyprune.pruning.space import Space
 from policyprune.results.curve import Curve, read_curve
 from policyprune.results.interruption import INTERRUPTION
 from policyprune.results.saving import Saving
 from policyprune.results.state import StateFile
-from policyprune.surgery.shrink import cut, twin
 from policyprune.tasks.observed import Observed
 from policyprune.tracking import Tracker
 
@@ -47,34 +49,25 @@ def search(
     gradients: Callable[[], Tensor] | None,
     folder: Path,
     tracker: Tracker,
+    team: Team | None = None,
 ) -> tuple[Found, dict[str, Any]]:
     """Search for a mask: metric and start (n,), gradients (rows, units.n). Also what the record says of the search.
 
     Writes `curve.jsonl` and `search.state` into `folder` as it goes; goes on where an earlier process ended. RunError
-    when too many losses are NaN or infinite.
+    when too many losses are NaN or infinite. `team`: the processes that share the masks of a step.
     """
-    masking = Masking(adapter, space.units)
-    device = model.device
     model = in_search_dtype(model, config.model)
-    dtype = str(model.dtype).removeprefix("torch.")
+    device, dtype = model.device, str(model.dtype).removeprefix("torch.")
+    forwards = Forwards(model, adapter, space, task.loss, getattr(config.optimizer, "sliced", False))
 
-    last: tuple[Tensor, PreTrainedModel] | None = None
-
-    def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
-        nonlocal last
-        if masks.requires_grad or not getattr(config.optimizer, "sliced", False):
-            masking.set(space.expand(masks))
-            return task.loss(model, rows)
-        masking.set(None)  # the smaller model has the hooks too
-        if last is None or not torch.equal(masks[0], last[0]):
-            smaller = twin(model)
-            cut(smaller, adapter, space.units, space.expand(masks[0]))
-            last = (masks[0], smaller)
-        return task.loss(last[1], rows)
+    def shared(team: Team, jobs: Sequence[Job]) -> list[Tensor]:
+        for _, rows in jobs:
+            task.note(rows)  # other processes look at them too
+        return team.each(forwards.each, jobs)
 
     pooled = None if gradients is None else lambda: space.pooled(gradients())
     problem = Problem(
-        evaluate,
+        forwards,
         space,
         budget,
         metric.to(device),
@@ -83,6 +76,7 @@ def search(
         config.seed,
         pooled,
         config.importance.per_cost,
+        forwards.each if team is None else partial(shared, team),
     )
     path = folder / "curve.jsonl"
     file = StateFile(folder / "search.state", {"config": fingerprint(config)})
@@ -107,7 +101,7 @@ def search(
     every = HELD_ON_GPU if device.type == "cuda" else 1
     steps = getattr(config.optimizer, "steps", getattr(config.optimizer, "iterations", 0))
     kept = before["curve"] if before is not None else 0
-    with masking.on(model), Curve(path, every, kept) as curve, bar(steps, "search", "step") as progress:
+    with forwards.on(), Curve(path, every, kept) as curve, bar(steps, "search", "step") as progress:
 
         def tell(rows: list[dict[str, float]]) -> None:
             nonlocal skipped
@@ -148,5 +142,10 @@ def search(
             with INTERRUPTION.put_off() if steps else nullcontext():
                 found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, report, saving)
                 saving.end(vars(found))
-    seconds = round(time.perf_counter() - began, 3)
-    return found, {"skipped": skipped, "resumed": resumed, "seconds": seconds, "dtype": dtype}
+    return found, {
+        "skipped": skipped,
+        "resumed": resumed,
+        "seconds": round(time.perf_counter() - began, 3),
+        "dtype": dtype,
+        "processes": 1 if team is None else team.size,
+    }

@@ -11,6 +11,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +22,7 @@ from policyprune.config.settle import settle
 from policyprune.config.store import register
 from policyprune.errors import UsageError
 from policyprune.models.sources import check_sources
+from policyprune.ranks import processes, rank
 
 REFUSED: list[UsageError] = []  # what was found wrong inside Hydra's jobs, which would add lines of its own
 
@@ -34,14 +36,18 @@ def launch(
     action: Callable[[], Action],
     words: Sequence[str] = (),
     added: Sequence[str] = (),
+    beside: Callable[[], Callable[[Any], int]] | None = None,
 ) -> int:
     """Run Hydra on the command line; what the user got wrong is raised as UsageError, and leaves no files.
 
     `action()` is called when a run begins, and gives what is done with its config and folder. `words` is what stood
-    before the overrides on the command line, `added` are overrides that did not stand there.
+    before the overrides on the command line, `added` are overrides that did not stand there. `beside()` gives what
+    processes of another rank than 0 do; without it they have nothing to do.
     """
     register()
     arguments = [*added, *arguments]
+    if rank() > 0:
+        return _aside(arguments, config_name, beside)
     sys.argv[1:] = arguments
     REFUSED.clear()
     try:
@@ -56,6 +62,18 @@ def launch(
     if REFUSED:
         raise REFUSED[-1]
     return 0
+
+
+def _aside(arguments: list[str], config_name: str, beside: Callable[[], Callable[[Any], int]] | None) -> int:
+    """Stand beside rank 0, which runs Hydra, writes the files and tells the user what is wrong."""
+    parsed = get_args_parser().parse_args(arguments)
+    if beside is None or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion or parsed.multirun:
+        return 0
+    try:
+        config = _composed(parsed.config_name or config_name, parsed.overrides)
+    except (UsageError, HydraException, OmegaConfBaseException):
+        return 2
+    return beside()(config)
 
 
 def settled(overrides: list[str]) -> Config:
@@ -75,6 +93,8 @@ def perform(overrides: list[str], config_name: str, action: Callable[[], Callabl
     flags = [own for own in overrides if own.startswith("-")]
     if flags:
         raise UsageError(f"{flags[0]}: no flag of policyprune {config_name}")
+    if rank() > 0:
+        return 0
     try:
         with _complaining():
             action()(_composed(config_name, overrides))
@@ -138,6 +158,8 @@ def _job(action: Callable[[], Action], words: Sequence[str], added: Sequence[str
         given = [own for own in HydraConfig.get().overrides.task if own not in added]
         sys.argv[1:] = [*words, *given]  # the record tells this very job, also of a sweep
         try:
+            if processes() > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise UsageError(f"WORLD_SIZE: {processes()} processes share one run, a sweep needs one process")
             config = settle(composed)
             check_sources(config)
             action()(config, folder)

@@ -12,6 +12,7 @@ from policyprune.config.schema import (
     Task,
 )
 from policyprune.errors import UsageError
+from policyprune.ranks import processes
 
 LOOKING = ("wanda_sp", "fisher", "taylor", "flap", "block_influence")  # metrics that look at calibration sequences
 
@@ -55,6 +56,7 @@ def check_combinations(config: Config) -> None:
         raise UsageError(
             f"model.device: {config.model.device!r} contradicts model.device_map={config.model.device_map}, use auto"
         )
+    check_processes(config, processes())
     check_granularity(config)
     if config.tuning.name == "bias_compensation" and "gguf" in config.export.formats:
         raise UsageError(
@@ -63,6 +65,30 @@ def check_combinations(config: Config) -> None:
     if config.evaluation.fresh_process and "hf" not in config.export.formats:
         raise UsageError("evaluation.fresh_process: true needs a checkpoint to load, use export=hf")
     check_zero_shot(config.evaluation, config.task)
+
+
+SHARING = ("policy_gradient", "ppo", "evolution", "greedy")  # searches with masks that do not wait for one another
+
+
+def check_processes(config: Config, count: int) -> None:
+    """Raise UsageError for a run that `count` processes cannot share."""
+    if count == 1:
+        return
+    if config.optimizer.name not in SHARING:
+        raise UsageError(
+            f"optimizer: {config.optimizer.name!r} has nothing to share between {count} processes, start one, or use "
+            f"{', '.join(SHARING)}"
+        )
+    if isinstance(config.optimizer, PolicyGradient) and config.optimizer.masks < count:
+        raise UsageError(
+            f"optimizer.masks: {config.optimizer.masks} masks leave some of {count} processes without work, use a "
+            f"multiple of {count}"
+        )
+    if config.model.device_map is not None:
+        raise UsageError(
+            f"model.device_map: {config.model.device_map!r} spreads one model over all devices, {count} processes "
+            "have a device and a model each; use null, or start one process"
+        )
 
 
 def _check_batch(config: Config, size: int) -> None:

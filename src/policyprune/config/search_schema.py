@@ -37,6 +37,7 @@ class PolicyGradient(Optimizer):
     schedule: str = choice("constant", "linear", "cosine")
     projection: str = choice("cap", "equality")
     progressive: bool = MISSING
+    sliced: bool = MISSING  # with mask_per=batch: leave out what a mask prunes instead of multiplying it by zero
 
 
 @dataclass
@@ -64,7 +65,7 @@ class PPO(Optimizer):
     entropy: float = number(at_least=0)  # bonus at the start, annealed to 0
     kl_stop: float = number(above=0)  # per decision
     learning_rate: float = number(above=0)
-    sliced: bool = MISSING  # evaluate masks on physically smaller models, which is faster the more is pruned
+    sliced: bool = MISSING  # leave out what a mask prunes, which is faster the more is pruned
     candidates: int = number(at_least=1)  # masks compared on the held-out examples, the warm start among them
 
 
@@ -78,6 +79,7 @@ class Evolution(Optimizer):
     mutation: float = number(above=0, below=1)  # share of the kept units that a mutation exchanges
     batch_size: int = number(at_least=1)  # sequences per forward pass
     final_batches: int = number(at_least=1)  # on which the last parents are compared
+    sliced: bool = MISSING  # leave out what a mask prunes
 
 
 @dataclass
@@ -99,6 +101,7 @@ class Greedy(Optimizer):
 
     sequences: int = number(at_least=1)  # calibration sequences that every trial looks at
     batch_size: int = number(at_least=1)  # of them per forward pass
+    sliced: bool = MISSING  # leave out what a mask prunes
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig, PreTrainedModel
 
-CHUNK_ELEMENTS = 1 << 26  # logits held at a time
+CHUNK_ELEMENTS = 1 << 24  # logits held at a time: larger chunks are no faster
 
 
 def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
     losses = []
     for states, wanted in zip(flat.split(rows), targets.split(rows), strict=True):
         logits = _as_predicted(head(states).float(), model.config)
-        losses.append(logits.logsumexp(-1) - logits.gather(-1, wanted[:, None]).squeeze(-1))
+        losses.append(cross_entropy(logits, wanted.to(logits.device), reduction="none"))  # the head may be elsewhere
     return torch.cat(losses).view(ids.shape[0], -1)
 
 

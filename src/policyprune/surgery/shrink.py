@@ -63,17 +63,23 @@ def cut(
     scales = space.views(edits.scales) if edits.scales is not None else {}
     for key, view in space.views(mask.bool().cpu()).items():
         kept = view.nonzero().flatten()
-        if not len(kept) and blocks[key].path:
-            _remove(model, blocks[key])
-        elif len(kept) < len(view):
-            _slice(model, blocks[key], kept)
-        if not len(kept) and adapter.removable_layers and key not in edits.biases:
-            silence(model, blocks[key])
+        cut_block(model, blocks[key], kept, silent=adapter.removable_layers and key not in edits.biases)
         if key in scales and len(kept):
             _fold(model.get_submodule(blocks[key].out), scales[key][kept], blocks[key].width)
         if key in edits.weights:
             _replace(model.get_submodule(blocks[key].out), edits.weights[key])
     return biased
+
+
+@torch.no_grad()
+def cut_block(model: nn.Module, block: Block, kept: Tensor, silent: bool) -> None:
+    """Keep the units `kept` (k,) int64 of a block in place; `silent`: without units it adds no output bias either."""
+    if not len(kept) and block.path:
+        _remove(model, block)
+    elif len(kept) < block.count:
+        _slice(model, block, kept)
+    if not len(kept) and silent:
+        silence(model, block)
 
 
 def _remove(model: nn.Module, block: Block) -> None:
@@ -89,7 +95,7 @@ def _remove(model: nn.Module, block: Block) -> None:
 def _slice(model: nn.Module, block: Block, kept: Tensor) -> None:
     features: dict[tuple[str, str], list[Tensor]] = {}
     for part in block.parts:
-        own = part.offset + (kept[:, None] * part.width + torch.arange(part.width)).flatten()
+        own = part.offset + (kept[:, None] * part.width + torch.arange(part.width, device=kept.device)).flatten()
         features.setdefault((part.module, part.axis), []).append(own)
     for (module, axis), indices in features.items():
         _take(model.get_submodule(module), axis, torch.cat(indices))

@@ -29,14 +29,18 @@ class Observed:
 
     def inputs(self, rows: Tensor) -> dict[str, Tensor]:
         """Those of the task: rows (B,)."""
-        self._seen[rows.cpu()] = True
+        self.note(rows)
         return self._task.inputs(rows)
 
     def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
         """That of the task: rows (B,) -> (B,)."""
-        self._seen[rows.cpu()] = True
+        self.note(rows)
         self._gradients |= torch.is_grad_enabled()
         return self._task.loss(model, rows)
+
+    def note(self, rows: Tensor) -> None:
+        """Sequences (B,) that are looked at, here or in another process."""
+        self._seen[rows.cpu()] = True
 
     def taken(self) -> dict[str, Any]:
         """Different sequences, and their tokens without padding, since the last call, and whether gradients were on."""

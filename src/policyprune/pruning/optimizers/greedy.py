@@ -22,14 +22,12 @@ def search(problem: Problem, config: Greedy, report: Report, state: State = FORG
     if saved := state.load():
         mask, forwards, step = saved["mask"], saved["forwards"], saved["step"]
     while len(candidates := removable(mask, budget)):
-        losses = []
-        for unit in candidates.tolist():
-            mask[unit] = False
-            trial = mask.float()[None].to(device)
-            losses.append(torch.cat([problem.evaluate(trial, own) for own in slices]).double().mean().cpu())
-            mask[unit] = True
-        forwards, step = forwards + len(candidates) * len(slices), step + 1
-        found = torch.stack(losses).nan_to_num(torch.inf, torch.inf)
+        trials = mask.float().to(device).repeat(len(candidates), 1)
+        trials[torch.arange(len(candidates)), candidates] = 0
+        losses = problem.losses([(trial[None], own) for trial in trials for own in slices])
+        forwards, step = forwards + len(losses), step + 1
+        means = [own.double().mean() for own in torch.cat(losses).split(len(rows))]
+        found = torch.stack(means).cpu().nan_to_num(torch.inf, torch.inf)
         mask[candidates[int(found.argmin())]] = False
         keep = float(mask.double().mean())
         report({"step": step, "forwards": forwards, "loss": float(found.min()), "keep": keep})

@@ -55,7 +55,7 @@ class Descent:
         per_batch = config.mask_per == "batch"
         shape = (config.masks, 1 if per_batch else len(rows), self._problem.space.n)
         masks = (torch.rand(shape, generator=self._generator, device=s.device) < s).float()
-        losses = torch.stack([self._problem.evaluate(mask, rows) for mask in masks])
+        losses = torch.stack(self._problem.losses([(mask, rows) for mask in masks]))
         reference = self.dense.of(rows) if config.baseline == "residual" else None
         if per_batch:
             losses = losses.mean(1, keepdim=True)

@@ -1,6 +1,6 @@
 """All that an optimizer may know of the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,8 @@ from policyprune.pruning.budget import Budget
 from policyprune.pruning.space import Space
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
+Job = tuple[Tensor, Tensor]  # masks (B, n) or (1, n), and the rows (B,) that they are tried on
+Each = Callable[[Sequence[Job]], list[Tensor]]
 Report = Callable[[dict[str, Tensor | float]], None]
 
 
@@ -49,7 +51,8 @@ class Problem:
     `lengths` (N,) are the tokens of each sequence there is. `metric` (n,) is the raw importance, `start` (n,) the
     initial keep probabilities, on the model's device. `gradients()` are those of the loss with respect to the mask, a
     row per example (rows, n), for the methods that may back-propagate; None where there are none. `per_cost`: a unit's
-    worth is its metric divided by its cost.
+    worth is its metric divided by its cost. `each(jobs)` evaluates several masks that do not wait for one another, on
+    as many processes as there are; without it they are evaluated one after the other.
     """
 
     evaluate: Evaluate
@@ -61,11 +64,16 @@ class Problem:
     seed: int
     gradients: Callable[[], Tensor] | None = None
     per_cost: bool = True
+    each: Each | None = None
 
     @property
     def sequences(self) -> int:
         """Number of calibration sequences."""
         return len(self.lengths)
+
+    def losses(self, jobs: Sequence[Job]) -> list[Tensor]:
+        """Losses (B,) of each job, without gradients."""
+        return self.each(jobs) if self.each else [self.evaluate(masks, rows) for masks, rows in jobs]
 
 
 @dataclass(frozen=True)

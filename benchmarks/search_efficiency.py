@@ -1,0 +1,262 @@
+"""The search as the paper's authors released it, at several learning rates, against ours: quality per forward pass.
+
+    python benchmarks/search_efficiency.py FOLDER [keep=0.8,0.6] [seeds=0,1,2] [rates=0.002,0.01,0.05] [forwards=400]
+        [ours=40,400] [every=20] [ours.KEY=VALUE ...] [key=value ...]
+
+A forward pass is 8 sequences of 128 tokens, under one mask or under one each. All arms have the same model, calibration
+data, metric, budget and number of forwards; `ours` lists further lengths of our own search, whose schedule is then that
+short. Every `every` forwards the mask that the search would end with is measured on held-out text, outside of the
+counted seconds. `ours.KEY` sets optimizer.KEY of our arm, other keys go to every run.
+
+A finished run is a whole JSON-lines file in FOLDER and is not repeated, so the command goes on where it was stopped.
+In the end a table, `table.md` and `curves.svg` (needs matplotlib).
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from policyprune.calibration import fit_edits, gather
+from policyprune.config.options import conf_dir
+from policyprune.config.schema import Config
+from policyprune.config.settle import fingerprint, settle
+from policyprune.config.store import register
+from policyprune.evaluation.perplexity import perplexity
+from policyprune.forwards import Forwards
+from policyprune.models.adapter import adapt
+from policyprune.models.loading import load
+from policyprune.pruning.budget import make_budget
+from policyprune.pruning.importance import METRICS
+from policyprune.pruning.initialisation import initial_probabilities
+from policyprune.pruning.optimizers import OPTIMIZERS, Problem
+from policyprune.pruning.selection import select
+from policyprune.pruning.space import space_of
+from policyprune.results.files import write_whole
+from policyprune.surgery.shrink import shrink
+from policyprune.surgery.sliced import Sliced
+from policyprune.tasks import build
+
+COMMON = ["task.calibration.length=128", "optimizer.batch_size=8", "evaluation.max_tokens=8192", "tuning=cg2"]
+SETTINGS = {
+    "keep": "0.8,0.6",
+    "seeds": "0,1,2",
+    "rates": "0.002,0.01,0.05",
+    "forwards": "400",
+    "ours": "",
+    "every": "20",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A search: its name, whose it is, its forward passes and its overrides."""
+
+    name: str
+    released: bool
+    forwards: int
+    overrides: list[str]
+
+
+def arms(settings: dict[str, str], own: list[str]) -> Iterator[Arm]:
+    """Every search that is compared."""
+    longest = int(settings["forwards"])
+    for rate in settings["rates"].split(","):
+        overrides = ["optimizer=policy_gradient_released", f"optimizer.learning_rate={rate}"]
+        yield Arm(f"released, rate {rate}", True, longest, overrides)
+    for forwards in sorted({longest, *(int(word) for word in settings["ours"].split(",") if word)}):
+        yield Arm(f"ours, {forwards} forwards", False, forwards, ["optimizer=policy_gradient", *own])
+
+
+def configured(arm: Arm, keep: str, seed: str, common: list[str]) -> Config:
+    """The config of one run; its steps follow from the arm's forwards and its masks per step."""
+    words = [*arm.overrides, f"budget.keep={keep}", f"seed={seed}", *COMMON, *common]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        masks = settle(hydra.compose("config", words)).optimizer.masks
+        return settle(hydra.compose("config", [*words, f"optimizer.steps={arm.forwards // masks}"]))
+
+
+class Watch:
+    """The `State` of a search that is measured as it goes; the clock stands still meanwhile."""
+
+    def __init__(self, every: int, masks: int, measure: Callable[[Tensor], float]) -> None:
+        self._every, self._masks, self._measure = every, masks, measure
+        self._steps, self._aside, self._began = 0, 0.0, time.perf_counter()
+        self.rows: list[dict[str, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the search alone."""
+        return time.perf_counter() - self._began - self._aside
+
+    def load(self) -> None:
+        """Every run begins anew."""
+
+    def save(self, make: Callable[[], dict[str, Any]]) -> None:
+        """Called after each step."""
+        self._steps += 1
+        forwards = self._steps * self._masks
+        if forwards // self._every > (forwards - self._masks) // self._every:
+            seconds, began = self.seconds, time.perf_counter()
+            self.rows.append({"forwards": forwards, "seconds": seconds, "perplexity": self._measure(make()["s"])})
+            self._aside += time.perf_counter() - began
+
+
+@torch.no_grad()
+def one(config: Config, every: int) -> list[dict[str, Any]]:
+    """Run one search: a row per measurement, and a last one with the final perplexities."""
+    torch.manual_seed(config.seed)
+    model, tokenizer = load(config.model, config.task)
+    adapter = adapt(model)
+    space = space_of(adapter, config.granularity.units)
+    budget, task = make_budget(config.budget, adapter, space), build(config.task, tokenizer)
+    began = time.perf_counter()
+    metric = space.pooled(METRICS[config.importance.name](gather(config, model, adapter, space.units, task)))
+    start = initial_probabilities(metric, space, budget, config.importance).to(model.device)
+    importance = time.perf_counter() - began
+    windows = task.windows(128, config.evaluation.max_tokens)
+
+    sliced = Sliced(model, adapter, space.units)
+
+    def measure(mask: Tensor) -> float:
+        sliced.set(space.expand(mask))
+        return perplexity(sliced.model, windows, config.evaluation.batch_tokens)
+
+    forwards = Forwards(model, adapter, space, task.loss, config.optimizer.sliced)
+    problem = Problem(
+        forwards, space, budget, metric.to(model.device), start, task.lengths, config.seed, each=forwards.each
+    )
+    own = budget.to(model.device)
+    watch = Watch(every, config.optimizer.masks, lambda s: measure(select(space.joint(s), own)))
+    with forwards.on():
+        found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, lambda step: None, watch)
+    last: dict[str, Any] = {"forwards": found.forwards, "seconds": watch.seconds, "perplexity": measure(found.mask)}
+    edits, _ = fit_edits(config, model, adapter, space.units, space.expand(found.mask), task)
+    smaller = shrink(model, adapter, space.units, space.expand(found.mask), edits)
+    tuned = perplexity(smaller, windows, config.evaluation.batch_tokens)
+    dense = perplexity(model, windows, config.evaluation.batch_tokens)
+    return [*watch.rows, {**last, "tuned": tuned, "dense": dense, "importance_seconds": importance}]
+
+
+def kept(path: Path, config: Config, every: int) -> list[dict[str, Any]]:
+    """The rows of a run, from its file where it is finished."""
+    head = {"config": fingerprint(config), "every": every}
+    if path.exists():
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if lines[0] != head:
+            sys.exit(f"{path} holds a run of other settings, name another folder")
+        return lines[1:]
+    rows = one(config, every)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in [head, *rows]).encode())
+    print(f"{path.stem}: {rows[-1]}", flush=True)
+    return rows
+
+
+Runs = dict[str, list[list[dict[str, Any]]]]  # by arm, for each seed its rows
+
+
+def table(keep: str, compared: list[Arm], runs: Runs) -> str:
+    """Final perplexities of all arms, and when ours comes to where the best released one ends."""
+
+    def ends(arm: Arm, key: str) -> list[float]:
+        return [rows[-1][key] for rows in runs[arm.name]]
+
+    best = min((arm for arm in compared if arm.released), key=lambda arm: statistics.fmean(ends(arm, "perplexity")))
+    lines = []
+    for arm in compared:
+        reached = []
+        for rows, goal in zip(runs[arm.name], runs[best.name], strict=True):
+            reached.append(next((row for row in rows if row["perplexity"] <= goal[-1]["perplexity"]), None))
+        whole = [row for row in reached if row is not None]
+        everywhere = len(whole) == len(reached)
+        lines.append(
+            [
+                keep,
+                arm.name + (" (best)" if arm is best else ""),
+                *(cell(ends(arm, key)) for key in ("forwards", "seconds", "perplexity", "tuned")),
+                *(cell([row[key] for row in whole]) if everywhere else "never" for key in ("forwards", "seconds")),
+            ]
+        )
+    heads = ["keep", "search", "forwards", "seconds", "perplexity", "tuned", "forwards to goal", "seconds to goal"]
+    dense = ends(best, "dense")
+    text = tabulate(lines, headers=heads, tablefmt="github", disable_numparse=True)
+    said = [f"Goal: what the best released run ends with. Dense perplexity {cell(dense)}."]
+    for arm in compared:
+        if arm.forwards == best.forwards and not arm.released:
+            plain, tuned = (
+                100 * (1 - statistics.fmean(ends(arm, key)) / statistics.fmean(ends(best, key)))
+                for key in ("perplexity", "tuned")
+            )
+            against = 100 * (1 - statistics.fmean(ends(arm, "tuned")) / statistics.fmean(ends(best, "perplexity")))
+            said.append(
+                f"At equal forwards ours ends {plain:.0f} % lower, {tuned:.0f} % lower when both are tuned, and tuned "
+                f"{against:.0f} % lower than the released one untuned."
+            )
+    return "\n".join(said) + f"\n\n{text}\n"
+
+
+def cell(numbers: list[float]) -> str:
+    """Mean and deviation."""
+    spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+    return f"{statistics.fmean(numbers):.1f}{spread}"
+
+
+def plot(path: Path, runs: dict[str, Runs]) -> None:
+    """Held-out perplexity against forward passes and against seconds, a row per keep rate."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        print("no plot: pip install matplotlib")
+        return
+    figure, axes = pyplot.subplots(len(runs), 2, figsize=(11, 4 * len(runs)), squeeze=False)
+    for row, (keep, by_arm) in zip(axes, runs.items(), strict=True):
+        for axis, key in zip(row, ("forwards", "seconds"), strict=True):
+            for number, (name, seeds) in enumerate(by_arm.items()):
+                for index, rows in enumerate(seeds):
+                    x, y = [point[key] for point in rows], [point["perplexity"] for point in rows]
+                    label = name if index == 0 else None
+                    axis.plot(x, y, color=f"C{number}", label=label, linestyle="--" if "released" in name else "-")
+            axis.set(xlabel=key, ylabel="held-out perplexity", title=f"keep {keep}", xscale="log", yscale="log")
+        row[0].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    folder, *rest = sys.argv[1:]
+    words = dict(word.split("=", 1) for word in rest)
+    settings = {key: words.pop(key, default) for key, default in SETTINGS.items()}
+    own = [f"optimizer.{key.removeprefix('ours.')}={words.pop(key)}" for key in list(words) if key.startswith("ours.")]
+    common = [f"{key}={value}" for key, value in words.items()]
+    root, every = Path(folder), int(settings["every"])
+    root.mkdir(parents=True, exist_ok=True)
+    register()
+    compared, found, texts = list(arms(settings, own)), {}, []
+    for keep in settings["keep"].split(","):
+        runs: Runs = {arm.name: [] for arm in compared}
+        for seed in settings["seeds"].split(","):
+            for arm in compared:
+                name = f"keep {keep}, seed {seed}, {arm.name}".replace(", ", "_").replace(" ", "-")
+                config = configured(arm, keep, seed, common)
+                runs[arm.name].append(kept(root / f"{name}.jsonl", config, every))
+        found[keep] = runs
+        texts.append(table(keep, compared, runs))
+    print("\n" + "\n".join(texts))
+    write_whole(root / "table.md", "\n".join(texts).encode())
+    plot(root / "curves.svg", found)
+
+
+if __name__ == "__main__":
+    main()

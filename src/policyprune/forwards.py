@@ -1,0 +1,54 @@
+"""The losses of masks, by forward passes of the dense model's weights."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from policyprune.models.adapter import Adapter
+from policyprune.pruning.masking import Masking
+from policyprune.pruning.optimizers.problem import Job
+from policyprune.pruning.space import Space
+from policyprune.surgery.sliced import Sliced
+
+Loss = Callable[[PreTrainedModel, Tensor], Tensor]
+
+
+class Forwards:
+    """Masked forwards where each sequence has a mask of its own; with `sliced`, those of one mask leave out the rest.
+
+    Masks that need gradients are never sliced by; a model that does not fit its devices (offloaded weights) is always
+    masked. Losses come back on the device of the model's first layer, wherever the last one is.
+    """
+
+    def __init__(self, model: PreTrainedModel, adapter: Adapter, space: Space, loss: Loss, sliced: bool) -> None:
+        self._model, self._space, self._loss = model, space, loss
+        self._masking = Masking(adapter, space.units)
+        whole = not any(parameter.is_meta for parameter in model.parameters())  # else accelerate loads as it goes
+        self._sliced = Sliced(model, adapter, space.units) if sliced and whole else None
+
+    def __call__(self, masks: Tensor, rows: Tensor) -> Tensor:
+        """Losses (B,) of the sequences `rows` (B,) under masks (B, n) or (1, n)."""
+        if self._sliced is None or len(masks) > 1 or masks.requires_grad:
+            self._masking.set(self._space.expand(masks.to(self._model.device)))
+            losses = self._loss(self._model, rows)
+        else:
+            self._sliced.set(self._space.expand(masks[0]))
+            losses = self._loss(self._sliced.model, rows)
+        return losses.to(self._model.device)
+
+    def each(self, jobs: Sequence[Job]) -> list[Tensor]:
+        """Losses (B,) of each job. The masks that weights are sliced by leave the device together, in one transfer."""
+        if self._sliced is None:
+            return [self(masks, rows) for masks, rows in jobs]
+        single = [masks for masks, _ in jobs if len(masks) == 1]
+        on_host = iter(torch.cat(single).cpu().split(1)) if single else iter(())
+        return [self(next(on_host) if len(masks) == 1 else masks, rows) for masks, rows in jobs]
+
+    @contextmanager
+    def on(self) -> Iterator["Forwards"]:
+        """Masks act during the block."""
+        with self._masking.on(self._model):
+            yield self

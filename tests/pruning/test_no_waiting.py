@@ -1,0 +1,61 @@
+"""A step of the policy gradient never looks at a number that its device computes.
+
+Tensors without contents stand for a GPU: whatever would have to wait for a value raises.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from harness import settled
+from policyprune.forwards import Forwards
+from policyprune.models.adapter import adapt
+from policyprune.models.causal_loss import token_losses
+from policyprune.pruning.budget import make_budget
+from policyprune.pruning.optimizers import Problem
+from policyprune.pruning.optimizers.policy_gradient import Descent
+from policyprune.pruning.space import space_of
+
+IDS = torch.randint(3, 300, (4, 9), generator=torch.Generator().manual_seed(0))
+ROWS = torch.arange(4)
+
+
+@pytest.fixture
+def no_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one look that transformers itself takes in a forward: whether positions are those of packed sequences."""
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
+
+
+def descent(tiny_llama: Any, optimizer: str, *overrides: str) -> tuple[Descent, Forwards]:
+    model = tiny_llama(attn_implementation="sdpa")
+    config = settled("budget.keep=0.8", f"optimizer={optimizer}", "optimizer.batch_size=4", *overrides)
+    adapter = adapt(model)
+    space = space_of(adapter, ("attention", "ffn"))
+    start = torch.full((space.n,), 0.8)
+
+    def loss(own: Any, rows: Tensor) -> Tensor:
+        return token_losses(own, IDS[rows]).mean(-1)
+
+    forwards = Forwards(model, adapter, space, loss, sliced=False)
+    budget = make_budget(config.budget, adapter, space)
+    lengths = torch.full((len(IDS),), IDS.shape[1])
+    problem = Problem(forwards, space, budget, start, start, lengths, seed=0, each=forwards.each)
+    made = Descent(problem, config.optimizer)
+    made._batches.draw = lambda: ROWS  # type: ignore[method-assign]  # which sequences come next is the host's affair
+    return made, forwards
+
+
+@pytest.mark.parametrize("optimizer", ["policy_gradient", "policy_gradient_paper", "policy_gradient_released"])
+def test_a_step_waits_for_nothing(tiny_llama: Any, no_packing: None, optimizer: str) -> None:
+    made, forwards = descent(tiny_llama, optimizer, "optimizer.progressive=true")
+    assert made.budget.linear
+    with forwards.on(), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as contentless:
+        made.s = contentless.from_tensor(made.s)
+        for _ in range(2):
+            step = made.step()
+        assert isinstance(step["loss"], Tensor)
+        with pytest.raises(DataDependentOutputException):
+            float(step["loss"])

@@ -1,0 +1,78 @@
+"""Sliced forwards against masked ones, in every family; and that the weights come back whole."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+
+from policyprune.models.examples import EXAMPLES, example
+from policyprune.pruning.space import space_of
+from policyprune.soundness import TOLERANCE, Subject, gap, masks, outputs, random_mask, subject_of
+from policyprune.surgery.sliced import Sliced
+
+
+@functools.cache
+def subject(name: str) -> Subject:
+    return subject_of(example(name))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_sliced_is_masked_to_rounding_and_the_dense_model_stays(name: str) -> None:
+    own = subject(name)
+    before, weights = outputs(own.model, own.ids), {k: v.data_ptr() for k, v in own.model.named_parameters()}
+    sliced = Sliced(own.model, own.adapter, own.space)
+    shared = {parameter.data_ptr() for parameter in sliced.model.parameters()}
+    for mask in masks(own).values():
+        sliced.set(mask)
+        found = outputs(sliced.model, own.ids)
+        assert gap(found, own.masked(mask)) <= TOLERANCE
+        assert gap(found, before) > TOLERANCE
+    sliced.set(torch.ones(own.space.n))
+    assert torch.equal(outputs(sliced.model, own.ids), before)
+    assert {parameter.data_ptr() for parameter in sliced.model.parameters()} == shared <= set(weights.values())
+    assert {k: v.data_ptr() for k, v in own.model.named_parameters()} == weights
+
+
+def test_a_forward_that_fails_leaves_nothing_cut(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    own = subject_of(model)
+    sliced = Sliced(model, own.adapter, own.space)
+
+    def fail(module: Any, args: Any) -> None:
+        raise MemoryError
+
+    handle = sliced.model.get_submodule(own.adapter.blocks[3].out).register_forward_pre_hook(fail)
+    sliced.set(random_mask(own.space))
+    with pytest.raises(MemoryError):
+        outputs(sliced.model, own.ids)
+    handle.remove()
+    sliced.set(torch.ones(own.space.n))
+    assert torch.equal(outputs(sliced.model, own.ids), outputs(model, own.ids))
+
+
+def test_one_layer_at_a_time_has_weights_of_its_own(tiny_llama: Any) -> None:
+    model = tiny_llama(num_hidden_layers=6)
+    own = subject_of(model)
+    dense = {parameter.data_ptr() for parameter in model.parameters()}
+    sliced = Sliced(model, own.adapter, own.space)
+    held: list[int] = []
+
+    def count(module: Any, args: Any, out: Any) -> None:
+        held.append(sum(p.data_ptr() not in dense for p in sliced.model.parameters()))
+
+    for block in own.adapter.blocks:
+        sliced.model.get_submodule(block.out).register_forward_hook(count)
+    sliced.set(torch.arange(own.space.n) % 2 == 0)
+    outputs(sliced.model, own.ids)
+    assert held == [7] * len(own.adapter.blocks)
+
+
+def test_channels_alone_are_sliced_and_attention_stays(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    adapter = subject_of(model).adapter
+    own = Subject(model, adapter, space_of(adapter, ("ffn",)), subject_of(model).ids)
+    sliced = Sliced(model, adapter, own.space)
+    mask = random_mask(own.space)
+    sliced.set(mask)
+    assert gap(outputs(sliced.model, own.ids), own.masked(mask)) <= TOLERANCE
