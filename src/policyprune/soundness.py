@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from policyprune.evaluation.fresh_process import logits_elsewhere
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.masking import Masking
-from policyprune.pruning.space import Space, space_of
+from policyprune.pruning.space import HIDDEN, Space, space_of
 from policyprune.surgery.checkpoint import auto_class, save_checkpoint
 from policyprune.surgery.shrink import shrink
 
@@ -43,11 +43,11 @@ class Subject:
         return shrink(self.model, self.adapter, self.space, mask)
 
 
-def subject_of(model: PreTrainedModel) -> Subject:
-    """The model with all its units and two random sequences of 10 tokens."""
+def subject_of(model: PreTrainedModel, units: tuple[str, ...] = UNITS) -> Subject:
+    """The model with its units, those of all blocks by default, and two random sequences of 10 tokens."""
     ids = torch.randint(3, model.config.vocab_size, (2, 10), generator=torch.Generator().manual_seed(5))
     adapter = adapt(model)
-    return Subject(model, adapter, space_of(adapter, UNITS), ids)
+    return Subject(model, adapter, space_of(adapter, units), ids)
 
 
 @torch.no_grad()
@@ -84,8 +84,18 @@ def equal_widths(space: Space, kinds: Iterable[str] = UNITS) -> Tensor:
     return mask
 
 
+def hidden_mask(subject: Subject, multiple: int) -> Tensor:
+    """A mask (n,) of random hidden channels, about 0.6 of them, as many as a multiple of `multiple`."""
+    n = subject.space.n
+    kept = int(0.6 * n) // multiple * multiple or multiple
+    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(n))[:kept]
+    return torch.zeros(n, dtype=torch.bool).index_fill(0, chosen, True)
+
+
 def masks(subject: Subject) -> dict[str, Tensor]:
     """Ends that a search could come to, by name."""
+    if HIDDEN in subject.space.views(torch.ones(subject.space.n)):
+        return {name: hidden_mask(subject, multiple) for name, multiple in (("random", 1), ("stock sizes", 8))}
     last = len(subject.adapter.layers) - 1
     middle = last // 2
 
@@ -115,7 +125,7 @@ def shrunk_gap(subject: Subject, mask: Tensor) -> float:
 
 def again_gap(subject: Subject, mask: Tensor) -> float:
     """Pruned in two steps against masked with both masks."""
-    half = subject_of(subject.shrunk(mask))
+    half = subject_of(subject.shrunk(mask), tuple({group.kind for group in subject.space.groups}))
     second = random_mask(half.space, seed=1, keep=0.7)
     both = mask.clone()
     both[mask] = second
@@ -133,7 +143,8 @@ def cache_gap(subject: Subject, mask: Tensor) -> float:
 
 def bfloat16(subject: Subject) -> Subject:
     """The same in bfloat16."""
-    return subject_of(copy.deepcopy(subject.model).to(torch.bfloat16))  # type: ignore[arg-type]
+    half = copy.deepcopy(subject.model).to(torch.bfloat16)  # type: ignore[arg-type]
+    return Subject(half, subject.adapter, subject.space, subject.ids)
 
 
 def reloaded_gaps(subjects: Mapping[str, Subject]) -> dict[str, float]:
