@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from policyprune.config.schema import Config, LatencyBudget
 from policyprune.evaluation.block_timing import in_turns, layer_calls, relative, run
 from policyprune.models.adapter import Adapter, Block, adapt
-from policyprune.models.residual import KEPT
 from policyprune.models.loading import device_of, dtype_of, skeleton
+from policyprune.models.residual import KEPT
 from policyprune.pruning.latency import BlockLatency, Timing, fit
 from policyprune.pruning.prices import check_alike
 from policyprune.pruning.space import space_of

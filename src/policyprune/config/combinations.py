@@ -130,7 +130,9 @@ def _check_hidden(config: Config) -> None:
             "the checkpoint of one run in another"
         )
     if config.budget.scope != "global":
-        raise UsageError(f"budget.scope: {config.budget.scope}, but hidden channels are the same everywhere; use global")
+        raise UsageError(
+            f"budget.scope: {config.budget.scope}, but hidden channels are the same everywhere; use global"
+        )
     if config.budget.name == "latency":
         raise UsageError("budget: latency has no times for hidden channels; use rate, params or flops")
     if config.importance.name not in OF_HIDDEN:

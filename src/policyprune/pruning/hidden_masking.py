@@ -1,8 +1,8 @@
 """Masked forwards without some channels of the residual stream.
 
 A pruned channel is zero wherever it is read, and every norm over the channels takes its statistics over the kept ones
-alone, as in the shrunk model. No norm is written anew: of d channels with k kept, a norm of x sqrt(d / k) (x less its
-mean over the kept ones, for LayerNorm) has the statistics of the kept channels, and its output is sqrt(d / k) too large.
+alone, as in the shrunk model. No norm is written anew: of d channels with k kept, the norm of x sqrt(d / k) (for
+LayerNorm of x less its mean over the kept ones) has the statistics of the kept channels and is sqrt(d / k) too large.
 """
 
 from collections.abc import Callable
@@ -74,10 +74,7 @@ def _after(current: Current) -> Any:
             return None
         mask, y = _fitting(found, out)
         bias = getattr(module, "bias", None)
-        if bias is None:
-            y = y / _stretch(mask)
-        else:
-            y = (y - bias) / _stretch(mask) + bias * mask
+        y = y / _stretch(mask) if bias is None else (y - bias) / _stretch(mask) + bias * mask
         weight = getattr(module, "weight", None)
         return y.view_as(out).to(out.dtype if weight is None else weight.dtype)
 

@@ -1,7 +1,7 @@
 """Masked forwards: the outputs of pruned units are multiplied by zero, nothing is sliced.
 
-Hidden channels are masked at the norms (pruning/hidden_masking.py). A block without units adds nothing to the residual, its output bias included, except in post-norm families, where an
-empty layer cannot be deleted and the bias stays.
+Hidden channels are masked at the norms (pruning/hidden_masking.py). A block without units adds nothing to the residual,
+its output bias included, except in post-norm families, where an empty layer cannot be deleted and the bias stays.
 """
 
 from collections.abc import Iterator
@@ -22,11 +22,9 @@ class Masking:
     def __init__(self, adapter: Adapter, space: Space) -> None:
         blocks = {(block.layer, block.kind): block for block in adapter.blocks}
         self._blocks = [blocks[group.layer, group.kind] for group in space.groups if group.kind != HIDDEN[1]]
-        self._hidden = adapter.hidden if len(self._blocks) < len(space.groups) else None
-        widths = [1 if group.kind == HIDDEN[1] else blocks[group.layer, group.kind].width for group in space.groups]
-        self._names = [
-            HIDDEN[1] if group.kind == HIDDEN[1] else blocks[group.layer, group.kind].out for group in space.groups
-        ]
+        self._hidden = None if self._blocks else adapter.hidden
+        self._names = [block.out for block in self._blocks] or [HIDDEN[1]]
+        widths = [block.width for block in self._blocks] or [1]
         start, index = 0, []
         for group, width in zip(space.groups, widths, strict=True):
             index.append(torch.arange(start, start + group.count).repeat_interleave(width))
@@ -79,7 +77,7 @@ class Masking:
             if getattr(model.get_submodule(out), "bias", None) is not None:
                 handles.append(model.get_submodule(out).register_forward_hook(self._silencer(out)))
         if self._hidden is not None:
-            handles += hooks(model, self._hidden, lambda: self._current and self._current[HIDDEN[1]])
+            handles += hooks(model, self._hidden, lambda: self._current[HIDDEN[1]] if self._current else None)
         try:
             yield self
         finally:

@@ -27,9 +27,9 @@ def shrink(
 ) -> PreTrainedModel:
     """Return a model without the units where mask (n,) is 0; it computes what the masked model computes, to rounding.
 
-    `space` is that of heads and channels, or of hidden channels (`Space.units`). A layer that loses both blocks is deleted where the family
-    allows it. What a tuning changed is worked into the output projections, in float32; a bias is made where there
-    was none, and keeps its layer.
+    `space` is that of heads and channels, or of hidden channels (`Space.units`). A layer that loses both blocks is
+    deleted where the family allows it. What a tuning changed is worked into the output projections, in float32; a bias
+    is made where there was none, and keeps its layer.
     The weights that are not sliced are shared with `model`, which stays as it was unless `in_place`. The config of the
     result states its widths: as usual where all layers agree, in `per_layer_config` where they do not; the hidden size
     under a key of its own where the stock class would take it for another model's.

@@ -126,7 +126,10 @@ def narrow(model: Any, table: dict[str, Any], count: int) -> None:
     """
     layers = list(model.get_submodule(table["layers"]).children())
     found = [(own, "out") for layer in layers for own in layer.modules() if isinstance(own, EmptyBlock)]
-    for owner, places in ((model, table["hidden"]["outside"]), *((layer, table["hidden"]["inside"]) for layer in layers)):
+    for owner, places in (
+        (model, table["hidden"]["outside"]),
+        *((layer, table["hidden"]["inside"]) for layer in layers),
+    ):
         there = dict(owner.named_modules())
         found += [(there[name], axis) for name, axis in places if name in there]
     for module, axis in found:
