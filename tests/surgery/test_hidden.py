@@ -152,7 +152,7 @@ def test_the_gradient_of_the_mask_is_that_of_the_definition(tiny_llama: Any) -> 
 
 def test_what_cannot_lose_channels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = random_model(type(example("opt").config)(**{**SIZES_OF_OPT, "_remove_final_layer_norm": True}), "CausalLM")
-    with pytest.raises(UsageError, match="granularity: hidden channels cannot be removed.*no norm stands between"):
+    with pytest.raises(UsageError, match=r"granularity: hidden channels cannot be removed.*no norm stands between"):
         space_of(adapt(bare), ["hidden"])
     assert soundness.hidden(subject_of(bare)) is None
     monkeypatch.setitem(FAMILIES, "gpt2", replace(FAMILIES["gpt2"], residual=None))

@@ -126,8 +126,8 @@ def _check_hidden(config: Config) -> None:
     """Raise UsageError for what works on the output projections of blocks, which hidden channels have none of."""
     if len(config.granularity.units) > 1:
         raise UsageError(
-            f"granularity.units: {config.granularity.units} prices units by each other, hidden channels go alone; prune "
-            "the checkpoint of one run in another"
+            f"granularity.units: {config.granularity.units} prices units by each other, hidden channels go alone; "
+            "prune the checkpoint of one run in another"
         )
     if config.budget.scope != "global":
         raise UsageError(

@@ -1,0 +1,90 @@
+"""Do transformers, ONNX Runtime and llama.cpp say the same: a greedy continuation, and perplexity."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from deploy_models import Deployed
+from llama_cpp import ask
+from torch import Tensor
+
+from policyprune.surgery.onnx import feed
+from policyprune.surgery.onnx_graph import Decoding
+
+PROMPT = "The first railway in England was opened in 1825; it's said that"
+TOKENS = 64
+GGUF = ("f32", "f16")
+
+
+def onnx_step(graph: Decoding, runtime: Any, step: Tensor, done: int, past: Any) -> list[Tensor]:
+    """Logits and the new cache for new tokens (B, T) after `done` others."""
+    total = torch.ones(step.shape[0], done + step.shape[1], dtype=torch.long)
+    positions = torch.arange(done, done + step.shape[1]).repeat(step.shape[0], 1)
+    return feed(runtime, (*(step, total, positions)[: len(graph.plain)], *past))
+
+
+@torch.inference_mode()
+def agreement(pruned: Deployed, windows: Tensor) -> dict[str, dict[str, float]]:
+    """By runtime: how many of the first `TOKENS` tokens are those of torch, and the perplexity of windows (N, L)."""
+    ids = pruned.tokenizer(PROMPT)["input_ids"]
+    wanted = by_torch(pruned, ids)
+    found = {"transformers f32": (wanted, -torch_chances(pruned, windows).log().mean())}
+    graph, runtime = pruned.onnx()
+    nats = -onnx_chances(graph, runtime, windows).log().mean()
+    found["ONNX Runtime f32"] = by_onnx(graph, runtime, ids), nats
+    for dtype in GGUF:
+        file = pruned.file("gguf", dtype)
+        said = ask(file, **{"text": PROMPT, "ids": ids, "continue": TOKENS}, threads=torch.get_num_threads())
+        if said["tokens"] != ids:
+            raise RuntimeError(f"llama.cpp reads other tokens: {said['tokens']} for {ids}")
+        found[f"llama.cpp {dtype}"] = said["continued"], llama_cpp_nats(file, windows)
+    return {
+        name: {"agree": same(tokens, wanted), "of": TOKENS, "perplexity": math.exp(float(nats))}
+        for name, (tokens, nats) in found.items()
+    }
+
+
+def same(found: list[int], wanted: list[int]) -> int:
+    """Tokens before the first that differs."""
+    pairs = zip(found, wanted, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(found), len(wanted)))
+
+
+def by_torch(pruned: Deployed, ids: list[int]) -> list[int]:
+    """The greedy continuation by `generate`, past the end of the text too."""
+    given = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "eos_token_id": None}
+    tokens: list[int] = pruned.model.generate(torch.tensor([ids]), **given)[0, len(ids) :].tolist()
+    return tokens
+
+
+def by_onnx(graph: Decoding, runtime: Any, ids: list[int]) -> list[int]:
+    """The same, token by token with the cache."""
+    step, past, done, tokens = torch.tensor([ids]), list(graph.no_past(1)), 0, []
+    for _ in range(TOKENS):
+        logits, *past = onnx_step(graph, runtime, step, done, past)
+        done += step.shape[1]
+        step = logits[:, -1:].argmax(-1)
+        tokens.append(int(step))
+    return tokens
+
+
+def torch_chances(pruned: Deployed, windows: Tensor) -> Tensor:
+    """Probability of each next token, (N, L - 1) float64."""
+    return torch.cat([_next(pruned.model(window[None]).logits, window[None]) for window in windows])
+
+
+def onnx_chances(graph: Decoding, runtime: Any, windows: Tensor) -> Tensor:
+    """The same."""
+    logits = (onnx_step(graph, runtime, window[None], 0, graph.no_past(1))[0] for window in windows)
+    return torch.cat([_next(own, window[None]) for own, window in zip(logits, windows, strict=True)])
+
+
+def llama_cpp_nats(file: Path, windows: Tensor) -> Tensor:
+    """Mean of minus the logarithm of the same."""
+    chances = [ask(file, ids=window, score=True)["probabilities"] for window in windows.tolist()]
+    return -torch.tensor(chances, dtype=torch.float64).log().mean()
+
+
+def _next(logits: Tensor, ids: Tensor) -> Tensor:
+    return logits[:, :-1].double().softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
