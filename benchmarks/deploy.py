@@ -137,7 +137,10 @@ def main() -> None:
             else:
                 rows = SPEED[part]({"dense": dense(), "pruned": point.pruned()}, arguments.repeats)
             point.keep_result(part, {"threads": torch.get_num_threads(), "repeats": arguments.repeats, "rows": rows})
-    print(f"\n{agreement_table(points)}\n\n{speed_table(points)}")
+    done = {part for part in PARTS for point in points if point.result(part) is not None}
+    for table, its_parts in ((agreement_table, {"agreement"}), (speed_table, set(SPEED))):
+        if done & its_parts:
+            print(f"\n{table(points)}")
     print(
         f"\n{torch.get_num_threads()} threads, median of {arguments.repeats}; the blocks in torch should reach {TARGET}"
     )

@@ -1,6 +1,7 @@
 """Do transformers, ONNX Runtime and llama.cpp say the same: a greedy continuation, and perplexity."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,22 @@ def agreement(pruned: Deployed, windows: Tensor) -> dict[str, dict[str, float]]:
     """By runtime: how many of the first `TOKENS` tokens are those of torch, and the perplexity of windows (N, L)."""
     ids = pruned.tokenizer(PROMPT)["input_ids"]
     wanted = by_torch(pruned, ids)
-    found = {"transformers f32": (wanted, -torch_chances(pruned, windows).log().mean())}
+    end = pruned.tokenizer.eos_token_id  # where llama.cpp stops
+    until = wanted.index(end) if end in wanted else len(wanted)
     graph, runtime = pruned.onnx()
-    nats = -onnx_chances(graph, runtime, windows).log().mean()
-    found["ONNX Runtime f32"] = by_onnx(graph, runtime, ids), nats
+    found = {
+        "transformers f32": (wanted, wanted, torch_nats(pruned, windows)),
+        "ONNX Runtime f32": (by_onnx(graph, runtime, ids), wanted, onnx_nats(graph, runtime, windows)),
+    }
     for dtype in GGUF:
         file = pruned.file("gguf", dtype)
         said = ask(file, **{"text": PROMPT, "ids": ids, "continue": TOKENS}, threads=torch.get_num_threads())
         if said["tokens"] != ids:
             raise RuntimeError(f"llama.cpp reads other tokens: {said['tokens']} for {ids}")
-        found[f"llama.cpp {dtype}"] = said["continued"], llama_cpp_nats(file, windows)
+        found[f"llama.cpp {dtype}"] = said["continued"], wanted[:until], llama_cpp_nats(file, windows)
     return {
-        name: {"agree": same(tokens, wanted), "of": TOKENS, "perplexity": math.exp(float(nats))}
-        for name, (tokens, nats) in found.items()
+        name: {"agree": same(tokens, own), "of": len(own), "perplexity": math.exp(nats)}
+        for name, (tokens, own, nats) in found.items()
     }
 
 
@@ -69,22 +73,27 @@ def by_onnx(graph: Decoding, runtime: Any, ids: list[int]) -> list[int]:
     return tokens
 
 
-def torch_chances(pruned: Deployed, windows: Tensor) -> Tensor:
-    """Probability of each next token, (N, L - 1) float64."""
-    return torch.cat([_next(pruned.model(window[None]).logits, window[None]) for window in windows])
+def torch_nats(pruned: Deployed, windows: Tensor) -> float:
+    """Mean cross-entropy of the next tokens of windows (N, L)."""
+    return _mean(_chances(pruned.model(window[None]).logits, window) for window in windows)
 
 
-def onnx_chances(graph: Decoding, runtime: Any, windows: Tensor) -> Tensor:
+def onnx_nats(graph: Decoding, runtime: Any, windows: Tensor) -> float:
     """The same."""
-    logits = (onnx_step(graph, runtime, window[None], 0, graph.no_past(1))[0] for window in windows)
-    return torch.cat([_next(own, window[None]) for own, window in zip(logits, windows, strict=True)])
+    empty = graph.no_past(1)
+    return _mean(_chances(onnx_step(graph, runtime, window[None], 0, empty)[0], window) for window in windows)
 
 
-def llama_cpp_nats(file: Path, windows: Tensor) -> Tensor:
-    """Mean of minus the logarithm of the same."""
-    chances = [ask(file, ids=window, score=True)["probabilities"] for window in windows.tolist()]
-    return -torch.tensor(chances, dtype=torch.float64).log().mean()
+def llama_cpp_nats(file: Path, windows: Tensor) -> float:
+    """The same."""
+    return _mean(ask(file, ids=window, score=True)["probabilities"] for window in windows.tolist())
 
 
-def _next(logits: Tensor, ids: Tensor) -> Tensor:
-    return logits[:, :-1].double().softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+def _chances(logits: Tensor, ids: Tensor) -> list[float]:
+    """Probability of each next token of one window."""
+    found: list[float] = logits[0, :-1].double().softmax(-1).gather(-1, ids[1:, None]).squeeze(-1).tolist()
+    return found
+
+
+def _mean(chances: Iterable[list[float]]) -> float:
+    return -float(torch.tensor(list(chances), dtype=torch.float64).log().mean())

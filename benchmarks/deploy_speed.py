@@ -90,9 +90,9 @@ def in_llama_cpp(models: Mapping[str, Deployed], repeats: int, dtype: str = "f32
 
 def promise(models: Mapping[str, Deployed], head: bool = True) -> float:
     """Multiply-accumulates of the dense model over those of the pruned one, per sequence."""
-    dense = models["dense"].model.config
-    more = LENGTH * dense.vocab_size * dense.hidden_size if head else 0
-    macs = {name: block_macs(own.adapter, LENGTH) + more for name, own in models.items()}
+    macs = {name: block_macs(own.adapter, LENGTH) for name, own in models.items()}
+    if head:
+        macs = {n: own + LENGTH * models[n].model.get_output_embeddings().weight.numel() for n, own in macs.items()}
     return macs["dense"] / macs["pruned"]
 
 
