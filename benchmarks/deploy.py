@@ -73,9 +73,10 @@ def agreement_table(points: list[Point]) -> str:
         found = (point.result("agreement") or {}).get("rows", {})
         for runtime, own in found.items():
             ratio = own["perplexity"] / found["transformers f32"]["perplexity"] - 1
-            line = [point.keep, runtime, f"{own['agree']} of {own['of']}", f"{own['perplexity']:.3f}", f"{ratio:+.3%}"]
-            lines.append(line)
-    headers = ["keep", "runtime", "tokens as transformers", "perplexity", "against transformers"]
+            agree = f"{own['agree']} of {own['of']}"
+            gap = f"{own['gap']:.4f}" if own["agree"] < own["of"] else ""
+            lines.append([point.keep, runtime, agree, gap, f"{own['perplexity']:.3f}", f"{ratio:+.3%}"])
+    headers = ["keep", "runtime", "tokens as transformers", "nats to the first other", "perplexity", "difference"]
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 

@@ -27,7 +27,8 @@ def onnx_step(graph: Decoding, runtime: Any, step: Tensor, done: int, past: Any)
 
 @torch.inference_mode()
 def agreement(pruned: Deployed, windows: Tensor) -> dict[str, dict[str, float]]:
-    """By runtime: how many of the first `TOKENS` tokens are those of torch, and the perplexity of windows (N, L)."""
+    """By runtime: how many of the first `TOKENS` tokens are those of torch, how near a tie the first other one is, and
+    the perplexity of windows (N, L)."""
     ids = pruned.tokenizer(PROMPT)["input_ids"]
     wanted = by_torch(pruned, ids)
     end = pruned.tokenizer.eos_token_id  # where llama.cpp stops
@@ -43,16 +44,25 @@ def agreement(pruned: Deployed, windows: Tensor) -> dict[str, dict[str, float]]:
         if said["tokens"] != ids:
             raise RuntimeError(f"llama.cpp reads other tokens: {said['tokens']} for {ids}")
         found[f"llama.cpp {dtype}"] = said["continued"], wanted[:until], llama_cpp_nats(file, windows)
-    return {
-        name: {"agree": same(tokens, own), "of": len(own), "perplexity": math.exp(nats)}
-        for name, (tokens, own, nats) in found.items()
-    }
+    rows = {}
+    for name, (tokens, own, nats) in found.items():
+        agree = same(tokens, own)
+        parted = agree < min(len(own), len(tokens))
+        gap = nats_between(pruned, ids + own[:agree], own[agree], tokens[agree]) if parted else 0.0
+        rows[name] = {"agree": agree, "of": len(own), "gap": gap, "perplexity": math.exp(nats)}
+    return rows
 
 
 def same(found: list[int], wanted: list[int]) -> int:
     """Tokens before the first that differs."""
     pairs = zip(found, wanted, strict=False)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(found), len(wanted)))
+
+
+def nats_between(pruned: Deployed, ids: list[int], best: int, other: int) -> float:
+    """How much likelier torch finds the token `best` than `other` after `ids`: small at a near-tie."""
+    logits = pruned.model(torch.tensor([ids])).logits[0, -1].double()
+    return float(logits[best] - logits[other])
 
 
 def by_torch(pruned: Deployed, ids: list[int]) -> list[int]:

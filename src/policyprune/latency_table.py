@@ -18,7 +18,6 @@ from policyprune.config.schema import Config, LatencyBudget
 from policyprune.evaluation.block_timing import in_turns, layer_calls, relative, run
 from policyprune.models.adapter import Adapter, Block, adapt
 from policyprune.models.loading import device_of, dtype_of, skeleton
-from policyprune.models.residual import KEPT
 from policyprune.pruning.latency import BlockLatency, Timing, fit
 from policyprune.pruning.prices import check_alike
 from policyprune.pruning.space import space_of
@@ -114,7 +113,7 @@ def _key(config: Config, budget: LatencyBudget, model: PreTrainedModel, blocks: 
         "attention": config.model.attn_implementation,
         "torch": torch.__version__,
         "model_type": model.config.model_type,
-        "hidden_size": getattr(model.config, KEPT, None) or model.config.hidden_size,
+        "hidden_size": model.config.hidden_size,
         "blocks": [[b.kind, b.count, b.width, b.params_per_unit] for b in blocks.values()],
         "batch_size": budget.batch_size,
         "length": budget.sequence_length,
