@@ -1,45 +1,30 @@
-"""Speed of pruned checkpoints against the dense one in torch, ONNX Runtime and llama.cpp, beside what the MACs promise.
+"""Speed of a pruned model against the dense one in torch, ONNX Runtime and llama.cpp, beside what the MACs promise.
 
-    python benchmarks/deploy_speed.py DENSE PRUNED [PRUNED ...]
-
-Each is a checkpoint folder, a run's folder or anything that model.source takes. Prefill is 8 sequences of 128 tokens
-(in llama.cpp one after another), decoding 128 tokens one by one after 8. Prints a table in Markdown.
+Prefill is 8 sequences of 128 tokens (in llama.cpp one after another), decoding 128 tokens one by one after 8.
 """
 
-import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from llama_cpp import ask, install
-from tabulate import tabulate
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from deploy_agreement import onnx_step
+from deploy_models import Deployed
+from llama_cpp import ask
+from torch import nn
+from transformers import DynamicCache
 
-from policyprune.config.subjects import subject
+from policyprune.evaluation.block_timing import block_seconds
 from policyprune.evaluation.efficiency import block_macs
-from policyprune.models.adapter import adapt
-from policyprune.models.gguf import converted
-from policyprune.models.loading import quiet
-from policyprune.models.sources import locate
-from policyprune.surgery.gguf import write_gguf
-from policyprune.surgery.onnx import feed, session, write_onnx
-from policyprune.surgery.onnx_graph import Decoding, graph_of
+from policyprune.surgery.onnx_graph import Decoding
 
 BATCH, LENGTH, DECODED, PROMPT = 8, 128, 128, 8
-Timed = dict[str, Callable[[], object]]
+Row = dict[str, float | str | None]  # what: seconds of dense and pruned, the speed-up that the MACs promise
 
 
-def load(source: str) -> tuple[Any, Any]:
-    """Model in float32 and tokenizer."""
-    where: Path | str = locate("source", subject(source).source) or source
-    if isinstance(where, Path) and where.suffix == ".gguf":
-        where = converted(where)
-    model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, trust_remote_code=True).eval()
-    return model, AutoTokenizer.from_pretrained(where)
+def row(what: str, seconds: Mapping[str, float], promised: float | None) -> Row:
+    return {"what": what, "dense": seconds["dense"], "pruned": seconds["pruned"], "promised": promised}
 
 
 def medians(actions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -58,17 +43,72 @@ def ids(model: Any, batch: int, length: int) -> torch.Tensor:
     return torch.arange(batch * length).view(batch, length) % model.config.vocab_size
 
 
+@torch.inference_mode()
+def in_torch(models: Mapping[str, Deployed], repeats: int) -> list[Row]:
+    """The transformer blocks alone and the projections in them alone, which tell what eats a gap; the whole model."""
+    nets = {name: own.model for name, own in models.items()}
+    batch = ids(nets["dense"], BATCH, LENGTH)
+    blocks = {name: statistics.median(own) for name, own in block_seconds(nets, BATCH, LENGTH, repeats).items()}
+    found = [row("prefill, blocks", blocks, promise(models, head=False))]
+    linear = {name: (lambda own=own: run_projections(own)) for name, own in models.items()}
+    per_token = {name: sum(b.count * b.macs_per_token for b in own.adapter.blocks) for name, own in models.items()}
+    shares = per_token["dense"] / per_token["pruned"]
+    found.append(row("prefill, projections of the blocks", medians(linear, repeats), shares))
+    whole = {name: (lambda net=net: net(batch, use_cache=False)) for name, net in nets.items()}
+    found.append(row("prefill", medians(whole, repeats), promise(models)))
+    decoding = {name: (lambda net=net: torch_decoding(net)) for name, net in nets.items()}
+    return [*found, row("decoding", medians(decoding, repeats), None)]
+
+
+@torch.inference_mode()
+def in_onnx(models: Mapping[str, Deployed], repeats: int) -> list[Row]:
+    """The whole model in float32."""
+    graphs = {name: own.onnx() for name, own in models.items()}
+    batch = ids(models["dense"].model, BATCH, LENGTH)
+    empty = {name: graph.no_past(BATCH) for name, (graph, _) in graphs.items()}
+    prefill = {name: (lambda n=name, own=own: onnx_step(*own, batch, 0, empty[n])) for name, own in graphs.items()}
+    decoding = {name: (lambda own=own: onnx_decoding(*own)) for name, own in graphs.items()}
+    found = [row("prefill", medians(prefill, repeats), promise(models))]
+    return [*found, row("decoding", medians(decoding, repeats), None)]
+
+
+@torch.inference_mode()
+def in_llama_cpp(models: Mapping[str, Deployed], repeats: int, dtype: str = "f32") -> list[Row]:
+    """The whole model; each repeat is a process of its own."""
+    files = {name: own.file("gguf", dtype) for name, own in models.items()}
+    batch, threads = ids(models["dense"].model, 1, LENGTH)[0].tolist(), torch.get_num_threads()
+    prefill: dict[str, list[float]] = {name: [] for name in files}
+    decoding: dict[str, list[float]] = {name: [] for name in files}
+    for _ in range(repeats):
+        for name, file in files.items():
+            prefill[name].append(ask(file, ids=batch, prefill=BATCH, threads=threads)["prefill"])
+            step = {"ids": batch[:PROMPT], "continue": DECODED + 1}
+            decoding[name].append(ask(file, **step, threads=threads)["rest"])
+    middle = [{name: statistics.median(own) for name, own in times.items()} for times in (prefill, decoding)]
+    return [row(f"{dtype}, prefill", middle[0], promise(models)), row(f"{dtype}, decoding", middle[1], None)]
+
+
+def promise(models: Mapping[str, Deployed], head: bool = True) -> float:
+    """Multiply-accumulates of the dense model over those of the pruned one, per sequence."""
+    macs = {name: block_macs(own.adapter, LENGTH) for name, own in models.items()}
+    if head:
+        macs = {n: own + LENGTH * models[n].model.get_output_embeddings().weight.numel() for n, own in macs.items()}
+    return macs["dense"] / macs["pruned"]
+
+
+def run_projections(own: Deployed) -> None:
+    """Every linear module of the blocks once, on as many rows as a prefill has tokens."""
+    for path in own.adapter.layers:
+        for module in own.model.get_submodule(path).modules():
+            if isinstance(module, nn.Linear):
+                module(torch.ones(BATCH, LENGTH, module.in_features))
+
+
 def torch_decoding(model: Any) -> None:
     """Step by step with the cache, without what `generate` adds."""
     cache, step = DynamicCache(), ids(model, 1, PROMPT)
     for _ in range(DECODED):
         step = model(step, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
-
-
-def onnx_step(graph: Decoding, runtime: Any, step: torch.Tensor, done: int, past: Any) -> list[torch.Tensor]:
-    total = torch.ones(step.shape[0], done + step.shape[1], dtype=torch.long)
-    positions = torch.arange(done, done + step.shape[1]).repeat(step.shape[0], 1)
-    return feed(runtime, (*(step, total, positions)[: len(graph.plain)], *past))
 
 
 def onnx_decoding(graph: Decoding, runtime: Any) -> None:
@@ -77,86 +117,3 @@ def onnx_decoding(graph: Decoding, runtime: Any) -> None:
         logits, *past = onnx_step(graph, runtime, step, done, past)
         done += step.shape[1]
         step = logits[:, -1:].argmax(-1)
-
-
-def rows(label: str, seconds: dict[str, float], macs: dict[str, float] | None) -> list[list[str]]:
-    """A line of the table for each pruned model."""
-    dense = next(iter(seconds))
-    return [
-        [
-            label,
-            name,
-            f"{1e3 * seconds[dense]:,.0f}",
-            f"{1e3 * own:,.0f}",
-            f"{seconds[dense] / own:.2f}",
-            f"{macs[name]:.2f}" if macs else "",
-        ]
-        for name, own in seconds.items()
-        if name != dense
-    ]
-
-
-@torch.inference_mode()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dense")
-    parser.add_argument("pruned", nargs="+")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--gguf-dtype", default="f32", choices=("f32", "f16", "q8_0"))
-    arguments = parser.parse_args()
-    quiet()
-    loaded = {source: load(source) for source in (arguments.dense, *arguments.pruned)}
-    models = {name: model for name, (model, _) in loaded.items()}
-    dense = models[arguments.dense]
-    blocks = {name: block_macs(adapt(model), LENGTH) for name, model in models.items()}
-    head = LENGTH * dense.config.vocab_size * dense.config.hidden_size
-    promised = {name: blocks[arguments.dense] / own for name, own in blocks.items()}
-    whole = {name: (blocks[arguments.dense] + head) / (own + head) for name, own in blocks.items()}
-    table = []
-
-    batch = ids(dense, BATCH, LENGTH)
-    timed: Timed = {name: lambda m=model: m.base_model(batch, use_cache=False) for name, model in models.items()}
-    table += rows("torch, prefill, blocks", medians(timed, arguments.repeats), promised)
-    timed = {name: lambda m=model: m(batch, use_cache=False) for name, model in models.items()}
-    table += rows("torch, prefill", medians(timed, arguments.repeats), whole)
-    timed = {name: lambda m=model: torch_decoding(m) for name, model in models.items()}
-    table += rows("torch, decoding", medians(timed, arguments.repeats), None)
-
-    with tempfile.TemporaryDirectory() as scratch:
-        graphs: dict[str, tuple[Decoding, Any]] = {}
-        files = {}
-        for number, (name, (model, tokenizer)) in enumerate(loaded.items()):
-            graph = graph_of(model, adapt(model), False)
-            assert isinstance(graph, Decoding)
-            with torch.inference_mode(False):
-                write_onnx(model, tokenizer, Path(scratch) / f"onnx{number}")
-            graphs[name] = (graph, session(Path(scratch) / f"onnx{number}" / "model.onnx"))
-            files[name] = Path(scratch) / f"{number}.gguf"
-            write_gguf(model, tokenizer, files[name], arguments.gguf_dtype)
-        empty = {name: graph.no_past(BATCH) for name, (graph, _) in graphs.items()}
-        timed = {name: lambda n=name, own=own: onnx_step(*own, batch, 0, empty[n]) for name, own in graphs.items()}
-        table += rows("ONNX Runtime, prefill", medians(timed, arguments.repeats), whole)
-        timed = {name: lambda own=own: onnx_decoding(*own) for name, own in graphs.items()}
-        table += rows("ONNX Runtime, decoding", medians(timed, arguments.repeats), None)
-        graphs.clear()
-
-        install()
-        prefill: dict[str, list[float]] = {name: [] for name in files}
-        decoding: dict[str, list[float]] = {name: [] for name in files}
-        for _ in range(arguments.repeats):
-            for name, file in files.items():
-                threads = torch.get_num_threads()
-                prefill[name].append(ask(file, ids=batch[0].tolist(), prefill=BATCH, threads=threads)["prefill"])
-                step = {"ids": batch[0, :PROMPT].tolist(), "continue": DECODED + 1}
-                decoding[name].append(ask(file, **step, threads=threads)["rest"])
-        own = f"llama.cpp {arguments.gguf_dtype}"
-        table += rows(f"{own}, prefill", {name: statistics.median(v) for name, v in prefill.items()}, whole)
-        table += rows(f"{own}, decoding", {name: statistics.median(v) for name, v in decoding.items()}, None)
-
-    print(f"\n{torch.get_num_threads()} threads, float32 in torch and ONNX Runtime, median of {arguments.repeats}\n")
-    headers = ["", "pruned", "dense, ms", "pruned, ms", "speed-up", "promised by MACs"]
-    print(tabulate(table, headers, tablefmt="github", disable_numparse=True))
-
-
-if __name__ == "__main__":
-    main()

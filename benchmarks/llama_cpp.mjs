@@ -34,12 +34,18 @@ if (request.prefill) {  // seconds to read `ids`, that many times
     }
     found.prefill = (performance.now() - began) / 1000;
 }
-if (request.score) {  // probability of each of `ids` but the first
-    const input = request.ids.slice(0, -1).map((token) => [token, {
-        generateNext: {probabilities: true, options: {temperature: 1, topK: 0, topP: 1, minP: 0}}
-    }]);
-    const outputs = await sequence.controlledEvaluate(input);
-    found.probabilities = outputs.map((own, place) => own.next.probabilities.get(request.ids[place + 1]) ?? 0);
+if (request.score) {  // probability of each of `ids` but the first; a few at a time, each holds the whole vocabulary
+    await sequence.clearHistory();
+    found.probabilities = [];
+    for (let place = 0; place < request.ids.length - 1; place += 16) {
+        const input = request.ids.slice(place, Math.min(place + 16, request.ids.length - 1)).map((token) => [token, {
+            generateNext: {probabilities: true, options: {temperature: 1, topK: 0, topP: 1, minP: 0}}
+        }]);
+        const outputs = await sequence.controlledEvaluate(input);
+        outputs.forEach((own, index) => {
+            found.probabilities.push(own.next.probabilities.get(request.ids[place + index + 1]) ?? 0);
+        });
+    }
 }
 console.log(JSON.stringify(found));
 process.exit(0);

@@ -34,7 +34,8 @@ def test_a_config_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert ["attention", "0-31", "32", str(head), f"{4 * 3072 * head:,}"] in [line[:5] for line in lines]
     assert ["ffn", "0-31", "8192", "1", f"{3 * 3072:,}", f"{3 * 3072 * 128:,}"] in lines
     assert "3,821,079,552 parameters" in printed  # what the model card of Phi-3-mini says: 3.8B
-    assert printed.count(" ok") == 5
+    assert ["hidden", "all", "together", "3072"] in [line[:4] for line in lines]
+    assert printed.count(" ok") == 6
     assert "FAILED" not in printed
 
 

@@ -19,7 +19,7 @@ from policyprune.models.miniature import miniature
 from policyprune.soundness import TOLERANCE, TOLERANCE_BFLOAT16, Subject, subject_of
 
 log = logging.getLogger(__name__)
-COLUMNS = ("masked = shrunk", "reloaded", "pruned again", "cache", "bfloat16")
+COLUMNS = ("masked = shrunk", "reloaded", "pruned again", "cache", "bfloat16", "hidden")
 
 
 def examine(config: Config) -> int:
@@ -34,7 +34,7 @@ def examine(config: Config) -> int:
     small = random_model(miniature(said, adapter), head)
     subject = subject_of(small)
     print(f"\nchecked on random weights, a copy with {_size(subject)}:")
-    worst = gaps(subject) | {"reloaded": _attempted("reloaded", lambda: soundness.reloaded_gaps({"": subject})[""])}
+    worst = checked({"": subject})[""]
     print(
         tabulate([[column, _verdict(column, worst[column])] for column in COLUMNS if column in worst], tablefmt="plain")
     )
@@ -46,10 +46,26 @@ def examine_families() -> int:
     transformers.logging.set_verbosity_error()
     quiet()
     subjects = {name: subject_of(example(name)) for name in EXAMPLES}
-    reloaded = soundness.reloaded_gaps(subjects)
-    worst = {name: gaps(subject) | {"reloaded": reloaded[name]} for name, subject in subjects.items()}
+    worst = checked(subjects)
     print(table(subjects, worst))
     return 0 if all(_good(column, value) for row in worst.values() for column, value in row.items()) else 1
+
+
+def checked(subjects: dict[str, Subject]) -> dict[str, dict[str, float]]:
+    """The largest deviations by name and column; one fresh process loads the checkpoints of all of them."""
+    worst = {name: gaps(subject) for name, subject in subjects.items()}
+    channels = {name: own for name, subject in subjects.items() if (own := soundness.hidden(subject)) is not None}
+    jobs = subjects | {f"{name} hidden": own for name, own in channels.items()}
+    try:
+        reloaded = soundness.reloaded_gaps(jobs)
+    except RuntimeError as error:
+        log.error("reloaded: %s", str(error).strip().splitlines()[-1])
+        reloaded = dict.fromkeys(jobs, float("inf"))
+    for name, row in worst.items():
+        row["reloaded"] = reloaded[name]
+        if name in channels:
+            row["hidden"] = max(row["hidden"], reloaded[f"{name} hidden"])
+    return worst
 
 
 def table(subjects: dict[str, Subject], worst: dict[str, dict[str, float]]) -> str:
@@ -60,13 +76,17 @@ def table(subjects: dict[str, Subject], worst: dict[str, dict[str, float]]) -> s
         unit = "the whole" if attention.together else "heads" if _queries(subject.adapter) == 1 else "groups of heads"
         verdicts = [_verdict(c, worst[name][c]) if c in worst[name] else "" for c in COLUMNS]
         rows.append([name, type(subject.model).__name__, f"{attention.count} ({unit})", ffn.count, *verdicts])
-        rows[-1].append(soundness.stock(subject))
-    headers = ["model type", "class", "attention units", "FFN units", *COLUMNS, "equal widths"]
+        channels = soundness.hidden(subject)
+        rows[-1] += [soundness.stock(subject), soundness.hidden_stock(channels) if channels else ""]
+    headers = ["model type", "class", "attention units", "FFN units", *COLUMNS, "equal widths", "fewer hidden channels"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def gaps(subject: Subject) -> dict[str, float]:
-    """The largest deviation over all masks, by column; families without a cache have none."""
+    """The largest deviation over all masks, by column, in this process; what a family lacks has none.
+
+    `hidden` is that of any check with hidden channels as the units.
+    """
     half = soundness.bfloat16(subject)
     checks = {
         "masked = shrunk": lambda: soundness.worst(subject, soundness.shrunk_gap),
@@ -75,6 +95,10 @@ def gaps(subject: Subject) -> dict[str, float]:
     }
     if subject.adapter.family.head == "CausalLM":
         checks["cache"] = lambda: soundness.worst(subject, soundness.cache_gap)
+    channels = soundness.hidden(subject)
+    if channels is not None:
+        own = [soundness.shrunk_gap, soundness.again_gap, *([soundness.cache_gap] if "cache" in checks else [])]
+        checks["hidden"] = lambda: max(soundness.worst(channels, check) for check in own)
     return {column: _attempted(column, check) for column, check in checks.items()}
 
 
@@ -98,6 +122,10 @@ def found(model: PreTrainedModel, adapter: Adapter, length: int) -> str:
         for block, layers in alike.items():
             costs = [f"{block.params_per_unit:,}", f"{block.macs(length):,}"]
             rows.append([kind, _ranges(layers), block.count, block.width, *costs])
+    hidden = adapter.hidden
+    if hidden is not None and not hidden.obstacle:
+        costs = [f"{hidden.params:,}", f"{length * hidden.macs_per_token:,}"]
+        rows.append(["hidden", "all together", hidden.count, 1, *costs])
     headers = ["", "layers", "units each", "features/unit", "parameters/unit", f"MACs/unit, {length} tokens"]
     lines = [tabulate(rows, headers=headers, disable_numparse=True), "\nstays dense:"]
     outside = parameters(model) - block_parameters(model, adapter)
@@ -105,6 +133,9 @@ def found(model: PreTrainedModel, adapter: Adapter, length: int) -> str:
     lines.append(f"  {adapter.fixed_params:,} parameters of norms and output biases in the layers")
     for reason in dict.fromkeys(block.together for block in adapter.blocks if block.together):
         lines.append(f"  attention, unless it goes as a whole: {reason}")
+    if hidden is None or hidden.obstacle:
+        reason = hidden.obstacle if hidden else "the family's table does not say where they are"
+        lines.append(f"  hidden channels: {reason}")
     return "\n".join(lines)
 
 

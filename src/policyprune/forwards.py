@@ -19,15 +19,16 @@ Loss = Callable[[PreTrainedModel, Tensor], Tensor]
 class Forwards:
     """Masked forwards where each sequence has a mask of its own; with `sliced`, those of one mask leave out the rest.
 
-    Masks that need gradients are never sliced by; a model that does not fit its devices (offloaded weights) is always
-    masked. Losses come back on the device of the model's first layer, wherever the last one is.
+    Masks that need gradients, those of hidden channels, and a model that does not fit its devices (offloaded weights)
+    are never sliced. Losses come back on the device of the model's first layer, wherever the last one is.
     """
 
     def __init__(self, model: PreTrainedModel, adapter: Adapter, space: Space, loss: Loss, sliced: bool) -> None:
         self._model, self._space, self._loss = model, space, loss
         self._masking = Masking(adapter, space.units)
         whole = not any(parameter.is_meta for parameter in model.parameters())  # else accelerate loads as it goes
-        self._sliced = Sliced(model, adapter, space.units) if sliced and whole else None
+        by_layer = not any(group.kind == "hidden" for group in space.groups)
+        self._sliced = Sliced(model, adapter, space.units) if sliced and whole and by_layer else None
 
     def __call__(self, masks: Tensor, rows: Tensor) -> Tensor:
         """Losses (B,) of the sequences `rows` (B,) under masks (B, n) or (1, n)."""

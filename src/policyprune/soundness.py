@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from policyprune.evaluation.fresh_process import logits_elsewhere
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.masking import Masking
-from policyprune.pruning.space import Space, space_of
-from policyprune.surgery.checkpoint import auto_class, save_checkpoint
+from policyprune.pruning.space import HIDDEN, Space, space_of
+from policyprune.surgery.checkpoint import auto_class, needs_code, save_checkpoint
 from policyprune.surgery.shrink import shrink
 
 TOLERANCE = 1e-4  # of the largest output, in float32
@@ -43,11 +43,11 @@ class Subject:
         return shrink(self.model, self.adapter, self.space, mask)
 
 
-def subject_of(model: PreTrainedModel) -> Subject:
-    """The model with all its units and two random sequences of 10 tokens."""
+def subject_of(model: PreTrainedModel, units: tuple[str, ...] = UNITS) -> Subject:
+    """The model with its units, those of all blocks by default, and two random sequences of 10 tokens."""
     ids = torch.randint(3, model.config.vocab_size, (2, 10), generator=torch.Generator().manual_seed(5))
     adapter = adapt(model)
-    return Subject(model, adapter, space_of(adapter, UNITS), ids)
+    return Subject(model, adapter, space_of(adapter, units), ids)
 
 
 @torch.no_grad()
@@ -84,8 +84,21 @@ def equal_widths(space: Space, kinds: Iterable[str] = UNITS) -> Tensor:
     return mask
 
 
+def hidden_mask(count: int, multiple: int) -> Tensor:
+    """A mask (count,) that keeps about 0.6 of the hidden channels, rounded down to a multiple."""
+    kept = int(0.6 * count) // multiple * multiple or multiple
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:kept]
+    return torch.zeros(count, dtype=torch.bool).index_fill(0, chosen, True)
+
+
 def masks(subject: Subject) -> dict[str, Tensor]:
     """Ends that a search could come to, by name."""
+    if HIDDEN in subject.space.views(torch.ones(subject.space.n)):
+        heads = getattr(subject.model.config, subject.adapter.family.head_count)
+        return {
+            "any number": hidden_mask(subject.space.n, 1),
+            "multiple of the heads": hidden_mask(subject.space.n, heads),
+        }
     last = len(subject.adapter.layers) - 1
     middle = last // 2
 
@@ -115,7 +128,7 @@ def shrunk_gap(subject: Subject, mask: Tensor) -> float:
 
 def again_gap(subject: Subject, mask: Tensor) -> float:
     """Pruned in two steps against masked with both masks."""
-    half = subject_of(subject.shrunk(mask))
+    half = subject_of(subject.shrunk(mask), tuple({group.kind for group in subject.space.groups}))
     second = random_mask(half.space, seed=1, keep=0.7)
     both = mask.clone()
     both[mask] = second
@@ -133,7 +146,8 @@ def cache_gap(subject: Subject, mask: Tensor) -> float:
 
 def bfloat16(subject: Subject) -> Subject:
     """The same in bfloat16."""
-    return subject_of(copy.deepcopy(subject.model).to(torch.bfloat16))  # type: ignore[arg-type]
+    half = copy.deepcopy(subject.model).to(torch.bfloat16)  # type: ignore[arg-type]
+    return Subject(half, subject.adapter, subject.space, subject.ids)
 
 
 def reloaded_gaps(subjects: Mapping[str, Subject]) -> dict[str, float]:
@@ -158,10 +172,24 @@ def reloaded_gaps(subjects: Mapping[str, Subject]) -> dict[str, float]:
     return gaps
 
 
+def hidden(subject: Subject) -> Subject | None:
+    """The same model with its hidden channels as units; None where they cannot be removed."""
+    channels = subject.adapter.hidden
+    return None if channels is None or channels.obstacle else subject_of(subject.model, (HIDDEN[1],))
+
+
+def hidden_stock(subject: Subject) -> str:
+    """When a model without some hidden channels, the units of `subject`, is one of the stock class."""
+    alone = {name: not needs_code(subject.shrunk(mask).config) for name, mask in masks(subject).items()}
+    if all(alone.values()):
+        return "stock class"
+    return "stock class in multiples of the heads" if alone["multiple of the heads"] else "modelling file"
+
+
 def stock(subject: Subject) -> str:
     """When the pruned model is one of the stock class, without a modelling file of its own."""
     for kinds, words in ((UNITS, "stock class"), (("ffn",), "stock class if all heads stay")):
         smaller = subject.shrunk(equal_widths(subject.space, kinds))
-        if not getattr(smaller.config, "is_heterogeneous", False):
+        if not needs_code(smaller.config):
             return words
     return "modelling file"

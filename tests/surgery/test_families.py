@@ -43,9 +43,7 @@ def subject(name: str) -> Subject:
 @pytest.fixture(scope="module")
 def worst() -> dict[str, dict[str, float]]:
     """The largest deviations by family and check; one fresh process loads the checkpoints of all families."""
-    subjects = {name: subject(name) for name in EXAMPLES}
-    reloaded = soundness.reloaded_gaps(subjects)
-    return {name: doctor.gaps(own) | {"reloaded": reloaded[name]} for name, own in subjects.items()}
+    return doctor.checked({name: subject(name) for name in EXAMPLES})
 
 
 def macs(model: Any, ids: Tensor) -> int:

@@ -14,6 +14,8 @@ from policyprune.config.schema import (
 from policyprune.errors import UsageError
 from policyprune.ranks import processes
 
+UNITS = ("attention", "ffn", "attention_block", "ffn_block", "layer", "hidden")
+OF_HIDDEN = ("fisher", "taylor", "magnitude", "random", "constant")  # metrics that know hidden channels
 LOOKING = ("wanda_sp", "fisher", "taylor", "flap", "block_influence")  # metrics that look at calibration sequences
 
 
@@ -133,7 +135,9 @@ def check_granularity(config: Config) -> None:
     blocks = sorted(units & {"attention_block", "ffn_block", "layer"})
     finer = units - {"layer"}
     if not units:
-        raise UsageError("granularity.units: empty, the choices are attention, ffn, attention_block, ffn_block, layer")
+        raise UsageError(f"granularity.units: empty, the choices are {', '.join(UNITS)}")
+    if "hidden" in units:
+        _check_hidden(config)
     if "layer" in units and finer and not all(units & {kind, f"{kind}_block"} for kind in ("attention", "ffn")):
         raise UsageError(
             f"granularity.units: {sorted(units)} leaves a part of the layer without a finer unit, name "
@@ -159,4 +163,34 @@ def check_granularity(config: Config) -> None:
         raise UsageError(
             f"optimizer: kwon splits a budget between heads and channels, granularity={config.granularity.name} has "
             f"{', '.join(blocks)}; use one_shot with importance=fisher, policy_gradient or ppo"
+        )
+
+
+def _check_hidden(config: Config) -> None:
+    """Raise UsageError for what works on the output projections of blocks, which hidden channels have none of."""
+    if len(config.granularity.units) > 1:
+        raise UsageError(
+            f"granularity.units: {config.granularity.units} prices units by each other, hidden channels go alone; "
+            "prune the checkpoint of one run in another"
+        )
+    if config.budget.scope != "global":
+        raise UsageError(
+            f"budget.scope: {config.budget.scope}, but hidden channels are the same everywhere; use global"
+        )
+    if config.budget.name == "latency":
+        raise UsageError("budget: latency has no times for hidden channels; use rate, params or flops")
+    if config.importance.name not in OF_HIDDEN:
+        raise UsageError(
+            f"importance: {config.importance.name} scores inputs of output projections, which hidden channels are not; "
+            f"use {', '.join(OF_HIDDEN)}"
+        )
+    if config.optimizer.name in ("greedy", "kwon"):
+        raise UsageError(
+            f"optimizer: {config.optimizer.name} is for heads and channels of layers, not for hidden channels; use "
+            "one_shot, policy_gradient, ppo, evolution or gumbel"
+        )
+    if config.tuning.name != "none":
+        raise UsageError(
+            f"tuning: {config.tuning.name} repairs what blocks that lost units put out, with granularity=hidden none "
+            "did; use none"
         )

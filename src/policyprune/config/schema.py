@@ -96,7 +96,7 @@ class Granularity:
     """Which units can be removed."""
 
     name: str = MISSING
-    units: list[str] = choice("attention", "ffn", "attention_block", "ffn_block", "layer")
+    units: list[str] = choice("attention", "ffn", "attention_block", "ffn_block", "layer", "hidden")
     align: int | None = number(at_least=1)  # final widths are multiples of this
 
 

@@ -15,7 +15,7 @@ from policyprune.evaluation.quality import Quality
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.selection import by_metric
-from policyprune.pruning.space import Space
+from policyprune.pruning.space import HIDDEN, Space
 from policyprune.surgery.shrink import shrink
 
 
@@ -40,6 +40,8 @@ def compare(
     for scope in wanted.one_shot:
         if config.optimizer.name == "one_shot" and scope == config.budget.scope:
             continue  # this is what was pruned
+        if scope == "per_layer" and HIDDEN in space.views(metric):
+            continue  # hidden channels belong to no layer
         budget = budget_in(scope)
         mask = by_metric(metric, budget, config.importance.per_cost)
         other = shrink(dense, adapter, space.units, space.expand(mask))

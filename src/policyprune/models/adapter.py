@@ -10,8 +10,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from policyprune.errors import UsageError
+from policyprune.models.residual import Axis, Hidden, Place, Residual, hidden_of
 
-Axis = Literal["out", "in"]
 Size = Literal["groups", "heads", "features"]  # key/value heads, query heads, query features
 
 
@@ -100,6 +100,13 @@ class Family:
     layer_count: str = "num_hidden_layers"
     layer_lists: tuple[str, ...] = ("layer_types", "no_rope_layers")  # config keys with an entry per layer
     layer_index: str = "layer_idx"  # attribute of the modules that know which layer they are in
+    residual: Callable[[PreTrainedConfig], Residual] | None = None  # where hidden channels are; None: they all stay
+
+    @property
+    def projections(self) -> tuple[Place, ...]:
+        """The linear modules of the blocks that read and write hidden states, by their names inside a layer."""
+        reading = dict.fromkeys((self.attention.query, self.attention.key, self.attention.value, *self.ffn.inputs))
+        return (*((name, "in") for name in reading), (self.attention.out, "out"), (self.ffn.out, "out"))
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,7 @@ class Adapter:
 
     `fixed_params` is what the layers hold besides their units: norms and output biases. `removable_layers`: a layer
     that lost both blocks passes its input on, so it can be deleted; a block without units then adds no bias either.
+    `hidden` are the channels of the residual stream, None where the family's table does not say where they are.
     """
 
     family: Family
@@ -145,6 +153,7 @@ class Adapter:
     head_dim: int
     fixed_params: int
     removable_layers: bool = True
+    hidden: Hidden | None = None
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -173,7 +182,11 @@ def adapt(model: PreTrainedModel) -> Adapter:
     total = sum(parameter.numel() for path in layers for parameter in model.get_submodule(path).parameters())
     in_units = sum(block.count * block.params_per_unit for block in blocks)
     removable = family.removable(model.config)
-    return Adapter(family, layers, tuple(blocks), head_dim, total - in_units, removable)
+    hidden = None
+    if family.residual is not None:
+        table = family.residual(model.config)
+        hidden = hidden_of(model, model.config, model.base_model_prefix, layers, family.projections, table)
+    return Adapter(family, layers, tuple(blocks), head_dim, total - in_units, removable, hidden)
 
 
 def _head_dim(config: PreTrainedConfig, family: Family) -> int:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from policyprune.models.residual import KEPT
+
 MODEL_TYPES = ("llama", "mistral")
 ROPE_TYPES = ("default", "linear", "llama3")
 TOP = {"embed_tokens": "token_embd", "norm": "output_norm"}
@@ -36,7 +38,7 @@ def numbers(model: PreTrainedModel) -> Numbers:
     config = model.config
     return Numbers(
         config.max_position_embeddings,
-        config.hidden_size,
+        getattr(config, KEPT, None) or config.hidden_size,
         config.num_attention_heads,
         config.rms_norm_eps,
         float(config.rope_parameters["rope_theta"]),

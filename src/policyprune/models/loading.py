@@ -24,6 +24,7 @@ from policyprune.config.schema import Classification, Model, QuestionAnswering, 
 from policyprune.errors import UsageError
 from policyprune.models.gguf import converted
 from policyprune.models.precision import dtype_of
+from policyprune.models.residual import KEPT
 from policyprune.models.sources import locate
 
 
@@ -125,6 +126,10 @@ def structure(config: Model, said: PreTrainedConfig, head: Any) -> PreTrainedMod
 
 def _check_code(config: Model, said: PreTrainedConfig) -> None:
     """UsageError for layers of unequal width, which the stock classes cannot build, without leave to run own code."""
+    if getattr(said, KEPT, None) is not None and not config.trust_remote_code:
+        raise UsageError(
+            f"model.trust_remote_code: false, but {config.source!r} lost hidden channels, which its own code builds"
+        )
     if getattr(said, "is_heterogeneous", False) and not config.trust_remote_code:
         raise UsageError(
             f"model.trust_remote_code: false, but the layers of {config.source!r} have unequal widths, "

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter
+from policyprune.models.residual import KEPT
 
 GROUPS, QUERIES, CHANNELS, VOCABULARY, LAYERS = 4, 2, 64, 512, 4  # at most
 
@@ -14,11 +15,12 @@ GROUPS, QUERIES, CHANNELS, VOCABULARY, LAYERS = 4, 2, 64, 512, 4  # at most
 def miniature(config: PreTrainedConfig, adapter: Adapter) -> PreTrainedConfig:
     """A copy with few layers (each type that `layer_types` names is among them), heads, channels and tokens.
 
-    The head size, the positions and all other choices stay. What a pruned config says of single layers is dropped.
+    The head size, the positions and all other choices stay. What a pruned config says beyond the stock keys is dropped.
     """
     small, family = copy.deepcopy(config), adapter.family
     small.per_layer_config = None  # type: ignore[assignment]
-    vars(small).pop("auto_map", None)  # the stock class is built
+    for key in ("auto_map", KEPT):  # the stock class is built
+        vars(small).pop(key, None)
     left = [block for block in adapter.blocks if block.kind == "attention" and block.count]
     if not left:
         raise UsageError("model.source: no layer of this model has attention left, there is nothing to check")

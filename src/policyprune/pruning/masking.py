@@ -1,7 +1,7 @@
 """Masked forwards: the outputs of pruned units are multiplied by zero, nothing is sliced.
 
-A block without units adds nothing to the residual, its output bias included, except in post-norm families, where an
-empty layer cannot be deleted and the bias stays.
+Hidden channels are masked at the norms (pruning/hidden_masking.py). A block without units adds nothing to the residual,
+its output bias included, except in post-norm families, where an empty layer cannot be deleted and the bias stays.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from policyprune.models.adapter import Adapter
-from policyprune.pruning.space import Space
+from policyprune.pruning.hidden_masking import hooks
+from policyprune.pruning.space import HIDDEN, Space
 
 
 class Masking:
@@ -20,13 +21,16 @@ class Masking:
 
     def __init__(self, adapter: Adapter, space: Space) -> None:
         blocks = {(block.layer, block.kind): block for block in adapter.blocks}
-        self._blocks = [blocks[group.layer, group.kind] for group in space.groups]
+        self._blocks = [blocks[group.layer, group.kind] for group in space.groups if group.kind != HIDDEN[1]]
+        self._hidden = None if self._blocks else adapter.hidden
+        self._names = [block.out for block in self._blocks] or [HIDDEN[1]]
+        widths = [block.width for block in self._blocks] or [1]
         start, index = 0, []
-        for block in self._blocks:
-            index.append(torch.arange(start, start + block.count).repeat_interleave(block.width))
-            start += block.count
+        for group, width in zip(space.groups, widths, strict=True):
+            index.append(torch.arange(start, start + group.count).repeat_interleave(width))
+            start += group.count
         self._unit_of_feature = torch.cat(index)
-        self._sizes = [block.count * block.width for block in self._blocks]
+        self._sizes = [len(own) for own in index]
         self._silent = adapter.removable_layers  # a block without units adds nothing, not even its bias
         self._current: dict[str, Tensor] | None = None
 
@@ -38,7 +42,7 @@ class Masking:
         self._unit_of_feature = self._unit_of_feature.to(masks.device)
         expanded = masks.index_select(-1, self._unit_of_feature).unsqueeze(1)
         parts = expanded.split(self._sizes, dim=-1)
-        self._current = {block.out: part for block, part in zip(self._blocks, parts, strict=True)}
+        self._current = dict(zip(self._names, parts, strict=True))
 
     def _hook(self, name: str) -> Any:
         def multiply(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -72,6 +76,8 @@ class Masking:
         for out in (block.out for block in self._blocks if self._silent):
             if getattr(model.get_submodule(out), "bias", None) is not None:
                 handles.append(model.get_submodule(out).register_forward_hook(self._silencer(out)))
+        if self._hidden is not None:
+            handles += hooks(model, self._hidden, lambda: self._current[HIDDEN[1]] if self._current else None)
         try:
             yield self
         finally:

@@ -10,7 +10,7 @@ from policyprune.config.schema import Budget as BudgetConfig
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter, Block
 from policyprune.pruning.latency import BlockLatency
-from policyprune.pruning.space import Space
+from policyprune.pruning.space import HIDDEN, Group, Space
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ def prices(config: BudgetConfig, adapter: Adapter, space: Space, latency: BlockL
     the granularity can take whole layers and the family lets an empty one be deleted: in parameters when layers are
     units themselves, in latency always.
     """
+    if space.groups[0].kind == HIDDEN[1]:
+        return _prices_of_hidden(config, adapter, space.groups[0])
     blocks = {(block.layer, block.kind): block for block in adapter.blocks}
 
     def unit_and_opening(block: Block) -> tuple[float, float]:
@@ -106,11 +108,35 @@ def prices(config: BudgetConfig, adapter: Adapter, space: Space, latency: BlockL
     )
 
 
+def _prices_of_hidden(config: BudgetConfig, adapter: Adapter, group: Group) -> Prices:
+    """A hidden channel costs the same wherever it is: its row or column of every projection, its entry of every norm.
+
+    What is left when all are gone are the biases that stand inside the blocks, and the attention scores.
+    """
+    hidden = adapter.hidden
+    assert hidden is not None
+    assert config.name in ("params", "flops")
+    if config.name == "params":
+        price, total = hidden.params, adapter.fixed_params + sum(b.count * b.params_per_unit for b in adapter.blocks)
+    else:
+        price = config.sequence_length * hidden.macs_per_token
+        total = sum(block.count * block.macs(config.sequence_length) for block in adapter.blocks)
+    none = torch.zeros(1, dtype=torch.float64)
+    return Prices(
+        torch.full((group.count,), price, dtype=torch.float64),
+        none,
+        torch.zeros(group.count, 2, dtype=torch.long),
+        torch.tensor([-1]),
+        float(total),
+        float(total - group.count * price),
+    )
+
+
 def chunks(adapter: Adapter, space: Space, align: int | None) -> Tensor:
     """How many units of a block are kept or dropped together so that its width is a multiple of `align`: (n,) int64.
 
-    Widths are channels of an FFN and features at the attention's output projection; the attention of a model whose
-    dense width is no multiple itself is left as it is. UsageError where no FFN is as wide as `align`.
+    Widths are channels of an FFN, features at the attention's output projection, and hidden channels; the attention of
+    a model whose dense width is no multiple itself is left as it is. UsageError where nothing is as wide as `align`.
     """
     blocks = {(block.layer, block.kind): block for block in adapter.blocks}
     sizes = []
@@ -125,6 +151,10 @@ def chunks(adapter: Adapter, space: Space, align: int | None) -> Tensor:
                     f"granularity.align: {align} is more than the width {block.count * block.width} of the "
                     f"{block.kind} of layer {block.layer}"
                 )
+        if align and group.kind == HIDDEN[1]:
+            size = align
+            if size > group.count:
+                raise UsageError(f"granularity.align: {align} is more than the hidden size {group.count}")
         sizes.append(size)
     return torch.tensor(sizes)[space.group_of]
 

@@ -7,8 +7,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter
 
+HIDDEN = (-1, "hidden")  # layer and kind of the one group of hidden channels, which are the same in all layers
 GATES = {"attention_block": ("attention",), "ffn_block": ("ffn",), "layer": ("attention", "ffn")}
 
 
@@ -139,8 +141,13 @@ class Space:
 
 
 def space_of(adapter: Adapter, units: Iterable[str]) -> Space:
-    """The decisions of the kinds in `units` (granularity) in the order of the layers, the gates of a layer last."""
+    """The decisions of the kinds in `units` (granularity) in the order of the layers, the gates of a layer last.
+
+    UsageError for hidden channels where the family cannot lose them.
+    """
     kinds = set(units)
+    if HIDDEN[1] in kinds:
+        return Space((Group(*HIDDEN, _hidden_channels(adapter)),))
     below = kinds | {kind for gate in kinds & set(GATES) for kind in GATES[gate]}
     covered = tuple(Group(b.layer, b.kind, b.count) for b in adapter.blocks if b.kind in below and b.count)
     if not kinds & set(GATES):
@@ -152,3 +159,14 @@ def space_of(adapter: Adapter, units: Iterable[str]) -> Space:
         groups += [Group(layer, f"{g.kind}_block", 1) for g in own if f"{g.kind}_block" in kinds]
         groups += [Group(layer, "layer", 1)] if "layer" in kinds else []
     return Space(tuple(groups), covered)
+
+
+def _hidden_channels(adapter: Adapter) -> int:
+    if adapter.hidden is None:
+        raise UsageError(
+            "granularity: hidden needs to know where the hidden channels are, and the table of this family does not "
+            "say it (docs/add-a-model.md)"
+        )
+    if adapter.hidden.obstacle:
+        raise UsageError(f"granularity: hidden channels cannot be removed from this model: {adapter.hidden.obstacle}")
+    return adapter.hidden.count

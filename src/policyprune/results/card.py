@@ -40,7 +40,7 @@ def card(record: Record, source: str, architecture: str, remote_code: bool) -> s
     searched = f", {record.search['forwards']:,} forward passes" if record.search.get("forwards") else ""
     name = config["model"]["name"]
     trust = ", trust_remote_code=True" if remote_code else ""
-    code = "The layers differ in width, so the checkpoint brings a short modelling file.\n" if remote_code else ""
+    code = "No stock class has these widths, so the checkpoint brings a short modelling file.\n" if remote_code else ""
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---

@@ -9,24 +9,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.models.adapter import Adapter
+from policyprune.models.residual import KEPT
 from policyprune.surgery import unequal
 
 MODULE = "modeling_pruned"
 TEMPLATE = '''
 
 class {name}({base}):
-    """{base} with the widths that `per_layer_config` in config.json gives each layer."""
+    """{base} with the widths in config.json: `per_layer_config` of the layers, `kept_hidden_size` between them."""
 
     def __init__(self, config):
-        per_layer = config.to_dict()["per_layer_config"]
+        per_layer = config.to_dict().get("per_layer_config")
         config.per_layer_config = None  # the stock class is built with the dense widths first
         super().__init__(config)
-        resize(self, TABLE, per_layer)
-        config.per_layer_config = per_layer
-        config.allow_global_per_layer_attribute_access = True  # generation and other libraries read the dense counts
+        if per_layer:
+            resize(self, TABLE, per_layer)
+            config.per_layer_config = per_layer
+            config.allow_global_per_layer_attribute_access = True  # generation and others read the dense counts
+        if getattr(config, "kept_hidden_size", None):
+            narrow(self, TABLE, config.kept_hidden_size)
 '''
 
 
@@ -37,18 +41,18 @@ def save_checkpoint(
     folder: Path,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Write config, weights (sharded safetensors), tokenizer and, for unequal widths, a short modelling file.
+    """Write config, weights (sharded safetensors), tokenizer and, where it needs one, a short modelling file.
 
     Everything is written into a scratch folder beside `folder`, which it then replaces.
     """
     with write_folder(folder) as scratch:
         model.__class__ = stock_class(model)  # a model pruned before would carry its old modelling file along
-        unequal_widths = bool(getattr(model.config, "is_heterogeneous", False))
+        own_code = needs_code(model.config)
         # transformers renames no weights for a class that is not its own, so those keep the names of the modules
-        model.save_pretrained(scratch, max_shard_size=max_shard_size, save_original_format=not unequal_widths)
+        model.save_pretrained(scratch, max_shard_size=max_shard_size, save_original_format=not own_code)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
-        if unequal_widths:
+        if own_code:
             _add_modelling_file(model, adapter, scratch)
 
 
@@ -101,6 +105,11 @@ def _add_modelling_file(model: PreTrainedModel, adapter: Adapter, folder: Path) 
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def needs_code(config: PreTrainedConfig) -> bool:
+    """Whether the widths of a model are none that its stock class can be built with."""
+    return bool(getattr(config, "is_heterogeneous", False)) or getattr(config, KEPT, None) is not None
+
+
 def _table(adapter: Adapter) -> dict[str, Any]:
     """Of each kind of block in a layer: the config key of its count, its name, its linear modules."""
     family = adapter.family
@@ -126,4 +135,7 @@ def _table(adapter: Adapter) -> dict[str, Any]:
             "sizes": [list(size) for size in block.sizes],
             "adds_residual": block.adds_residual,
         }
+    if adapter.hidden is not None:
+        hidden = adapter.hidden
+        table["hidden"] = {"inside": [list(own) for own in hidden.inside], "outside": [list(o) for o in hidden.outside]}
     return table

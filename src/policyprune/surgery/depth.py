@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from policyprune.models.adapter import Adapter, Block
-from policyprune.pruning.space import Space
+from policyprune.pruning.space import HIDDEN, Space
 from policyprune.surgery.unequal import EmptyBlock
 
 
@@ -20,7 +20,7 @@ def kept_layers(adapter: Adapter, space: Space, mask: Tensor, biased: Iterable[t
     if not adapter.removable_layers:
         return list(range(len(adapter.layers)))
     kept = {(block.layer, block.kind): block.count for block in adapter.blocks}
-    kept |= {key: int(view.sum()) for key, view in space.views(mask.bool()).items()}
+    kept |= {key: int(view.sum()) for key, view in space.views(mask.bool()).items() if key != HIDDEN}
     return sorted({layer for (layer, _), count in kept.items() if count} | {layer for layer, _ in biased}) or [0]
 
 

@@ -10,10 +10,10 @@ from transformers.pytorch_utils import Conv1D
 
 from policyprune.models.adapter import Adapter, Block
 from policyprune.pruning.edits import Edits
-from policyprune.pruning.space import Space
+from policyprune.pruning.space import HIDDEN, Space
 from policyprune.surgery.depth import keep_layers, kept_layers, silence
-from policyprune.surgery.unequal import EmptyBlock, set_sizes
-from policyprune.surgery.widths import state_widths, stated_biases
+from policyprune.surgery.unequal import EmptyBlock, dimension, set_features, set_sizes
+from policyprune.surgery.widths import state_hidden, state_widths, stated_biases
 
 
 @torch.no_grad()
@@ -27,11 +27,12 @@ def shrink(
 ) -> PreTrainedModel:
     """Return a model without the units where mask (n,) is 0; it computes what the masked model computes, to rounding.
 
-    `space` is that of heads and channels (`Space.units`). A layer that loses both blocks is deleted where the family
-    allows it. What a tuning changed is worked into the output projections, in float32; a bias is made where there
-    was none, and keeps its layer.
+    `space` is that of heads and channels, or of hidden channels (`Space.units`). A layer that loses both blocks is
+    deleted where the family allows it. What a tuning changed is worked into the output projections, in float32; a bias
+    is made where there was none, and keeps its layer.
     The weights that are not sliced are shared with `model`, which stays as it was unless `in_place`. The config of the
-    result states its widths: as usual where all layers agree, in `per_layer_config` where they do not.
+    result states its widths: as usual where all layers agree, in `per_layer_config` where they do not; the hidden size
+    under a key of its own where the stock class would take it for another model's.
     """
     smaller = model if in_place else twin(model)
     biased = stated_biases(model.config)
@@ -39,6 +40,8 @@ def shrink(
     biased |= set(cut(smaller, adapter, space, mask, edits))
     keep_layers(smaller, adapter, layers)
     state_widths(smaller, adapter, space, mask, layers, biased)
+    if HIDDEN in space.views(mask):
+        state_hidden(smaller, adapter, int(mask.sum()))
     return smaller
 
 
@@ -63,12 +66,23 @@ def cut(
     scales = space.views(edits.scales) if edits.scales is not None else {}
     for key, view in space.views(mask.bool().cpu()).items():
         kept = view.nonzero().flatten()
+        if key == HIDDEN:
+            _narrow(model, adapter, kept)
+            continue
         cut_block(model, blocks[key], kept, silent=adapter.removable_layers and key not in edits.biases)
         if key in scales and len(kept):
             _fold(model.get_submodule(blocks[key].out), scales[key][kept], blocks[key].width)
         if key in edits.weights:
             _replace(model.get_submodule(blocks[key].out), edits.weights[key])
     return biased
+
+
+def _narrow(model: nn.Module, adapter: Adapter, kept: Tensor) -> None:
+    """Keep the hidden channels `kept` of a model in place."""
+    assert adapter.hidden is not None
+    shared: dict[int, nn.Parameter] = {}
+    for name, axis in adapter.hidden.parts:
+        _take(model.get_submodule(name), axis, kept, shared)
 
 
 @torch.no_grad()
@@ -130,16 +144,19 @@ def _add_bias(linear: nn.Module, bias: Tensor) -> bool:
     return old is None
 
 
-def _take(linear: nn.Module, axis: str, index: Tensor) -> None:
-    """Keep the features `index` of a linear module along an axis, in place."""
-    weight, bias = linear.weight, linear.bias
-    assert isinstance(weight, nn.Parameter)
-    index = index.to(weight.device)
-    dimension = 0 if (axis == "out") != isinstance(linear, Conv1D) else 1
-    linear.weight = nn.Parameter(weight.index_select(dimension, index), requires_grad=weight.requires_grad)
-    if axis == "out" and isinstance(bias, nn.Parameter):
-        linear.bias = nn.Parameter(bias.index_select(0, index), requires_grad=bias.requires_grad)
-    if isinstance(linear, Conv1D):
-        linear.nx, linear.nf = linear.weight.shape
-    else:
-        linear.out_features, linear.in_features = linear.weight.shape  # type: ignore[assignment]
+def _take(module: nn.Module, axis: str, index: Tensor, shared: dict[int, nn.Parameter] | None = None) -> None:
+    """Keep the features `index` of a linear module, an embedding ("in") or a norm ("out") along an axis, in place.
+
+    `shared` holds what has become of weights, so that those of two modules in one stay so.
+    """
+    for name in ("weight", "bias") if axis == "out" else ("weight",):
+        old = getattr(module, name, None)
+        if isinstance(old, nn.Parameter):
+            new = None if shared is None else shared.get(id(old))
+            if new is None:
+                along = dimension(module, axis) if name == "weight" else 0
+                new = nn.Parameter(old.index_select(along, index.to(old.device)), requires_grad=old.requires_grad)
+            if shared is not None:
+                shared[id(old)] = new
+            setattr(module, name, new)
+    set_features(module, axis, len(index))

@@ -102,6 +102,46 @@ def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[st
                     set_sizes(layer.get_submodule(block["block"]), block["sizes"], count)
 
 
+def set_features(module: nn.Module, axis: str, count: int) -> None:
+    """Let the attributes of a module that count its features on one side ("in" or "out") say `count`."""
+    if isinstance(module, Conv1D):
+        setattr(module, "nf" if axis == "out" else "nx", count)
+    elif isinstance(module, nn.Linear):
+        setattr(module, f"{axis}_features", count)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = count
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = (count,)
+
+
+def dimension(module: nn.Module, axis: str) -> int:
+    """The dimension of a weight that holds the features on one side; Conv1D holds its weight the other way round."""
+    return 0 if (axis == "out") != isinstance(module, Conv1D) else 1
+
+
+def narrow(model: Any, table: dict[str, Any], count: int) -> None:
+    """Give a freshly built model `count` hidden channels, before weights are loaded.
+
+    `table` names the modules with a feature per channel, with the side, `inside` a layer and `outside` the layers.
+    """
+    layers = list(model.get_submodule(table["layers"]).children())
+    found = [(own, "out") for layer in layers for own in layer.modules() if isinstance(own, EmptyBlock)]
+    for owner, places in (
+        (model, table["hidden"]["outside"]),
+        *((layer, table["hidden"]["inside"]) for layer in layers),
+    ):
+        there = dict(owner.named_modules())
+        found += [(there[name], axis) for name, axis in places if name in there]
+    for module, axis in found:
+        for name in ("weight", "bias") if axis == "out" else ("weight",):
+            dense = getattr(module, name, None)
+            if dense is not None:
+                along = dimension(module, axis) if name == "weight" else 0
+                setattr(module, name, nn.Parameter(dense.detach().narrow(along, 0, count).clone()))
+        set_features(module, axis, count)
+    model.tie_weights()
+
+
 def _resized(linear: Any, axis: str, features: int) -> nn.Module:
     weight = linear.weight
     transposed = isinstance(linear, Conv1D)

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from policyprune.models.adapter import Adapter
-from policyprune.pruning.space import Space
+from policyprune.models.residual import KEPT
+from policyprune.pruning.space import HIDDEN, Space
 from policyprune.surgery.depth import state_depth
 
 
@@ -29,7 +30,7 @@ def state_widths(
     names = {"attention": family.group_count, "ffn": family.channel_count}
     counts: dict[int | str, dict[str, Any]] = {}
     kept = {(block.layer, block.kind): block.count for block in adapter.blocks}
-    kept |= {key: int(view.sum()) for key, view in space.views(mask.bool()).items()}
+    kept |= {key: int(view.sum()) for key, view in space.views(mask.bool()).items() if key != HIDDEN}
     heads = {(block.layer, block.kind): block.heads for block in adapter.blocks}
     for (layer, kind), count in kept.items():
         if layer in layers:
@@ -54,6 +55,25 @@ def state_widths(
         model.config.allow_global_per_layer_attribute_access = True  # GPT-NeoX's own validation reads the head count
 
 
+def state_hidden(model: PreTrainedModel, adapter: Adapter, count: int) -> None:
+    """Write the number of kept hidden channels into the model's config.
+
+    The stock class is built with `hidden_size` alone, so that is the smaller one where the size of a head is stated and
+    nothing but shapes follows from it. Elsewhere `hidden_size` stays the dense one, by which a modelling file builds
+    the model before it takes the channels away, and `KEPT` says how many are left.
+    """
+    config, family = model.config, adapter.family
+    assert adapter.hidden is not None
+    dense = getattr(config, KEPT, None) is not None or getattr(config, "is_heterogeneous", False)
+    if family.head_dim and not adapter.hidden.scaled and not dense:
+        stock = _restated(config, {"hidden_size": count, family.head_dim: adapter.head_dim})
+        if stock is not None:
+            model.config = stock
+            return
+    model.config = copy.deepcopy(config)
+    setattr(model.config, KEPT, count)
+
+
 def stated_biases(config: PreTrainedConfig) -> set[tuple[int, str]]:
     """The blocks, by (layer, kind), whose output projection has a bias that the stock class has not."""
     before = config.to_dict().get("per_layer_config") or {}
@@ -73,6 +93,10 @@ def _stock(config: PreTrainedConfig, adapter: Adapter, counts: dict[str, int]) -
             changes[family.head_dim] = adapter.head_dim
         elif changes[family.head_count] != getattr(config, family.head_count):
             return None  # the stock class takes the head size from the hidden size
+    return _restated(config, changes)
+
+
+def _restated(config: PreTrainedConfig, changes: dict[str, int]) -> PreTrainedConfig | None:
     stated = {key: value for key, value in config.to_dict().items() if key not in ("per_layer_config", "auto_map")}
     try:
         return type(config)(**{**stated, **changes})

@@ -1,6 +1,7 @@
 """BLOOM: its ALiBi slopes are made for the number of heads, and its config states no number of channels."""
 
 from policyprune.models.adapter import Attention, Family, FeedForward
+from policyprune.models.residual import Residual
 
 BLOOM = Family(
     model_types=("bloom",),
@@ -19,4 +20,9 @@ BLOOM = Family(
     group_count="n_head",
     head_count="n_head",
     head_dim=None,
+    residual=lambda config: Residual(
+        layer_norms=("input_layernorm", "post_attention_layernorm"),
+        embeddings=("word_embeddings",),
+        norms=("word_embeddings_layernorm", "ln_f"),
+    ),
 )

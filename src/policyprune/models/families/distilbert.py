@@ -1,6 +1,7 @@
 """DistilBERT, with names of its own in the layers and in the config."""
 
 from policyprune.models.adapter import Attention, Family, FeedForward, post_norm
+from policyprune.models.residual import Residual
 
 DISTILBERT = Family(
     model_types=("distilbert",),
@@ -19,4 +20,10 @@ DISTILBERT = Family(
     head_dim=None,
     head="SequenceClassification",
     removable=post_norm,
+    residual=lambda config: Residual(
+        layer_norms=("sa_layer_norm", "output_layer_norm"),
+        embeddings=("embeddings.word_embeddings", "embeddings.position_embeddings"),
+        norms=("embeddings.LayerNorm",),
+        heads=("pre_classifier", "qa_outputs"),
+    ),
 )

@@ -3,6 +3,7 @@
 from transformers import PreTrainedConfig
 
 from policyprune.models.adapter import Attention, Family, FeedForward
+from policyprune.models.residual import Residual
 
 
 def _together(config: PreTrainedConfig) -> str:
@@ -26,4 +27,9 @@ FALCON = Family(
     group_count="num_kv_heads",
     channel_count="ffn_hidden_size",
     head_dim=None,
+    residual=lambda config: Residual(
+        layer_norms=("input_layernorm", "post_attention_layernorm", "ln_attn", "ln_mlp"),
+        embeddings=("word_embeddings",),
+        norms=("ln_f",),
+    ),
 )

@@ -1,6 +1,7 @@
 """GPT-2: q, k, v in one projection."""
 
 from policyprune.models.adapter import Attention, Family, FeedForward
+from policyprune.models.residual import Residual
 
 GPT2 = Family(
     model_types=("gpt2",),
@@ -19,4 +20,5 @@ GPT2 = Family(
     channel_count="n_inner",
     removable=lambda config: not config.scale_attn_by_inverse_layer_idx,
     head_dim=None,
+    residual=lambda config: Residual(layer_norms=("ln_1", "ln_2"), embeddings=("wte", "wpe"), norms=("ln_f",)),
 )

@@ -1,6 +1,24 @@
 """LLaMA (Vicuna, SmolLM, ...), and the families whose layers have the same names."""
 
+from transformers import PreTrainedConfig
+
 from policyprune.models.adapter import Attention, Family, FeedForward
+from policyprune.models.residual import Residual
+
+
+def _residual(config: PreTrainedConfig) -> Residual:
+    return Residual(
+        layer_norms=(
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+        ),
+        embeddings=("embed_tokens",),
+        norms=("norm",),
+        scaled=config.model_type.startswith("gemma"),  # it multiplies the embeddings by the root of the hidden size
+    )
+
 
 LLAMA = Family(
     model_types=(
@@ -23,4 +41,5 @@ LLAMA = Family(
         out="self_attn.o_proj",
     ),
     ffn=FeedForward(block="mlp", inputs=("mlp.gate_proj", "mlp.up_proj"), out="mlp.down_proj"),
+    residual=_residual,
 )

@@ -10,4 +10,5 @@ OLMO2 = Family(
     layers=LLAMA.layers,
     attention=replace(LLAMA.attention, together=lambda config: "queries and keys are normalised over all heads"),
     ffn=LLAMA.ffn,
+    residual=LLAMA.residual,
 )
