@@ -118,6 +118,11 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 def main() -> None:
     """Entry point: the first word may name a verb, the default verb is `run`."""
     arguments = sys.argv[1:]
+    if "-sc" in arguments or "--shell-completion" in arguments:
+        from policyprune.config.completion import complete
+
+        if complete(arguments, list(VERBS)):
+            sys.exit(0)
     verb: Callable[[list[str]], int] = run
     if arguments and arguments[0] in VERBS:
         verb = VERBS[arguments.pop(0)]
