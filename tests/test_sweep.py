@@ -135,7 +135,11 @@ def test_an_error_before_a_run_has_its_record_is_recorded(sweep: Sweep, tiny_che
 
 
 def test_a_signal_ends_the_sweep_and_it_still_tells(
-    sweep: Sweep, tiny_checkpoint: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    sweep: Sweep,
+    tiny_checkpoint: Path,
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     from policyprune import pipeline
 

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from policyprune.config.launcher import check_launcher, launch
 from policyprune.config.options import sweeps
 from policyprune.config.schema import Config
-from policyprune.config.sweep import Job, Sweep, jobs, opened
+from policyprune.config.sweep import Job, Sweep, jobs, opened, points
 from policyprune.results.record import read_record
 from policyprune.results.standing import Standing, note_failure, standing
 
@@ -26,7 +26,7 @@ def run(name: str, overrides: list[str], dry_run: bool = False) -> int:
     """Run the sweep, or list its jobs; 1 when a run did not finish. UsageError before anything is written."""
     check_launcher(overrides)
     with opened(name, overrides) as sweep:
-        wanted = jobs(sweep)
+        wanted = jobs(sweep, points(sweep))
         before = _look(wanted)
         if dry_run:
             print(_table(wanted, before))
@@ -69,9 +69,7 @@ def _look(wanted: list[Job]) -> list[Standing]:
 
 
 def _told(wanted: list[Job], due: list[Job]) -> str:
-    states = [
-        Standing("skipped") if job not in due else own for job, own in zip(wanted, _look(wanted), strict=True)
-    ]
+    states = [Standing("skipped") if job not in due else own for job, own in zip(wanted, _look(wanted), strict=True)]
     lines = [_table(wanted, states), "", f"{len(wanted)} jobs: {_counted(own.state for own in states)}"]
     for job, own in zip(wanted, states, strict=True):
         if own.state not in ("finished", "skipped"):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra._internal.callbacks import Callbacks
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 

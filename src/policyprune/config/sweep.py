@@ -38,9 +38,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A composed sweep: `master` is the config that Hydra's launchers start from, with Hydra's own node."""
+    """A composed sweep: `master` is the config that Hydra's launchers start from, with Hydra's own node.
+
+    `given` are the overrides of the command line that go to the jobs.
+    """
 
     name: str
+    given: list[str]
     master: DictConfig
     loader: ConfigLoader
 
@@ -58,7 +62,8 @@ def opened(name: str, overrides: list[str]) -> Iterator[Sweep]:
     if any(own.partition("=")[0].lstrip("+") in ("hydra.sweep.subdir", "hydra.mode") for own in overrides):
         raise UsageError("hydra.sweep.subdir, hydra.mode: a sweep sets them itself, hydra.sweep.dir is its folder")
     register()
-    own = [
+    hydras = [own for own in overrides if own.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    settings = [
         f"hydra.searchpath=[{quoted(conf_dir().as_uri())}]",
         "hydra.mode=MULTIRUN",
         f"hydra.sweep.dir=outputs/sweeps/{name}",
@@ -66,17 +71,36 @@ def opened(name: str, overrides: list[str]) -> Iterator[Sweep]:
     with hydra.initialize_config_dir(str(sweeps_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         with _one_line():
-            master = loader.load_configuration(name, [*own, *overrides], RunMode.MULTIRUN)
+            master = loader.load_configuration(name, [*settings, *hydras], RunMode.MULTIRUN)
         with open_dict(master):
             master.hydra.job.name = "policyprune"
-        yield Sweep(name, master, loader)
+        yield Sweep(name, [own for own in overrides if own not in hydras], master, loader)
 
 
-def jobs(sweep: Sweep) -> list[Job]:
-    """All jobs of a sweep. UsageError for the first one that is wrong, and for two that have the same folder."""
+def points(sweep: Sweep) -> list[list[str]]:
+    """The product of the axes in the file and on the command line, which replaces an axis of the file.
+
+    Each point is a list of overrides. UsageError for an axis that still needs its values.
+    """
+    filed = sweep.master.hydra.sweeper.get("params") or OmegaConf.create({})
+    parser = OverridesParser.create(config_loader=sweep.loader)
+    with _one_line():
+        given = parser.parse_overrides(sweep.given)
+        named = {override.get_key_element() for override in given}
+        axes = [str(key) for key in filed if key not in named]
+        for key in axes:
+            if OmegaConf.is_missing(filed, key):
+                raise UsageError(f"{key}: no value given, set it on the command line ({key}=...)")
+        fixed = parser.parse_overrides([f"{key}={filed[key]}" for key in axes])
+        (found,) = BasicSweeper.split_arguments([*fixed, *given], None)
+    return found
+
+
+def jobs(sweep: Sweep, at: list[list[str]]) -> list[Job]:
+    """The jobs at some points. UsageError for the first one that is wrong, and for two that have the same folder."""
     made: dict[Path, Job] = {}
     compose = _Composer(sweep)
-    for point in _points(sweep):
+    for point in at:
         words = " ".join(point)
         try:
             with _one_line():
@@ -100,21 +124,6 @@ def join_group(config: Config, name: str) -> None:
     """The runs of a sweep stand together in Weights & Biases, unless the config groups them itself."""
     if isinstance(config.tracker, Wandb) and config.tracker.group is None:
         config.tracker.group = name
-
-
-def _points(sweep: Sweep) -> list[list[str]]:
-    """The product of the axes in the file and on the command line, which replaces an axis of the file."""
-    axes: DictConfig = sweep.master.hydra.sweeper.get("params") or OmegaConf.create({})
-    parser = OverridesParser.create(config_loader=sweep.loader)
-    with _one_line():
-        given = parser.parse_overrides(list(sweep.master.hydra.overrides.task))
-        named = {override.get_key_element() for override in given}
-        for key in axes:
-            if OmegaConf.is_missing(axes, key) and key not in named:
-                raise UsageError(f"{key}: no value given, set it on the command line ({key}=...)")
-        filed = [f"{key}={axes[key]}" for key in axes if key not in named]
-        (points,) = BasicSweeper.split_arguments([*parser.parse_overrides(filed), *given], None)
-    return points
 
 
 class _Composer:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Standing:
-    """`state`: new (no record), running (also when it was killed), interrupted, failed or finished; and why it ended."""
+    """`state`: new (no record), running (also when killed), interrupted, failed or finished; and why it ended."""
 
     state: str
     reason: str = ""
@@ -30,7 +30,8 @@ def standing(config: Config, folder: Path) -> Standing:
         return Standing("new")
     if record.config_hash != fingerprint(config):
         raise UsageError(
-            f"hydra.sweep.dir: {str(folder)!r} holds a run of another config ({record.config_hash}), name another folder"
+            f"hydra.sweep.dir: {str(folder)!r} holds a run of another config ({record.config_hash}), "
+            "name another folder"
         )
     return Standing(record.status, record.error or "")
 
