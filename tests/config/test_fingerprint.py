@@ -43,9 +43,10 @@ def test_run_label_says_the_axes_and_tells_apart_what_it_does_not_say() -> None:
 
 
 def test_run_label_names_the_method() -> None:
-    label = run_label(composed("method=flap", "budget.keep=0.75"))
-    assert label.startswith("smollm2_135m-wikipedia-head_channel-rate0.75-flap-s0-")
-    assert "-K_2-" in run_label(composed("method=flap", "+method='K = 2'"))
+    config = composed("method=flap", "budget.keep=0.75")
+    assert run_label(config).startswith("smollm2_135m-wikipedia-head_channel-rate0.75-flap-s0-")
+    config.method = "K = 2"
+    assert "-K_2-s0-" in run_label(config)
 
 
 def test_run_label_is_one_folder_name() -> None:
