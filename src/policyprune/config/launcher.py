@@ -53,7 +53,8 @@ def launch(sweep: Sweep, jobs: list[Job], action: Action) -> None:
 def _perform(name: str, action: Action, composed: DictConfig) -> None:
     """One job, in whatever process the launcher chose."""
     hydra_config = HydraConfig.get()
-    sys.argv[1:] = ["sweep", name, *hydra_config.overrides.task]  # the record tells this very job
+    # the record tells this very job, whatever program the launcher started
+    sys.argv[:] = ["policyprune", "sweep", name, *hydra_config.overrides.task]
     config = settle(composed)
     join_group(config, name)
     action(config, Path(hydra_config.runtime.output_dir))
