@@ -106,6 +106,7 @@ def test_a_run_by_hand_is_the_run_of_the_sweep() -> None:
         "tuning.sequences=64",
     ]
     measured = ["evaluation.one_shot=[]", "evaluation.fresh_process=false", "evaluation.latency.repeats=2"]
+    measured += ["evaluation=zero_shot", "evaluation.zero_shot.tasks=[arc_easy,piqa]", "evaluation.zero_shot.limit=10"]
     config = settle(compose_run(*by_hand, *sizes, *measured, "evaluation.max_tokens=2048"))
     assert fingerprint(config) == fingerprint(job.config)
     assert "method" in UNFINGERPRINTED
