@@ -1,8 +1,9 @@
 """Tiny random models and a tiny tokenizer, made here from configs alone: no test needs a download."""
 
+import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ MakeLlama = Callable[..., Any]
 def _seeded() -> None:
     """The same random numbers in every test, whatever ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Hydra sets up the root logger; put it back as it was."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 def make_tokenizer() -> Any:

@@ -13,6 +13,7 @@ from policyprune.config.options import groups, options
 
 HEAVY = ("torch", "transformers", "datasets", "wandb", "lm_eval")
 LIGHT_CALLS = [["--help"], ["-h"], ["run", "--help"], ["doctor", "--help"], ["--cfg", "job"]]
+SWEEP_CALLS = [["sweep"], ["sweep", "smoke", "method=flap", "--dry-run"]]
 
 
 def seconds(arguments: list[str], folder: Path) -> float:
@@ -27,7 +28,7 @@ def test_light_calls_take_less_than_a_second(arguments: list[str], tmp_path: Pat
     assert min(seconds(arguments, tmp_path) for _ in range(3)) < 1.0
 
 
-@pytest.mark.parametrize("arguments", [*LIGHT_CALLS, ["budget.kep=1"]])
+@pytest.mark.parametrize("arguments", [*LIGHT_CALLS, *SWEEP_CALLS, ["budget.kep=1"]])
 def test_light_calls_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     script = (
         "import json, sys\n"

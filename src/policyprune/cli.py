@@ -36,6 +36,20 @@ def finetune(arguments: list[str]) -> int:
     return application.launch(arguments, "finetune", finetuning, ("finetune",))
 
 
+def sweep(arguments: list[str]) -> int:
+    """Run the jobs of a sweep that are not finished, and make its table."""
+    from policyprune import sweeping
+
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    if set(flags) - {"--dry-run"}:
+        raise UsageError(f"sweep: {flags[0]} is no flag of it, it has --dry-run")
+    words = [argument for argument in arguments if argument not in flags]
+    if not words:
+        print(sweeping.listing())
+        return 0
+    return sweeping.run(words[0], words[1:], bool(flags))
+
+
 def doctor(arguments: list[str]) -> int:
     """Show what was found in a model and check its pruning on random weights, or check every family."""
     flags = [argument for argument in arguments if argument.startswith("-")]
@@ -104,6 +118,7 @@ def report(arguments: list[str]) -> int:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
+    "sweep": sweep,
     "finetune": finetune,
     "evaluate": evaluate,
     "export": export,
@@ -116,6 +131,11 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 def main() -> None:
     """Entry point: the first word may name a verb, the default verb is `run`."""
     arguments = sys.argv[1:]
+    if "-sc" in arguments or "--shell-completion" in arguments:
+        from policyprune.config.completion import complete
+
+        if complete(arguments, list(VERBS)):
+            sys.exit(0)
     verb: Callable[[list[str]], int] = run
     if arguments and arguments[0] in VERBS:
         verb = VERBS[arguments.pop(0)]

@@ -1,8 +1,7 @@
 """Calling the command line in this process."""
 
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,8 @@ Refusal = Callable[..., str]
 
 
 @pytest.fixture
-def _own_logging() -> Iterator[None]:
-    """Hydra sets up the root logger; put it back as it was."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
-@pytest.fixture
 def call_main(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str], _own_logging: None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str], own_logging: None
 ) -> Callable[..., tuple[int, str]]:
     """`call_main(*arguments)` runs the command in an empty folder and returns its exit code and stderr."""
     folder = tmp_path / "empty"

@@ -42,5 +42,12 @@ def test_run_label_says_the_axes_and_tells_apart_what_it_does_not_say() -> None:
     assert label != run_label(composed("budget.keep=0.75", "seed=4", "optimizer.steps=81"))
 
 
+def test_run_label_names_the_method() -> None:
+    config = composed("method=flap", "budget.keep=0.75")
+    assert run_label(config).startswith("smollm2_135m-wikipedia-head_channel-rate0.75-flap-s0-")
+    config.method = "K = 2"
+    assert "-K_2-s0-" in run_label(config)
+
+
 def test_run_label_is_one_folder_name() -> None:
     assert "/" not in run_label(composed("model.name=owner/model"))

@@ -20,13 +20,15 @@ EVERY_OPTION = [(group, option) for group in groups() for option in options(grou
 def test_every_option_settles(group: str, option: str) -> None:
     config = settled(f"{group}={option}", *NEEDED.get((group, option), []))
     assert isinstance(config, Config)
-    if group != "experiment":
+    if group == "method":
+        assert config.method == option
+    elif group != "experiment":
         assert option.startswith(getattr(config, group).name)
 
 
 def test_every_folder_of_conf_is_a_group_but_the_shared_defaults() -> None:
     folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
-    assert set(groups()) == folders - {"base"}
+    assert set(groups()) == folders - {"base", "hydra"}
     assert {"model", "task", "granularity", "budget", "optimizer"} <= set(groups())
 
 

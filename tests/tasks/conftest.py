@@ -20,6 +20,8 @@ def make_task(count: int = 8, length: int = 16, seed: int = 0, **changes: Any) -
         "data_files": {},
         "calibration_split": "train",
         "test_split": "test",
+        "test_source": None,
+        "test_subset": None,
         "files": None,
         "test_files": None,
         "test_fraction": 0.25,

@@ -228,3 +228,18 @@ def test_wrong_split_of_a_data_set_is_a_usage_error(hub_like: Callable[..., Lang
 def test_data_set_that_is_not_there_is_a_usage_error(text_task: MakeTask) -> None:
     with pytest.raises(UsageError, match=r"task\.source: 'nobody/nothing'"):
         split(text_task(source="nobody/nothing"))
+
+
+def test_the_test_split_may_be_another_data_sets(tmp_path: Path, text_task: MakeTask) -> None:
+    """Calibration on C4 and perplexity on WikiText-2: two sources, each with its own splits."""
+    for place, names in {"first": ("train", "test"), "second": ("test",)}.items():
+        (tmp_path / place).mkdir()
+        for seed, name in enumerate(names):
+            write_corpus(tmp_path / place / f"{name}.jsonl", [f"{place} {name} {t}" for t in paragraphs(5, seed)])
+    task = text_task(source=str(tmp_path / "first"), test_source=str(tmp_path / "second"))
+    calibration, test = split(task)
+    assert len(calibration) == len(test) == 5
+    assert all(text.startswith("first train") for text in calibration)
+    assert all(text.startswith("second test") for text in test)
+    with pytest.raises(UsageError, match=r"task\.test_source: .*cannot be loaded"):
+        corpora.test_documents(text_task(source=str(tmp_path / "first"), test_source=str(tmp_path / "none")))

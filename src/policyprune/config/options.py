@@ -2,21 +2,43 @@
 
 from pathlib import Path
 
-PACKAGED = Path(__file__).resolve().parents[1] / "conf"
-CHECKOUT = Path(__file__).resolve().parents[3] / "conf"
+PACKAGED = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def conf_dir() -> Path:
     """The option files: inside an installed wheel, or beside src/ in a checkout. Never the current directory."""
-    return PACKAGED if PACKAGED.is_dir() else CHECKOUT
+    return _found("conf")
+
+
+def sweeps_dir() -> Path:
+    """The sweeps, found likewise."""
+    return _found("sweeps")
 
 
 def groups() -> list[str]:
-    """The config groups, without the shared defaults that options build on."""
-    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "base")
+    """The config groups, without the shared defaults that options build on and without Hydra's own."""
+    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in ("base", "hydra"))
 
 
 def options(group: str) -> list[str]:
     """The names that may stand behind `group=`."""
     folder = conf_dir() / group
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def sweeps() -> dict[str, str]:
+    """The names that may stand behind `policyprune sweep`, each with the first line of comment in its file."""
+    root = sweeps_dir()
+    files = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    return {name: _first_comment(path) for name, path in files.items() if not name.startswith("base/")}
+
+
+def _found(folder: str) -> Path:
+    return PACKAGED / folder if (PACKAGED / folder).is_dir() else CHECKOUT / folder
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
+    return comments[0] if comments else ""

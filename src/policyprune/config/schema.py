@@ -192,6 +192,7 @@ class Config:
     export: Export = MISSING
     tracker: Tracker = MISSING
     safety: Safety = field(default_factory=Safety)
+    method: str | None = MISSING  # names the row of a table; set by the options of the group `method`
     seed: int = number(at_least=0)
     force: bool = MISSING  # run again although a finished record of the same config is there
 

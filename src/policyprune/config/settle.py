@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any
 
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
@@ -12,7 +13,7 @@ from policyprune.config.fields import check
 from policyprune.config.schema import Applying, Config, Evaluating, Exporting, Finetuning
 from policyprune.errors import UsageError
 
-UNFINGERPRINTED = ("force", "tracker", "safety", "hydra")
+UNFINGERPRINTED = ("force", "tracker", "safety", "hydra", "method")
 
 
 def settle(composed: DictConfig) -> Any:
@@ -67,6 +68,8 @@ def run_label(composed: DictConfig) -> str:
     }
     groups: list[str] = [group for group in ("model", "task", "granularity", "budget", "optimizer") if group in content]
     names: dict[str, str] = {group: str(content[group]["name"]).replace("/", "-") for group in groups}
+    if composed.get("method"):
+        names["optimizer"] = re.sub(r"[^\w.]+", "_", composed.method)
     if "budget" in names:
         names["budget"] += f"{content['budget']['keep']:g}"
     else:

