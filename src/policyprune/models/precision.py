@@ -1,6 +1,7 @@
 """Which dtype the weights are held in, and which one the forward passes of a search are computed in."""
 
 import copy
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -47,5 +48,5 @@ def _named(name: str) -> torch.dtype:
 
 
 def _multiplies_bfloat16() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in NATIVE)
