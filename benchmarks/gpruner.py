@@ -2,7 +2,7 @@
 
     python benchmarks/gpruner.py FOLDER keep=0.6,0.4,0.3 seeds=0,1,2 [key=value ...]
 
-Every other key goes to the runs (model.source=..., task=..., ...). Finished runs are not repeated, so the command
+Every other key goes to the runs (model.source=..., task=..., ...), those of optimizer.* to PPOM's alone. Finished runs are not repeated, so the command
 goes on where it was stopped, and a second call only prints the table.
 """
 
@@ -78,7 +78,7 @@ def main() -> None:
                         f"budget.keep={keep}",
                         f"seed={seed}",
                         "evaluation.one_shot=[]",
-                        *common,
+                        *(word for word in common if method == "ppo" or not word.startswith("optimizer.")),
                     ],
                 )
                 for seed in axes.get("seeds", "0").split(",")

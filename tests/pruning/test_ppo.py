@@ -27,6 +27,7 @@ from policyprune.pruning.optimizers.warm_starts import in_stages, warm_starts
 from policyprune.pruning.selection import select
 from policyprune.pruning.space import Group, Space, space_of
 from policyprune.search import search
+from policyprune.tasks.observed import Observed
 
 CONFIG = PPO(
     name="ppo",
@@ -479,7 +480,8 @@ def test_masks_are_evaluated_alike_on_smaller_models(
     monkeypatch.setitem(OPTIMIZERS, "ppo", evaluating)
     ones, task = torch.ones(space.n), Examples()
     before = task.loss(model, batches[0])
-    search(config, model, adapter, task, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent())  # type: ignore[arg-type]
+    given = Observed(task)  # type: ignore[arg-type]
+    search(config, model, adapter, given, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent())  # type: ignore[arg-type]
     assert torch.equal(task.loss(model, batches[0]), before)
     expected = []
     with Masking(adapter, space).on(model) as masking:
