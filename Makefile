@@ -16,8 +16,9 @@ $(INSTALLED): pyproject.toml constraints.txt requirements/embedded.txt
 demo: setup
 	$(BIN)/policyprune experiment=demo
 
+# a process per core, of one thread each: most tests are too small for more
 test: setup
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 # the checks that take the real model and minutes
 test-slow: setup

@@ -2,8 +2,8 @@
 
     python benchmarks/gpruner.py FOLDER keep=0.6,0.4,0.3 seeds=0,1,2 [key=value ...]
 
-Every other key goes to the runs (model.source=..., task=..., ...), those of optimizer.* to PPOM's alone. Finished runs are not repeated, so the command
-goes on where it was stopped, and a second call only prints the table.
+Every other key goes to the runs (model.source=..., task=..., ...), those of optimizer.* to PPOM's alone. Finished runs
+are not repeated, so the command goes on where it was stopped, and a second call only prints the table.
 """
 
 import statistics

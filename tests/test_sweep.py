@@ -145,8 +145,12 @@ def test_a_signal_ends_the_sweep_and_it_still_tells(
 
     monkeypatch.setattr(pipeline, "check_budget", lambda config: os.kill(os.getpid(), signal.SIGINT))
     given = axes(tiny_checkpoint, corpus, "optimizer.baseline=none,residual")
-    with pytest.raises(KeyboardInterrupt):
-        sweep(SWEEP, *given)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs that ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sweep(SWEEP, *given)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "2 jobs: 2 new" in capfd.readouterr().out
 
 
