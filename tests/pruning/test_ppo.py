@@ -15,6 +15,8 @@ from torch import Tensor
 from encoders import make_encoder
 from harness import settled
 from policyprune.config.schema import PPO
+from policyprune.errors import UsageError
+from policyprune.models import precision
 from policyprune.models.adapter import adapt
 from policyprune.pruning.budget import Budget, make_budget
 from policyprune.pruning.masking import Masking
@@ -474,6 +476,10 @@ def test_masks_are_evaluated_alike_on_smaller_models(
     found: list[Tensor] = []
 
     def evaluating(problem: Problem, config: Any, report: Any, state: Any) -> Found:
+        with torch.enable_grad():  # as a warm start does, before any mask is sliced by
+            every = torch.ones(3, space.n, requires_grad=True)
+            (gradient,) = torch.autograd.grad(problem.evaluate(every, batches[0]).sum(), every)
+        assert bool((gradient != 0).any(0).all())
         found.extend(problem.evaluate(mask.float()[None], rows) for mask in masks for rows in batches)
         return Found(masks[0], masks[0].float(), 0)
 
@@ -490,6 +496,29 @@ def test_masks_are_evaluated_alike_on_smaller_models(
             expected += [task.loss(model, rows) for rows in batches]
     torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found[0], before, rtol=1e-2)
+
+
+def test_a_search_does_not_go_on_in_another_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_encoder(num_labels=3)
+    adapter = adapt(model)
+    space = space_of(adapter, ["attention", "ffn"])
+    config = settled("task=glue/sst2", "budget=flops", "budget.keep=0.5", "optimizer=kwon", "model.search_dtype=auto")
+    budget = make_budget(config.budget, adapter, space)
+    ones = torch.ones(space.n)
+
+    def go(native: bool) -> Tensor:
+        monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: native)
+        task = Observed(Examples())  # type: ignore[arg-type]
+        found, told = search(
+            config, model, adapter, task, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent()
+        )  # type: ignore[arg-type]
+        assert told["dtype"] == ("bfloat16" if native else "float32")
+        return found.mask
+
+    first = go(native=False)
+    with pytest.raises(UsageError, match=r"model\.search_dtype: bfloat16 cannot go on .* began in float32"):
+        go(native=True)
+    assert torch.equal(go(native=False), first)
 
 
 class Silent:
