@@ -11,6 +11,7 @@ NEEDED = {
     ("task", "text"): ["task.files=[some.txt]"],
     **{("export", name): ["evaluation.fresh_process=false"] for name in ("none", "onnx", "gguf")},
     ("optimizer", "greedy"): ["granularity=head"],
+    ("optimizer", "given"): ["optimizer.folder=outputs/some"],
     ("importance", "block_influence"): ["granularity=layer"],
 }
 EVERY_OPTION = [(group, option) for group in groups() for option in options(group)]

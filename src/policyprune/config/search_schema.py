@@ -105,6 +105,13 @@ class Greedy(Optimizer):
 
 
 @dataclass
+class Given(Optimizer):
+    """No search: the mask of another run."""
+
+    folder: str = MISSING  # of that run
+
+
+@dataclass
 class Tuning:
     """What is done to the output projections of the kept units."""
 

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from policyprune.config.schema import Config, Evaluating, Finetuning, Labelled, LanguageModeling
+from policyprune.config.schema import Config, Evaluating, Finetuning, Given, Labelled, LanguageModeling
 from policyprune.errors import UsageError
 
 PACKAGE = "pkg://"
@@ -48,6 +48,8 @@ def check_sources(config: Config | Finetuning | Evaluating) -> None:
     else:
         files = task.data_files if isinstance(task, Labelled) else {}
         named = [(f"task.data_files.{split}", name) for split, name in files.items()]
+    if isinstance(config, Config) and isinstance(config.optimizer, Given):
+        named.append(("optimizer.folder", f"{config.optimizer.folder}/mask.safetensors"))
     for key, name in named:
         if locate(key, name) is None:
             raise UsageError(f"{key}: {name!r} does not exist")

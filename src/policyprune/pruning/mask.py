@@ -10,6 +10,8 @@ from torch import Tensor
 from policyprune.pruning.edits import Edits
 from policyprune.pruning.space import Group, Space
 
+FILE = "mask.safetensors"  # in a run's folder
+
 
 def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor, edits: Edits | None = None) -> None:
     """Write mask, keep probabilities and, where it was tuned, the edits as named tensors, atomically."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from policyprune.pruning.optimizers import evolution, greedy, gumbel, kwon, one_shot, policy_gradient, ppo
+from policyprune.pruning.optimizers import evolution, given, greedy, gumbel, kwon, one_shot, policy_gradient, ppo
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, NoState, Problem, Report, State
 
 
@@ -21,6 +21,7 @@ OPTIMIZERS: dict[str, Search] = {
     "evolution": evolution.search,
     "gumbel": gumbel.search,
     "greedy": greedy.search,
+    "given": given.search,
 }
 
 __all__ = ["OPTIMIZERS", "Found", "NoState", "Problem", "Search", "State"]
