@@ -50,7 +50,8 @@ class Attention:
 
     `sizes` are the attributes of `block` that its forward reads and that count what is left. `together(config)` says
     why the attention of a layer can only go as a whole, "" where it need not. `adds_residual`: `block` takes the
-    residual as its second argument and returns the sum.
+    residual as its second argument and returns the sum. `norm` takes the residual plus the output of `out`, in families
+    whose norms stand there.
     """
 
     block: str
@@ -62,6 +63,7 @@ class Attention:
     sizes: tuple[tuple[str, Size], ...] = ()
     together: Callable[[PreTrainedConfig], str] = divisible
     adds_residual: bool = False
+    norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,14 @@ class FeedForward:
 
     A module named twice in `inputs` holds gate and up one after the other. `block` takes and returns hidden states and
     holds all of them; it is replaced when a layer loses all its channels. Without such a module (None) the projections
-    stay, with no channel between them. `adds_residual` as for attention.
+    stay, with no channel between them. `adds_residual` and `norm` as for attention.
     """
 
     block: str | None
     inputs: tuple[str, ...]
     out: str
     adds_residual: bool = False
+    norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ class Block:
 
     `score_width` is the number of query features of a unit, over which attention scores are taken (0 for an FFN).
     `heads` is how many key/value heads a unit stands for: 1, or all where `together` says why they stay together.
-    `sizes` are attributes of the module `path` with what each counts per unit.
+    `sizes` are attributes of the module `path` with what each counts per unit. `norm` is the module whose input is the
+    residual plus the output of `out`, None where a norm stands elsewhere.
     """
 
     layer: int
@@ -132,6 +136,7 @@ class Block:
     together: str = ""
     sizes: tuple[tuple[str, int], ...] = ()
     adds_residual: bool = False
+    norm: str | None = None
 
     def macs(self, length: int) -> int:
         """Multiply-accumulates of one unit for a sequence of `length` tokens (linear, scores, context)."""
@@ -227,7 +232,8 @@ def _attention(model: PreTrainedModel, family: Family, layer: int, path: str, he
     counted = {"groups": 1, "heads": width // head_dim, "features": width}
     sizes = tuple((attribute, counted[size]) for attribute, size in names.sizes)
     made = _block(model, layer, "attention", block, groups, width, tuple(parts), score_width=width)
-    made = replace(made, sizes=sizes, adds_residual=names.adds_residual)
+    norm = f"{path}.{names.norm}" if names.norm else None
+    made = replace(made, sizes=sizes, adds_residual=names.adds_residual, norm=norm)
     reason = names.together(model.config)
     return _joined(model, made, reason) if reason else made
 
@@ -263,7 +269,8 @@ def _ffn(model: PreTrainedModel, family: Family, layer: int, path: str, head_dim
     ]
     parts.append(Part(f"{path}.{names.out}", "in", 1))
     made = _block(model, layer, "ffn", block, channels, 1, tuple(parts), score_width=0)
-    return replace(made, adds_residual=names.adds_residual)
+    norm = f"{path}.{names.norm}" if names.norm else None
+    return replace(made, adds_residual=names.adds_residual, norm=norm)
 
 
 def _is_empty(model: nn.Module, path: str) -> bool:

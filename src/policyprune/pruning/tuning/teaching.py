@@ -17,7 +17,8 @@ class Lesson:
     """A block that can be fitted: its kept units (k,), which input features they have, their weight (d, features).
 
     `samples` are, batch by batch, the student's inputs (tokens, features) of the output projection and what it should
-    make of them without its bias: the teacher's outputs (tokens, d). They can be read once.
+    make of them without its bias: the teacher's outputs (tokens, d), plus, where a norm takes the sum of residual and
+    output, what the student's residual lacks of the teacher's. They can be read once.
     """
 
     block: Block
@@ -53,19 +54,21 @@ def lessons(
     pupil = next(student_layers)
 
     def samples(block: Block, columns: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        seen = watch(model, pupil, [block.out], final=False)
+        seen = watch(model, pupil, _watched(block), final=False)
         for now, target, batch in zip(seen, targets[block.out], batches, strict=True):
-            x, _ = now[block.out]
+            x, out = now[block.out]
+            wanted = target - (_reached(now, block) - out)
             rows = counted(batch, first_token and block.layer == last).to(x.device)
-            yield x[rows][:, columns], target[rows] - (0.0 if bias is None else bias)
+            yield x[rows][:, columns], wanted[rows] - (0.0 if bias is None else bias)
 
     for index in range(len(adapter.layers)):
         kinds = [kind for kind in ("attention", "ffn") if (index, kind) in views and views[index, kind].any()]
         prune(False)
-        targets: dict[str, list[Tensor]] = {blocks[index, kind].out: [] for kind in kinds}
-        for now in watch(model, teacher, list(targets), final=True):
-            for name, (_, target) in now.items():
-                targets[name].append(target)
+        own = [blocks[index, kind] for kind in kinds]
+        targets: dict[str, list[Tensor]] = {block.out: [] for block in own}
+        for now in watch(model, teacher, [name for block in own for name in _watched(block)], final=True):
+            for block in own:
+                targets[block.out].append(_reached(now, block))
         for kind in kinds:
             block, kept = blocks[index, kind], views[index, kind].nonzero().flatten()
             columns = columns_of(block, kept).to(model.device)
@@ -76,3 +79,12 @@ def lessons(
             teacher = next(teacher_layers)
             prune(True)
             pupil = next(student_layers)
+
+
+def _watched(block: Block) -> list[str]:
+    return [block.out, block.norm] if block.norm else [block.out]
+
+
+def _reached(now: dict[str, tuple[Tensor, Tensor]], block: Block) -> Tensor:
+    """What a norm takes behind a block, residual and output (tokens, d); the output alone where there is none."""
+    return now[block.norm][0] if block.norm else now[block.out][1]
