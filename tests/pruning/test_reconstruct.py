@@ -172,7 +172,9 @@ def test_every_family_gets_nearer_block_by_block(name: str) -> None:
     last = next(b for b in reversed(subject.adapter.blocks) if b.kind == "ffn")
     found = []
     for model in (smaller, subject.model):
-        handle = model.get_submodule(last.out).register_forward_hook(lambda _, args, y: found.append(y.double()))
+        handle = model.get_submodule(last.norm or last.out).register_forward_hook(
+            lambda _, args, y: found.append((args[0] if last.norm else y).double())
+        )
         model(**batches[0])
         handle.remove()
     assert report[-1]["error"] == pytest.approx(float((found[0] - found[1]).square().sum()), rel=1e-2)

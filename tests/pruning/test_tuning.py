@@ -44,19 +44,24 @@ class Subject:
         return [x[b["attention_mask"].bool()] if x.dim() == 3 else x for x, b in zip(found, self.batches, strict=True)]
 
     def block_outputs(self, masks: Tensor | None, first_token: bool) -> dict[tuple[int, str], Tensor]:
-        """Outputs (tokens, d) of each block's output projection, in plain forwards of the whole model."""
+        """What each block is fitted to, in plain forwards of the whole model: (tokens, d).
+
+        It is the output of its output projection, in post-norm families with the residual, as the norm behind takes it.
+        """
         seen: dict[tuple[int, str], list[Tensor]] = {(b.layer, b.kind): [] for b in self.adapter.blocks}
         rows: list[Tensor] = []
+        norms = {(b.layer, b.kind): b.norm for b in self.adapter.blocks}
 
         def collect(key: tuple[int, str]) -> Any:
             def hook(module: Any, args: Any, out: Tensor) -> None:
                 first = first_token and key[0] == self.last
-                seen[key].append(out[:, 0] if first else out[rows[-1]])
+                reached = args[0] if norms[key] else out
+                seen[key].append(reached[:, 0] if first else reached[rows[-1]])
 
             return hook
 
         handles = [
-            self.model.get_submodule(b.out).register_forward_hook(collect((b.layer, b.kind)))
+            self.model.get_submodule(b.norm or b.out).register_forward_hook(collect((b.layer, b.kind)))
             for b in self.adapter.blocks
         ]
         with Masking(self.adapter, self.space).on(self.model) as masking, torch.no_grad():
