@@ -100,10 +100,10 @@ def test_a_run_by_hand_is_the_run_of_the_sweep() -> None:
     (job,) = planned("smoke", "method=flap", "budget.keep=0.8")
     by_hand = ["importance=flap", "optimizer=one_shot", "tuning=bias_compensation", "export=none"]
     sizes = [
-        "task.calibration.count=64",
-        "task.calibration.length=32",
-        "importance.sequences=64",
-        "tuning.sequences=64",
+        "task.calibration.count=128",
+        "task.calibration.length=64",
+        "importance.sequences=128",
+        "tuning.sequences=128",
     ]
     measured = ["evaluation.one_shot=[]", "evaluation.fresh_process=false", "evaluation.latency.repeats=2"]
     measured += ["evaluation=zero_shot", "evaluation.zero_shot.tasks=[arc_easy,piqa]", "evaluation.zero_shot.limit=10"]
