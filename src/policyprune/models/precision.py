@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Model
@@ -35,10 +36,10 @@ def in_search_dtype(model: PreTrainedModel, config: Model) -> PreTrainedModel:
     dtype = search_dtype_of(config, model.dtype, model.device)
     if dtype == model.dtype:
         return model
-    searched = copy.deepcopy(model)
-    for parameter in searched.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return searched
+    converted: dict[int, Any] = {
+        id(own): nn.Parameter(own.to(dtype), requires_grad=own.requires_grad) for own in model.parameters()
+    }
+    return copy.deepcopy(model, converted)
 
 
 def _named(name: str) -> torch.dtype:

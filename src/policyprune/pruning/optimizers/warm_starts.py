@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from policyprune.pruning.budget import Budget
+from policyprune.pruning.importance.gradients import gradients_at
 from policyprune.pruning.optimizers.jury import Jury
 from policyprune.pruning.optimizers.kwon import best_split, rearrange
 from policyprune.pruning.optimizers.problem import Problem
@@ -34,18 +35,8 @@ def in_stages(problem: Problem, budget: Budget, jury: Jury, stages: int) -> Tens
     """
     mask = torch.ones(problem.space.n, dtype=torch.bool)
     for stage in range(1, stages + 1):
-        fisher = _gradients(problem, mask, jury.draw(times=4)).square().mean(0)
+        found = gradients_at(problem.evaluate, mask.to(problem.start.device), jury.draw(times=4))
+        fisher = torch.cat([own.double().cpu().nan_to_num() for own in found]).square().mean(0)
         worth = torch.where(mask, budget.per_cost(fisher), -1.0)
         mask = select(worth, budget.relaxed(1 - (1 - budget.keep) * stage / stages))
     return mask
-
-
-@torch.enable_grad()  # type: ignore[no-untyped-call]
-def _gradients(problem: Problem, mask: Tensor, rows: list[Tensor]) -> Tensor:
-    """Gradient of the loss of each example with respect to the mask, at a mask (n,): (examples, n) float64."""
-    found = []
-    for own in rows:
-        masks = mask.float().repeat(len(own), 1).to(problem.start.device).requires_grad_()
-        (gradient,) = torch.autograd.grad(problem.evaluate(masks, own).sum(), masks)
-        found.append(gradient.double().cpu().nan_to_num())
-    return torch.cat(found)
