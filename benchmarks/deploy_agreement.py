@@ -31,8 +31,6 @@ def agreement(pruned: Deployed, windows: Tensor) -> dict[str, dict[str, float]]:
     the perplexity of windows (N, L)."""
     ids = pruned.tokenizer(PROMPT)["input_ids"]
     wanted = by_torch(pruned, ids)
-    end = pruned.tokenizer.eos_token_id  # where llama.cpp stops
-    until = wanted.index(end) if end in wanted else len(wanted)
     graph, runtime = pruned.onnx()
     found = {
         "transformers f32": (wanted, wanted, torch_nats(pruned, windows)),
@@ -43,7 +41,7 @@ def agreement(pruned: Deployed, windows: Tensor) -> dict[str, dict[str, float]]:
         said = ask(file, **{"text": PROMPT, "ids": ids, "continue": TOKENS}, threads=torch.get_num_threads())
         if said["tokens"] != ids:
             raise RuntimeError(f"llama.cpp reads other tokens: {said['tokens']} for {ids}")
-        found[f"llama.cpp {dtype}"] = said["continued"], wanted[:until], llama_cpp_nats(file, windows)
+        found[f"llama.cpp {dtype}"] = said["continued"], wanted, llama_cpp_nats(file, windows)
     rows = {}
     for name, (tokens, own, nats) in found.items():
         agree = same(tokens, own)

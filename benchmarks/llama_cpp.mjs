@@ -13,11 +13,11 @@ const found = {};
 if (request.text !== undefined) {
     found.tokens = model.tokenize(request.text);
 }
-if (request.continue) {  // greedy continuation of `ids`
+if (request.continue) {  // greedy continuation of `ids`, past the end of the text too
     found.continued = [];
     const began = performance.now();
     let first;
-    for await (const token of sequence.evaluate(request.ids, {temperature: 0})) {
+    for await (const token of sequence.evaluate(request.ids, {temperature: 0, yieldEogToken: true})) {
         first ??= performance.now();
         found.continued.push(token);
         if (found.continued.length >= request.continue)

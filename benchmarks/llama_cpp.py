@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from policyprune.models.gguf import cache_dir
+from policyprune.cache import cache_folder
 
 PACKAGE = "node-llama-cpp@3.22.1"
 SCRIPT = Path(__file__).with_suffix(".mjs")
@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_suffix(".mjs")
 
 def install() -> Path:
     """The folder with the package; RuntimeError with the reason where it cannot be had."""
-    folder = cache_dir() / PACKAGE.replace("@", "-")
+    folder = cache_folder() / PACKAGE.replace("@", "-")
     if (folder / "node_modules" / "node-llama-cpp").is_dir():
         return folder
     if shutil.which("npm") is None or shutil.which("node") is None:

@@ -1,12 +1,13 @@
 """The search as the paper's authors released it, at several learning rates, against ours: quality per forward pass.
 
-    python benchmarks/search_efficiency.py FOLDER [keep=0.8,0.6] [seeds=0,1,2] [rates=0.002,0.01,0.05] [forwards=400]
+    python benchmarks/search_efficiency.py FOLDER [keep=0.8,0.6] [seeds=0,1,2] [rates=0.002,0.01,0.05] [passes=400]
         [ours=40,400] [every=20] [ours.KEY=VALUE ...] [key=value ...]
 
-A forward pass is 8 sequences of 128 tokens, under one mask or under one each. All arms have the same model, calibration
-data, metric, budget and number of forwards; `ours` lists further lengths of our own search, whose schedule is then that
-short. Every `every` forwards the mask that the search would end with is measured on held-out text, outside of the
-counted seconds. `ours.KEY` sets optimizer.KEY of our arm, other keys go to every run.
+A pass is a forward of 8 sequences of 128 tokens, under one mask or under one each; a backward counts as two more, and
+those of our metric (first-order Taylor) count as well. All arms have the same model, calibration data, budget and
+number of passes; `ours` lists further lengths of our own search, whose schedule is then that short. Every `every`
+passes the mask that the search would end with is measured on held-out text, outside of the counted seconds. `ours.KEY`
+sets optimizer.KEY of our arm, other keys go to every run.
 
 A finished run is a whole JSON-lines file in FOLDER and is not repeated, so the command goes on where it was stopped.
 In the end a table, `table.md` and `curves.svg` (needs matplotlib).
@@ -35,6 +36,7 @@ from policyprune.evaluation.perplexity import perplexity
 from policyprune.forwards import Forwards
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
+from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.budget import make_budget
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.initialisation import initial_probabilities
@@ -47,11 +49,16 @@ from policyprune.surgery.sliced import Sliced
 from policyprune.tasks import build
 
 COMMON = ["task.calibration.length=128", "optimizer.batch_size=8", "evaluation.max_tokens=8192", "tuning=cg2"]
+OURS = ["importance=taylor", "optimizer=straight_through"]
+BACKWARD = (
+    2  # forwards: with the weights fixed a backward has the products of one forward, and takes the time of two here
+)
+FEW, MANY = 32, 128  # sequences of the metric in a search of under, and of at least 100 passes
 SETTINGS = {
     "keep": "0.8,0.6",
     "seeds": "0,1,2",
     "rates": "0.002,0.01,0.05",
-    "forwards": "400",
+    "passes": "400",
     "ours": "",
     "every": "20",
 }
@@ -59,43 +66,61 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A search: its name, whose it is, its forward passes and its overrides."""
+    """A search: its name, whose it is, its passes, and its overrides without the number of steps."""
 
     name: str
     released: bool
-    forwards: int
+    passes: int
     overrides: list[str]
+
+    @property
+    def sequences(self) -> int:
+        """Calibration sequences of the metric."""
+        return MANY if self.released or self.passes >= 100 else FEW
+
+    @property
+    def before(self) -> int:
+        """Passes of our metric; that of the released algorithm looks at activations alone and is not counted."""
+        return 0 if self.released else self.sequences // 8 * (1 + BACKWARD)
 
 
 def arms(settings: dict[str, str], own: list[str]) -> Iterator[Arm]:
     """Every search that is compared."""
-    longest = int(settings["forwards"])
+    longest = int(settings["passes"])
     for rate in settings["rates"].split(","):
         overrides = ["optimizer=policy_gradient_released", f"optimizer.learning_rate={rate}"]
         yield Arm(f"released, rate {rate}", True, longest, overrides)
-    for forwards in sorted({longest, *(int(word) for word in settings["ours"].split(",") if word)}):
-        yield Arm(f"ours, {forwards} forwards", False, forwards, ["optimizer=policy_gradient", *own])
+    for passes in sorted({longest, *(int(word) for word in settings["ours"].split(",") if word)}):
+        yield Arm(f"ours, {passes} passes", False, passes, [*OURS, *own])
 
 
 def configured(arm: Arm, keep: str, seed: str, common: list[str]) -> Config:
-    """The config of one run; its steps follow from the arm's forwards and its masks per step."""
-    words = [*arm.overrides, f"budget.keep={keep}", f"seed={seed}", *COMMON, *common]
+    """The config of one run; its steps follow from the arm's passes."""
+    metric = f"importance.sequences={arm.sequences}"
+    words = [*arm.overrides, metric, f"budget.keep={keep}", f"seed={seed}", *COMMON, *common]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        masks = settle(hydra.compose("config", words)).optimizer.masks
-        return settle(hydra.compose("config", [*words, f"optimizer.steps={arm.forwards // masks}"]))
+        steps = (arm.passes - arm.before) // per_step(settle(hydra.compose("config", words)))
+        return settle(hydra.compose("config", [*words, f"optimizer.steps={steps}"]))
+
+
+def per_step(config: Config) -> int:
+    """Passes of a step."""
+    return getattr(config.optimizer, "masks", 1 + BACKWARD)
 
 
 class Watch:
     """The `State` of a search that is measured as it goes; the clock stands still meanwhile."""
 
-    def __init__(self, every: int, masks: int, measure: Callable[[Tensor], float]) -> None:
-        self._every, self._masks, self._measure = every, masks, measure
-        self._steps, self._aside, self._began = 0, 0.0, time.perf_counter()
+    def __init__(
+        self, every: int, before: int, per_step: int, measure: Callable[[Tensor], float], began: float
+    ) -> None:
+        self._every, self._passes, self._per_step, self._measure = every, before, per_step, measure
+        self._aside, self._began = 0.0, began
         self.rows: list[dict[str, float]] = []
 
     @property
     def seconds(self) -> float:
-        """Seconds of the search alone."""
+        """Seconds of metric and search alone."""
         return time.perf_counter() - self._began - self._aside
 
     def load(self) -> None:
@@ -103,51 +128,49 @@ class Watch:
 
     def save(self, make: Callable[[], dict[str, Any]]) -> None:
         """Called after each step."""
-        self._steps += 1
-        forwards = self._steps * self._masks
-        if forwards // self._every > (forwards - self._masks) // self._every:
+        self._passes += self._per_step
+        if self._passes // self._every > (self._passes - self._per_step) // self._every:
             seconds, began = self.seconds, time.perf_counter()
-            self.rows.append({"forwards": forwards, "seconds": seconds, "perplexity": self._measure(make()["s"])})
+            self.rows.append({"passes": self._passes, "seconds": seconds, "perplexity": self._measure(make()["s"])})
             self._aside += time.perf_counter() - began
 
 
 @torch.no_grad()
-def one(config: Config, every: int) -> list[dict[str, Any]]:
+def one(arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     """Run one search: a row per measurement, and a last one with the final perplexities."""
     torch.manual_seed(config.seed)
     model, tokenizer = load(config.model, config.task)
     adapter = adapt(model)
     space = space_of(adapter, config.granularity.units)
     budget, task = make_budget(config.budget, adapter, space), build(config.task, tokenizer)
+    windows, sliced = task.windows(128, config.evaluation.max_tokens), Sliced(model, adapter, space.units)
+    quick = in_search_dtype(model, config.model)
     began = time.perf_counter()
-    metric = space.pooled(METRICS[config.importance.name](gather(config, model, adapter, space.units, task)))
+    metric = space.pooled(METRICS[config.importance.name](gather(config, model, quick, adapter, space.units, task)))
     start = initial_probabilities(metric, space, budget, config.importance).to(model.device)
-    importance = time.perf_counter() - began
-    windows = task.windows(128, config.evaluation.max_tokens)
-
-    sliced = Sliced(model, adapter, space.units)
 
     def measure(mask: Tensor) -> float:
         sliced.set(space.expand(mask))
         return perplexity(sliced.model, windows, config.evaluation.batch_tokens)
 
-    forwards = Forwards(model, adapter, space, task.loss, config.optimizer.sliced)
+    forwards = Forwards(quick, adapter, space, task.loss, getattr(config.optimizer, "sliced", False))
     problem = Problem(
         forwards, space, budget, metric.to(model.device), start, task.lengths, config.seed, each=forwards.each
     )
     own = budget.to(model.device)
-    watch = Watch(every, config.optimizer.masks, lambda s: measure(select(space.joint(s), own)))
+    watch = Watch(every, arm.before, per_step(config), lambda s: measure(select(space.joint(s), own)), began)
     with forwards.on():
         found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, lambda step: None, watch)
-    last: dict[str, Any] = {"forwards": found.forwards, "seconds": watch.seconds, "perplexity": measure(found.mask)}
+    passes = arm.before + found.forwards + BACKWARD * found.backwards
+    last: dict[str, Any] = {"passes": passes, "seconds": watch.seconds, "perplexity": measure(found.mask)}
     edits, _ = fit_edits(config, model, adapter, space.units, space.expand(found.mask), task)
     smaller = shrink(model, adapter, space.units, space.expand(found.mask), edits)
     tuned = perplexity(smaller, windows, config.evaluation.batch_tokens)
     dense = perplexity(model, windows, config.evaluation.batch_tokens)
-    return [*watch.rows, {**last, "tuned": tuned, "dense": dense, "importance_seconds": importance}]
+    return [*watch.rows, {**last, "tuned": tuned, "dense": dense}]
 
 
-def kept(path: Path, config: Config, every: int) -> list[dict[str, Any]]:
+def kept(path: Path, arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     """The rows of a run, from its file where it is finished."""
     head = {"config": fingerprint(config), "every": every}
     if path.exists():
@@ -155,7 +178,7 @@ def kept(path: Path, config: Config, every: int) -> list[dict[str, Any]]:
         if lines[0] != head:
             sys.exit(f"{path} holds a run of other settings, name another folder")
         return lines[1:]
-    rows = one(config, every)
+    rows = one(arm, config, every)
     write_whole(path, "".join(json.dumps(row) + "\n" for row in [head, *rows]).encode())
     print(f"{path.stem}: {rows[-1]}", flush=True)
     return rows
@@ -182,23 +205,23 @@ def table(keep: str, compared: list[Arm], runs: Runs) -> str:
             [
                 keep,
                 arm.name + (" (best)" if arm is best else ""),
-                *(cell(ends(arm, key)) for key in ("forwards", "seconds", "perplexity", "tuned")),
-                *(cell([row[key] for row in whole]) if everywhere else "never" for key in ("forwards", "seconds")),
+                *(cell(ends(arm, key)) for key in ("passes", "seconds", "perplexity", "tuned")),
+                *(cell([row[key] for row in whole]) if everywhere else "never" for key in ("passes", "seconds")),
             ]
         )
-    heads = ["keep", "search", "forwards", "seconds", "perplexity", "tuned", "forwards to goal", "seconds to goal"]
+    heads = ["keep", "search", "passes", "seconds", "perplexity", "tuned", "passes to goal", "seconds to goal"]
     dense = ends(best, "dense")
     text = tabulate(lines, headers=heads, tablefmt="github", disable_numparse=True)
     said = [f"Goal: what the best released run ends with. Dense perplexity {cell(dense)}."]
     for arm in compared:
-        if arm.forwards == best.forwards and not arm.released:
+        if arm.passes == best.passes and not arm.released:
             plain, tuned = (
                 100 * (1 - statistics.fmean(ends(arm, key)) / statistics.fmean(ends(best, key)))
                 for key in ("perplexity", "tuned")
             )
             against = 100 * (1 - statistics.fmean(ends(arm, "tuned")) / statistics.fmean(ends(best, "perplexity")))
             said.append(
-                f"At equal forwards ours ends {plain:.0f} % lower, {tuned:.0f} % lower when both are tuned, and tuned "
+                f"At equal passes ours ends {plain:.0f} % lower, {tuned:.0f} % lower when both are tuned, and tuned "
                 f"{against:.0f} % lower than the released one untuned."
             )
     return "\n".join(said) + f"\n\n{text}\n"
@@ -211,7 +234,7 @@ def cell(numbers: list[float]) -> str:
 
 
 def plot(path: Path, runs: dict[str, Runs]) -> None:
-    """Held-out perplexity against forward passes and against seconds, a row per keep rate."""
+    """Held-out perplexity against passes and against seconds, a row per keep rate."""
     try:
         import matplotlib
 
@@ -222,7 +245,7 @@ def plot(path: Path, runs: dict[str, Runs]) -> None:
         return
     figure, axes = pyplot.subplots(len(runs), 2, figsize=(11, 4 * len(runs)), squeeze=False)
     for row, (keep, by_arm) in zip(axes, runs.items(), strict=True):
-        for axis, key in zip(row, ("forwards", "seconds"), strict=True):
+        for axis, key in zip(row, ("passes", "seconds"), strict=True):
             for number, (name, seeds) in enumerate(by_arm.items()):
                 for index, rows in enumerate(seeds):
                     x, y = [point[key] for point in rows], [point["perplexity"] for point in rows]
@@ -250,7 +273,7 @@ def main() -> None:
             for arm in compared:
                 name = f"keep {keep}, seed {seed}, {arm.name}".replace(", ", "_").replace(" ", "-")
                 config = configured(arm, keep, seed, common)
-                runs[arm.name].append(kept(root / f"{name}.jsonl", config, every))
+                runs[arm.name].append(kept(root / f"{name}.jsonl", arm, config, every))
         found[keep] = runs
         texts.append(table(keep, compared, runs))
     print("\n" + "\n".join(texts))

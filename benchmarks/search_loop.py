@@ -19,6 +19,7 @@ from policyprune.config.settle import settle
 from policyprune.config.store import register
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
+from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.budget import make_budget
 from policyprune.pruning.space import space_of
 from policyprune.search import search
@@ -62,7 +63,19 @@ def main() -> None:
     task.seconds, task.calls = 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        search(config, model, adapter, task, space, budget, start, start, None, Path(folder), NoTracker())
+        search(
+            config,
+            in_search_dtype(model, config.model),
+            adapter,
+            task,
+            space,
+            budget,
+            start,
+            start,
+            None,
+            Path(folder),
+            NoTracker(),
+        )
         total = time.perf_counter() - began
     masked = task.seconds / task.calls
     print(f"search: {total:.2f} s, {task.calls} forwards, {100 * task.seconds / total:.2f} % of the time inside them")

@@ -14,6 +14,7 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _MODULES = tempfile.TemporaryDirectory(prefix="policyprune-tests-")
 os.environ["HF_MODULES_CACHE"] = _MODULES.name  # where transformers copies a checkpoint's own code
+os.environ.setdefault("POLICYPRUNE_CACHE", _MODULES.name)  # nothing is left of tests in the user's
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind.",

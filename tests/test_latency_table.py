@@ -81,7 +81,7 @@ def test_widths_are_of_what_gets_narrower(tiny_llama: Any, units: list[str], ali
 
 @pytest.fixture
 def config(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path / "home"))
     return settled(
         *small_run(tiny_checkpoint, tmp_path / "none.txt", "budget=latency", "budget.keep=0.6"),
         *("budget.batch_size=2", "budget.sequence_length=8", "budget.repeats=1"),
@@ -92,7 +92,7 @@ def test_the_latency_of_a_model_is_measured_on_random_weights_and_kept(config: A
     first = block_latency(config)
     assert first is not None
     assert all(value >= 0 for value in (first.layer, *first.opening.values(), *first.unit.values()))
-    (file,) = (tmp_path / "home" / "policyprune" / "latency").iterdir()
+    (file,) = (tmp_path / "home" / "latency").iterdir()
     stamp = file.stat().st_mtime_ns
     assert block_latency(config) == first
     assert file.stat().st_mtime_ns == stamp

@@ -74,11 +74,7 @@ def test_llama_cpp_continues_a_tiny_model_as_torch_does(
     ids = tiny_tokenizer(PROMPT)["input_ids"]
     found = llama_cpp.ask(tmp_path / "m.gguf", **{"text": PROMPT, "ids": ids, "continue": TOKENS})
     assert found["tokens"] == ids
-    expected = greedy(model, ids)
-    end = tiny_tokenizer.eos_token_id  # where llama.cpp stops
-    wanted = expected[: expected.index(end)] if end in expected else expected
-    assert len(wanted) >= 32
-    assert found["continued"] == wanted
+    assert found["continued"] == greedy(model, ids)
 
 
 @pytest.mark.slow

@@ -17,18 +17,24 @@ from policyprune.tasks import Task, by_length
 BATCH = 32
 
 
-def gather(config: Config, model: PreTrainedModel, adapter: Adapter, space: Space, task: Task) -> Evidence:
-    """What the metric may look at: the first `importance.sequences` calibration sequences."""
+def gather(
+    config: Config, model: PreTrainedModel, quick: PreTrainedModel, adapter: Adapter, space: Space, task: Task
+) -> Evidence:
+    """What the metric may look at: the first `importance.sequences` calibration sequences.
+
+    `quick` is the model in the data type of the search, which gradients are taken of.
+    """
     return Evidence(
         model,
         adapter,
         space,
         by_length(task.lengths[: config.importance.sequences], BATCH),
         task.inputs,
-        lambda rows: task.loss(model, rows),
+        lambda rows: task.loss(quick, rows),
         config.budget.keep,
         config.seed,
         config.importance.gradient_per,
+        quick,
     )
 
 

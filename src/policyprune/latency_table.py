@@ -3,8 +3,6 @@
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from policyprune.cache import cache_folder, keep_text
 from policyprune.config.schema import Config, LatencyBudget
 from policyprune.evaluation.block_timing import in_turns, layer_calls, relative, run
 from policyprune.models.adapter import Adapter, Block, adapt
@@ -48,7 +47,7 @@ def block_latency(config: Config) -> BlockLatency | None:
         log.info("measuring the latency of %d layer widths", len(wanted))
         return _measured(_one_layer(config, model, adapter), budget, wanted)
 
-    timings = table(cache_folder(), key, points, measure)
+    timings = table(cache_folder() / "latency", key, points, measure)
     return fit(timings if align or "ffn" not in units else timings[1:])  # the dense width is no typical one
 
 
@@ -85,22 +84,8 @@ def table(folder: Path, key: dict[str, Any], points: list[tuple[int, int]], meas
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there yet, or not what we wrote
     timings = [Timing(*point, time) for point, time in zip(points, measure(points), strict=True)]
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"key": key, "timings": [asdict(timing) for timing in timings]}, indent=2)
-    handle, scratch = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content + "\n")
-        Path(scratch).replace(path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    keep_text(path, json.dumps({"key": key, "timings": [asdict(timing) for timing in timings]}, indent=2) + "\n")
     return timings
-
-
-def cache_folder() -> Path:
-    """Where tables are kept: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "policyprune" / "latency"
 
 
 def _key(config: Config, budget: LatencyBudget, model: PreTrainedModel, blocks: dict[str, Block]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from policyprune.calibration import fit_edits, gather
 from policyprune.config.schema import Config, LanguageModeling, LatencyBudget
@@ -16,13 +18,15 @@ from policyprune.evaluation.questions import origins
 from policyprune.evaluation.windows import check_lengths
 from policyprune.following import briefing
 from policyprune.latency_table import block_latency
-from policyprune.models.adapter import adapt
+from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.loading import device_of, load, skeleton, source_for
+from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.budget import Budget, make_budget
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.mask import keep_rates, save_mask
-from policyprune.pruning.space import space_of
+from policyprune.pruning.optimizers import Found
+from policyprune.pruning.space import Space, space_of
 from policyprune.results.card import write_card
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
@@ -35,7 +39,7 @@ from policyprune.surgery.plan import FILE, base_of, write_plan
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import build
 from policyprune.tasks.observed import Observed
-from policyprune.tracking import open_tracker
+from policyprune.tracking import Tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
@@ -101,38 +105,8 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
             observed = Observed(task)
             if team is not None:
                 team.begin(briefing(space.n, task.protocol))
-        with measured("importance", record.stages):
-            evidence = gather(config, model, adapter, units, observed)
-
-            def score() -> Content:
-                metric = space.pooled(METRICS[config.importance.name](evidence))
-                start = initial_probabilities(metric, space, budget, config.importance)
-                return {"metric": metric, "start": start, "calibration": observed.taken()}
-
-            kept = once(StateFile(folder / "importance.state", {"config": record.config_hash}), score)
-            metric, start = kept["metric"], kept["start"]
-            record.calibration["importance"] = kept["calibration"]
-        with measured("search", record.stages):
-            found, told = search(
-                config,
-                model,
-                adapter,
-                observed,
-                space,
-                budget,
-                metric,
-                start,
-                lambda: evidence.gradients,
-                folder,
-                tracker,
-                team,
-            )
-            if team is not None:
-                team.dismiss()
-            mask = space.expand(found.mask)
-            record.search = {"forwards": found.forwards, "units": units.n, "kept": int(mask.sum()), **told}
-            record.calibration["search"] = observed.taken()
-            record.keep_rates = keep_rates(mask, units)
+        found, metric = _found(config, model, adapter, space, budget, observed, record, folder, tracker, team)
+        mask = space.expand(found.mask)
         smaller = {"pruned": shrink(model, adapter, units, mask)}
         edits = None
         if config.tuning.name != "none":
@@ -160,3 +134,46 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
         if "hf" in config.export.formats:
             write_card(record, checkpoint, base.source)
     return record
+
+
+def _found(
+    config: Config,
+    model: PreTrainedModel,
+    adapter: Adapter,
+    space: Space,
+    budget: Budget,
+    observed: Observed,
+    record: Record,
+    folder: Path,
+    tracker: Tracker,
+    team: Team | None,
+) -> tuple[Found, Tensor]:
+    """What the search found, and the metric (n,) that it started from. The search's own copy of the model ends here."""
+    quick = in_search_dtype(model, config.model)
+    with measured("importance", record.stages):
+        evidence = gather(config, model, quick, adapter, space.units, observed)
+
+        def score() -> Content:
+            metric = space.pooled(METRICS[config.importance.name](evidence))
+            start = initial_probabilities(metric, space, budget, config.importance)
+            return {"metric": metric, "start": start, "calibration": observed.taken()}
+
+        kept = once(StateFile(folder / "importance.state", {"config": record.config_hash}), score)
+        metric, start = kept["metric"], kept["start"]
+        record.calibration["importance"] = kept["calibration"]
+    with measured("search", record.stages):
+
+        def gradients() -> Tensor:
+            return evidence.gradients
+
+        found, told = search(
+            config, quick, adapter, observed, space, budget, metric, start, gradients, folder, tracker, team
+        )
+        if team is not None:
+            team.dismiss()
+        mask = space.expand(found.mask)
+        passes = {"forwards": found.forwards, "backwards": found.backwards}
+        record.search = {**passes, "units": space.units.n, "kept": int(mask.sum()), **told}
+        record.calibration["search"] = observed.taken()
+        record.keep_rates = keep_rates(mask, space.units)
+    return found, metric

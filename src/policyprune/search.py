@@ -18,7 +18,6 @@ from policyprune.distributed import Team
 from policyprune.errors import RunError, UsageError
 from policyprune.forwards import Forwards
 from policyprune.models.adapter import Adapter
-from policyprune.models.precision import in_search_dtype
 from policyprune.progress import bar
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
@@ -53,10 +52,11 @@ def search(
 ) -> tuple[Found, dict[str, Any]]:
     """Search for a mask: metric and start (n,), gradients (rows, units.n). Also what the record says of the search.
 
+    `model` is in the data type of the search.
+
     Writes `curve.jsonl` and `search.state` into `folder` as it goes; goes on where an earlier process ended. RunError
     when too many losses are NaN or infinite. `team`: the processes that share the masks of a step.
     """
-    model = in_search_dtype(model, config.model)
     device, dtype = model.device, str(model.dtype).removeprefix("torch.")
     forwards = Forwards(model, adapter, space, task.loss, getattr(config.optimizer, "sliced", False))
 

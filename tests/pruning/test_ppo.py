@@ -509,8 +509,9 @@ def test_a_search_does_not_go_on_in_another_dtype(tmp_path: Path, monkeypatch: p
     def go(native: bool) -> Tensor:
         monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: native)
         task = Observed(Examples())  # type: ignore[arg-type]
+        searched = precision.in_search_dtype(model, config.model)
         found, told = search(
-            config, model, adapter, task, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent()
+            config, searched, adapter, task, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent()
         )  # type: ignore[arg-type]
         assert told["dtype"] == ("bfloat16" if native else "float32")
         return found.mask

@@ -9,6 +9,7 @@ from policyprune.config.schema import (
     Gumbel,
     LanguageModeling,
     PolicyGradient,
+    StraightThrough,
     Task,
 )
 from policyprune.errors import UsageError
@@ -38,8 +39,16 @@ def check_combinations(config: Config) -> None:
         samples = optimizer.masks * (1 if optimizer.mask_per == "batch" else optimizer.batch_size)
         if optimizer.baseline == "residual" and samples < 2:
             raise UsageError("optimizer.masks: 1 leaves nothing to leave out, baseline=residual needs 2 or more")
-    if isinstance(optimizer, PolicyGradient | Evolution | Gumbel):
+    if isinstance(optimizer, PolicyGradient | Evolution | Gumbel | StraightThrough):
         _check_batch(config, optimizer.batch_size)
+    if (
+        isinstance(optimizer, StraightThrough)
+        and optimizer.attention_rate == 0
+        and set(config.granularity.units) == {"attention"}
+    ):
+        raise UsageError(
+            f"optimizer.attention_rate: 0 holds all that granularity={config.granularity.name} decides on, use more"
+        )
     if isinstance(optimizer, Evolution) and optimizer.parents >= optimizer.population:
         raise UsageError(
             f"optimizer.parents: {optimizer.parents} leaves no place for children in optimizer.population="
@@ -154,7 +163,7 @@ def check_granularity(config: Config) -> None:
         )
     pairs = ({"attention", "attention_block"}, {"ffn", "ffn_block"})
     nested = ("layer" in units and finer) or any(pair <= units for pair in pairs)
-    if nested and config.optimizer.name in ("greedy", "gumbel"):
+    if nested and config.optimizer.name in ("greedy", "gumbel", "straight_through"):
         raise UsageError(
             f"optimizer: {config.optimizer.name} takes units one by one, granularity={config.granularity.name} has "
             "some inside others; use one_shot, policy_gradient, ppo or evolution"

@@ -21,6 +21,7 @@ from policyprune.config.search_schema import (
     Optimizer,
     PolicyGradient,
     Reconstruct,
+    StraightThrough,
     Tuning,
 )
 from policyprune.config.task_schema import (
@@ -68,6 +69,7 @@ __all__ = [
     "QuestionAnswering",
     "Reconstruct",
     "Safety",
+    "StraightThrough",
     "Task",
     "Tracker",
     "Training",
@@ -277,6 +279,7 @@ SCHEMAS: dict[str, Any] = {
     "optimizer/ppo": PPO,
     "optimizer/evolution": Evolution,
     "optimizer/gumbel": Gumbel,
+    "optimizer/straight_through": StraightThrough,
     "optimizer/given": Given,
     "optimizer/greedy": Greedy,
     "tuning/none": Tuning,

@@ -96,6 +96,21 @@ class Gumbel(Optimizer):
 
 
 @dataclass
+class StraightThrough(Optimizer):
+    """The policy's gradient by back-propagation through sampled masks, from the mask of the metric on."""
+
+    steps: int = number(at_least=1)
+    batch_size: int = number(at_least=1)  # sequences per step, a mask for each
+    backward_batch: int = number(at_least=1)  # of them back-propagated at a time: what memory grows with
+    learning_rate: float = number(above=0)  # root mean square change of the keep probabilities in the first step
+    attention_rate: float = number(
+        at_least=0
+    )  # of attention units, relative to that of channels; 0: as the metric has them
+    momentum: float = number(at_least=0, below=1)
+    confidence: float = number(at_least=0.5, at_most=1)  # initial keep probability of a channel that the metric keeps
+
+
+@dataclass
 class Greedy(Optimizer):
     """Greedy removal by loss, a unit at a time."""
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from policyprune.cache import cache_folder
 from policyprune.config.schema import Config
+from policyprune.evaluation.dense_once import dense_measures
 from policyprune.evaluation.efficiency import latency
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_megabytes
@@ -36,7 +38,7 @@ def compare(
     what `checkpoint` holds. `budget_in(scope)` is the run's budget, global or per layer.
     """
     wanted, length = config.evaluation, config.budget.sequence_length
-    yield from (("dense", row) for row in quality.of("dense", dense))
+    yield from (("dense", row) for row in dense_measures(quality, dense, cache_folder() / "dense", config.force))
     for scope in wanted.one_shot:
         if config.optimizer.name == "one_shot" and scope == config.budget.scope:
             continue  # this is what was pruned

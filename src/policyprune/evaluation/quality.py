@@ -1,9 +1,10 @@
 """How good a model is at its task, whichever task that is."""
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from policyprune.tasks.squad import QuestionAnsweringTask
 class Quality(Protocol):
     """Measures models on the test data of one task; the dense model first."""
 
+    def identity(self) -> dict[str, Any] | None:
+        """Test data and settings that decide on the measures of a model; None where more than numbers is kept of it."""
+
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
         """Measures of a model in memory."""
 
@@ -45,6 +49,10 @@ def quality_of(task: Task, config: Evaluation, tokenizer: PreTrainedTokenizerBas
     return Predicting(windows, config, ZeroShot(config.zero_shot, tokenizer) if config.zero_shot.tasks else None)
 
 
+def _digest(ids: Tensor) -> str:
+    return hashlib.sha256(ids.numpy().tobytes()).hexdigest()
+
+
 @dataclass
 class Predicting:
     """Perplexity over windows of each length, and answers to questions."""
@@ -52,6 +60,14 @@ class Predicting:
     windows: dict[int, Tensor]
     config: Evaluation
     zero_shot: ZeroShot | None
+
+    def identity(self) -> dict[str, Any]:
+        """The windows, and what is asked of whom."""
+        return {
+            "windows": {length: _digest(ids) for length, ids in self.windows.items()},
+            "batch_tokens": self.config.batch_tokens,
+            "zero_shot": self.zero_shot.identity() if self.zero_shot else None,
+        }
 
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
         """A perplexity for each window length, then the accuracy on each task."""
@@ -80,6 +96,9 @@ class Classifying:
     config: Evaluation
     dense: dict[str, Tensor] = field(default_factory=dict)
     labels: dict[str, Tensor] = field(default_factory=dict)
+
+    def identity(self) -> None:
+        """The dense model's outputs are needed for the agreement."""
 
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
         """Measures on every split."""
@@ -112,6 +131,15 @@ class Answering:
 
     task: QuestionAnsweringTask
     config: Evaluation
+
+    def identity(self) -> dict[str, Any]:
+        """The windows of all questions, and how answers are taken from them."""
+        tests = self.task.tests.items()
+        return {
+            "windows": {split: _digest(own.windows.encoded.tensors["input_ids"]) for split, own in tests},
+            "task": asdict(self.task.config),
+            "batch_tokens": self.config.batch_tokens,
+        }
 
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
         """Measures on every split."""

@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,10 @@ class ZeroShot:
         self._origins = origins(config)
         with generators_restored():
             self._tasks = load_tasks(config)
+
+    def identity(self) -> dict[str, Any]:
+        """What is asked."""
+        return {**asdict(self._config), "origins": self._origins}
 
     def of(self, model: PreTrainedModel) -> list[Measure]:
         """`acc` and, where the task has it, `acc_norm` of each task, then their means over the tasks.

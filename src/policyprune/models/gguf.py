@@ -1,7 +1,6 @@
 """GGUF files: converted once, by transformers, into a checkpoint in the user's cache folder."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,17 +8,13 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-
-def cache_dir() -> Path:
-    """`$POLICYPRUNE_CACHE`, else `policyprune` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "policyprune"
-    return Path(os.environ.get("POLICYPRUNE_CACHE", default))
+from policyprune.cache import cache_folder
 
 
 def converted(file: Path) -> Path:
     """Return a directory with the float32 checkpoint and tokenizer of a GGUF file; made atomically, kept for later."""
     identity = hashlib.sha256(f"{file.resolve()}:{file.stat().st_size}:{file.stat().st_mtime_ns}".encode()).hexdigest()
-    target = cache_dir() / "gguf" / f"{file.stem}-{identity[:12]}"
+    target = cache_folder() / "gguf" / f"{file.stem}-{identity[:12]}"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

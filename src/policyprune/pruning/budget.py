@@ -1,7 +1,7 @@
 """What a mask may cost."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,17 @@ from policyprune.pruning.latency import BlockLatency
 from policyprune.pruning.prices import check_alike, chunks, prices
 from policyprune.pruning.space import Space
 
+NO_LANES = torch.empty(0, dtype=torch.long)
+
+
+def _lanes(segment: Tensor, count: int) -> Tensor:
+    sizes = torch.bincount(segment, minlength=count)
+    order = torch.argsort(segment, stable=True)
+    place = torch.arange(len(segment), device=segment.device) - (sizes.cumsum(0) - sizes)[segment[order]]
+    lanes = torch.full((count, max(1, int(sizes.max()))), len(segment), device=segment.device)
+    lanes[segment[order], place] = order
+    return lanes
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -25,7 +36,8 @@ class Budget:
     it are 1, and gates cost nothing themselves; `opens` (n, 2) are the openings (pruning/prices.py) that a leaf pays
     for together with the others of its block or layer. `chunk` (n,) units of a block are kept or dropped together;
     `equal` asks for the same number of units in the blocks of all layers.
-    All tensors are float64 or int64: cost, segment, pool (n,); limit (segments,); pool_limit (pools,).
+    All tensors are float64 or int64: cost, segment, pool (n,); limit (segments,); pool_limit (pools,); `lanes`, made of
+    `segment`, holds the members of each, n where there are no more (segments, longest).
     """
 
     cost: Tensor
@@ -40,6 +52,15 @@ class Budget:
     opening_gate: Tensor | None = None
     chunk: Tensor | None = None
     equal: bool = False
+    lanes: Tensor = field(default=NO_LANES)
+
+    def __post_init__(self) -> None:
+        if self.lanes is NO_LANES:
+            object.__setattr__(self, "lanes", _lanes(self.segment, len(self.limit)))
+
+    def in_lanes(self, values: Tensor) -> Tensor:
+        """Values (n,) by segment, filled up with zeros: (segments, longest). Their sums need no atomic additions."""
+        return torch.cat([values, values.new_zeros(1)])[self.lanes]
 
     @property
     def linear(self) -> bool:
@@ -83,7 +104,7 @@ class Budget:
 
     def to(self, device: torch.device) -> "Budget":
         """The same budget with its tensors on `device`."""
-        names = ("cost", "segment", "limit", "pool", "pool_limit", "opening", "opens", "opening_gate", "chunk")
+        names = ("cost", "segment", "limit", "pool", "pool_limit", "opening", "opens", "opening_gate", "chunk", "lanes")
         moved: dict[str, Any] = {name: None if (t := getattr(self, name)) is None else t.to(device) for name in names}
         return replace(self, **moved)
 
@@ -95,6 +116,16 @@ class Budget:
         pool_limit = self.pool_limit + share * (self.spent(dense) - self.pool_limit)
         return replace(self, limit=limit, pool_limit=pool_limit, keep=keep)
 
+    def holding(self, mask: Tensor, held: Tensor) -> "Budget":
+        """What is left for the other units while those in `held` (n,) bool stay as in a mask (n,), of linear cost."""
+        taken = mask.double() * held
+        return replace(
+            self,
+            cost=torch.where(held, 0, self.cost),
+            limit=self.limit - self.spent_in(taken, self.segment, len(self.limit)),
+            pool_limit=self.pool_limit - self.spent(taken),
+        )
+
     def per_cost(self, metric: Tensor) -> Tensor:
         """A metric (n,) over the cost of each leaf, 0 at gates: float64."""
         return torch.where(self.cost > 0, metric.double() / self.cost.clamp(min=1e-300), 0.0)
@@ -105,7 +136,7 @@ class Budget:
         totals = self.spent_in(dense, group_of, len(space.groups))
         share = (self.pool_limit / self.spent(dense))[self.pool]
         of_group = torch.zeros_like(totals).scatter(0, group_of, share)
-        return replace(self, segment=group_of, limit=totals * of_group)
+        return replace(self, segment=group_of, limit=totals * of_group, lanes=NO_LANES)
 
 
 def make_budget(

@@ -8,13 +8,15 @@ from torch import Tensor
 from policyprune.pruning.budget import Budget
 
 ITERATIONS = 60
+PARTS = 8  # of an interval, whose inner edges are tried together: few kernels for a GPU to start
+ROUNDS = 14  # 8^14 = 2^42
 
 
 def project(z: Tensor, budget: Budget, mode: str, hold_gates: bool = False) -> Tensor:
     """The nearest s to z (n,) with 0 <= s <= 1 and, in each segment, cost at most (`cap`) or exactly the limit.
 
-    s = clamp(z - v c, 0, 1) with one multiplier v per segment, found by bisection in float64 for all segments at
-    once, without leaving the device. A limit beyond what the segment can cost is taken as that. Returns z's dtype.
+    s = clamp(z - v c, 0, 1) with one multiplier v per segment, found by dividing intervals in float64 for all segments
+    at once, without leaving the device. A limit beyond what the segment can cost is taken as that. Returns z's dtype.
 
     Where costs do not add up (gates, openings) the same v is taken off all of a segment's probabilities, found by
     bisection on the bound of the expected cost (`Budget.spent_in`): nearest in the norm that weighs a probability's
@@ -23,24 +25,29 @@ def project(z: Tensor, budget: Budget, mode: str, hold_gates: bool = False) -> T
     """
     if not budget.linear:
         return _shifted(z, budget, mode, hold_gates)
-    c, segment = budget.cost, budget.segment
-    count = len(budget.limit)
-    x = z.double()
-    scale = torch.zeros(count, dtype=x.dtype, device=x.device).scatter_reduce(0, segment, c, "amax")
-    c = c / scale[segment]
-    limit = budget.limit / scale
-    lowest = torch.full_like(limit, torch.inf).scatter_reduce(0, segment, (x - 1) / c, "amin")
-    highest = torch.full_like(limit, -torch.inf).scatter_reduce(0, segment, x / c, "amax")
-    low, high = (lowest.clamp(min=0), highest.clamp(min=0)) if mode == "cap" else (lowest, highest)
-    for _ in range(ITERATIONS):
-        middle = (low + high) / 2
-        spent = torch.zeros_like(limit).index_add(0, segment, c * (x - middle[segment] * c).clamp(0, 1))
-        over = spent > limit
-        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+    x, c = budget.in_lanes(z.double()), budget.in_lanes(budget.cost)  # (S, longest)
+    real = c > 0
+    scale = torch.where(real.any(1), c.amax(1), 1.0)
+    c, limit = c / scale[:, None], budget.limit / scale
+    low = torch.where(real, (x - 1) / c, torch.inf).amin(1)
+    high = torch.where(real, x / c, -torch.inf).amax(1)
+    if mode == "cap":
+        low, high = low.clamp(min=0), high.clamp(min=0)
+
+    def spent(v: Tensor) -> Tensor:
+        """Cost of each segment at multipliers (S, k): (S, k)."""
+        return (c[:, None] * (x[:, None] - v[..., None] * c[:, None]).clamp(0, 1)).sum(-1)
+
+    inner = torch.arange(1, PARTS, dtype=x.dtype, device=x.device) / PARTS
+    for _ in range(ROUNDS):
+        edges = torch.cat([low[:, None], torch.lerp(low[:, None], high[:, None], inner), high[:, None]], 1)
+        over = (spent(edges[:, 1:-1]) > limit[:, None]).sum(1, keepdim=True)
+        low, high = edges.gather(1, over)[:, 0], edges.gather(1, over + 1)[:, 0]
     if mode == "cap":  # inside the budget already: not moved at all
-        spent = torch.zeros_like(limit).index_add(0, segment, c * x.clamp(0, 1))
-        high = torch.where(spent <= limit, torch.zeros_like(high), high)
-    return (x - high[segment] * c).clamp(0, 1).to(z.dtype)
+        zero = torch.zeros_like(high)
+        high = torch.where(spent(zero[:, None])[:, 0] <= limit, zero, high)
+    v = torch.where(real.any(1), high / scale, 0)  # units without cost stay where they are
+    return (z.double() - v[budget.segment] * budget.cost).clamp(0, 1).to(z.dtype)
 
 
 def _shifted(z: Tensor, budget: Budget, mode: str, hold_gates: bool) -> Tensor:

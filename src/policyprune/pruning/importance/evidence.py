@@ -17,6 +17,8 @@ from policyprune.pruning.space import Space
 class Evidence:
     """The dense model, its units, and calibration sequences in batches of rows (B,).
 
+    `loss` is of `quick`, the same model in another data type, where there is one.
+
     `inputs(rows)` are the arguments of the model's forward, `loss(rows)` the losses (B,), which carry gradients where
     they are enabled. `gradient_per` is `example` or `batch`.
     """
@@ -30,12 +32,14 @@ class Evidence:
     keep: float
     seed: int
     gradient_per: str = "example"
+    quick: PreTrainedModel | None = None
 
     @cached_property
     def gradients(self) -> Tensor:
         """Mask gradients (rows, n), back-propagated once."""
+        model = self.model if self.quick is None else self.quick
         return mask_gradients(
-            self.model, Masking(self.adapter, self.space), self.space.n, self.rows, self.loss, self.gradient_per
+            model, Masking(self.adapter, self.space), self.space.n, self.rows, self.loss, self.gradient_per
         )
 
     def batches(self) -> list[dict[str, Tensor]]:

@@ -2,7 +2,17 @@
 
 from typing import Any, Protocol
 
-from policyprune.pruning.optimizers import evolution, given, greedy, gumbel, kwon, one_shot, policy_gradient, ppo
+from policyprune.pruning.optimizers import (
+    evolution,
+    given,
+    greedy,
+    gumbel,
+    kwon,
+    one_shot,
+    policy_gradient,
+    ppo,
+    straight_through,
+)
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, NoState, Problem, Report, State
 
 
@@ -20,6 +30,7 @@ OPTIMIZERS: dict[str, Search] = {
     "ppo": ppo.search,
     "evolution": evolution.search,
     "gumbel": gumbel.search,
+    "straight_through": straight_through.search,
     "greedy": greedy.search,
     "given": given.search,
 }

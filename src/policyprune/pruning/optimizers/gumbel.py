@@ -64,7 +64,7 @@ def search(problem: Problem, config: Gumbel, report: Report, state: State = FORG
         )
         now = {"s": s, "step": step + 1, "generator": generator.get_state(), "batches": batches.state_dict()}
         state.save(now.copy)
-    return Found(select(s, budget), s, config.steps * config.masks)
+    return Found(select(s, budget), s, config.steps * config.masks, config.steps * config.masks)
 
 
 def along(gradient: Tensor, budget: Budget) -> Tensor:

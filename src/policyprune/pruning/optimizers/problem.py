@@ -78,8 +78,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Found:
-    """Mask (n,) bool, the final keep probabilities (n,), and how many forward passes they took."""
+    """Mask (n,) bool, the final keep probabilities (n,), and how many forward and backward passes they took."""
 
     mask: Tensor
     probabilities: Tensor
     forwards: int
+    backwards: int = 0

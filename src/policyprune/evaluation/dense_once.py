@@ -1,0 +1,56 @@
+"""The dense model of a sweep is the same in every run: what was measured of it is kept in the user's cache folder."""
+
+import hashlib
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from policyprune.cache import keep_text
+from policyprune.evaluation.measure import Measure
+from policyprune.evaluation.quality import Quality
+
+log = logging.getLogger(__name__)
+
+
+def dense_measures(quality: Quality, model: PreTrainedModel, folder: Path, again: bool) -> list[Measure]:
+    """Measures of the dense model: those in `folder` of the same weights, test data and protocol, or new ones.
+
+    `again`: measure whatever there is. Models with offloaded weights are always measured.
+    """
+    what = quality.identity()
+    if what is None or any(parameter.is_meta for parameter in model.parameters()):
+        return quality.of("dense", model)
+    key = json.dumps([what, _identity(model)], sort_keys=True)
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    if not again:
+        try:
+            rows = [Measure(*row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            pass  # not there yet, or not what we wrote
+        else:
+            log.info("the dense model was measured before in this way: %s", path)
+            return rows
+    measures = quality.of("dense", model)
+    keep_text(path, json.dumps(measures, indent=1) + "\n")
+    return measures
+
+
+@torch.no_grad()
+def _identity(model: PreTrainedModel) -> dict[str, Any]:
+    """The weights by their sums, the architecture, and what else decides on the last digits."""
+    sums = [
+        [name, list(p.shape), str(p.dtype), float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64))]
+        for name, p in model.named_parameters()
+    ]
+    return {
+        "weights": hashlib.sha256(json.dumps(sums).encode()).hexdigest(),
+        "config": model.config.to_dict(),
+        "attention": model.config._attn_implementation,
+        "device": model.device.type,
+        "versions": {name: version(name) for name in ("policyprune", "torch", "transformers", "lm-eval")},
+    }

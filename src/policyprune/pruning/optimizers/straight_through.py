@@ -1,0 +1,94 @@
+"""The policy's gradient by back-propagation through sampled masks (straight-through estimator)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from policyprune.config.schema import StraightThrough
+from policyprune.pruning.budget import Budget
+from policyprune.pruning.optimizers.batches import Batches
+from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
+from policyprune.pruning.projection import project
+from policyprune.pruning.selection import by_metric, select
+
+
+def search(problem: Problem, config: StraightThrough, report: Report, state: State = FORGETFUL) -> Found:
+    """Minimise the expected loss over the keep probabilities of the channels, from the mask of the metric on.
+
+    d E[L] / ds is estimated by the mean of dL/dm at sampled masks, one for each sequence, as if L were linear between
+    m = 0 and 1: one backward pass tells something of every unit, where the loss of a mask is a single number. That
+    holds for channels, which are small; heads move at `attention_rate` times the rate, with 0 they stay as the metric
+    has them. A gradient that is not finite moves nothing. The same seed gives the same masks.
+    """
+    device = problem.start.device
+    budget = problem.budget.to(device)
+    of_heads = torch.tensor([group.kind == "attention" for group in problem.space.groups])[problem.space.group_of]
+    relative = torch.where(of_heads, config.attention_rate, 1.0).to(device)
+    first = by_metric(problem.metric, problem.budget, problem.per_cost).to(device).float()
+    free = budget.holding(first, relative == 0) if budget.linear else budget
+
+    def inside(s: Tensor) -> Tensor:
+        return torch.where(relative > 0, project(s, free, "equality"), first)
+
+    s = inside(config.confidence * first + (1 - config.confidence) * (1 - first))
+    average, step = torch.zeros_like(s), 0
+    generator = torch.Generator(device).manual_seed(problem.seed)
+    batches = Batches(problem, config.batch_size)
+    if saved := state.load():
+        s, average, step = saved["s"].to(device), saved["average"].to(device), saved["step"]
+        generator.set_state(saved["generator"])
+        batches.load_state_dict(saved["batches"])
+    while step < config.steps:
+        rows = batches.draw()
+        masks = (torch.rand(len(rows), len(s), generator=generator, device=device) < s).float()
+        losses, gradient = slopes(problem, masks, rows, config.backward_batch)
+        finite = gradient.isfinite().all() & losses.isfinite().all()
+        average = torch.where(finite, config.momentum * average + (1 - config.momentum) * gradient, average)
+        rate = config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
+        moved = inside(s - rate * relative * direction(average, budget))
+        s = torch.where(finite, moved, s)
+        step += 1
+        report(
+            {
+                "step": step,
+                "forwards": step,
+                "loss": losses.mean(),
+                "keep": s.mean(),
+                "gradient_norm": gradient.norm(),
+                "undecided": ((s > 0.05) & (s < 0.95)).float().mean(),
+                "learning_rate": rate,
+                "skipped": (~finite).float(),
+            }
+        )
+        now = {"s": s, "average": average, "step": step, "generator": generator.get_state()}
+        state.save(lambda now=now: {**now, "batches": batches.state_dict()})  # type: ignore[misc]
+    return Found(select(s, budget), s, config.steps, config.steps)
+
+
+def slopes(problem: Problem, masks: Tensor, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Losses (B,) of sequences under a mask each, (B, n), and the mean over them of dL/dm, (n,) float32.
+
+    Back-propagates `size` sequences at a time, which is what the memory for activations grows with.
+    """
+    losses, total = [], torch.zeros_like(masks[0])
+    for own, its_rows in zip(masks.split(size), rows.split(size), strict=True):
+        with torch.enable_grad():
+            leaf = own.clone().requires_grad_()
+            found = problem.evaluate(leaf, its_rows)
+            (gradient,) = torch.autograd.grad(found.sum(), leaf)
+        losses.append(found.detach())
+        total += gradient.float().sum(0)
+    return torch.cat(losses), total / len(rows)
+
+
+def direction(gradient: Tensor, budget: Budget) -> Tensor:
+    """In each segment, gradient (n,) per cost without what all its units have in common, with root mean square 1.
+
+    What all have in common would only change the cost, which the projection undoes.
+    """
+    slope, cost = gradient.double(), budget.cost
+    common = budget.in_lanes(slope).sum(1) / budget.in_lanes(cost).sum(1)
+    left = slope / cost - common[budget.segment]
+    spread = (budget.in_lanes(left.square()).sum(1) / (budget.lanes < len(left)).sum(1)).sqrt()
+    return (left / spread.clamp(min=1e-30)[budget.segment]).to(gradient.dtype)

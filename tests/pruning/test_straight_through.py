@@ -1,0 +1,128 @@
+"""Descent by back-propagation through sampled masks: what it estimates, what it holds, and optima that are known."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from policyprune.config.schema import StraightThrough
+from policyprune.pruning.budget import Budget, make_budget
+from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
+from policyprune.pruning.optimizers.straight_through import direction, slopes
+from policyprune.pruning.space import space_of
+
+CONFIG = StraightThrough(
+    "straight_through",
+    steps=60,
+    batch_size=4,
+    backward_batch=3,
+    learning_rate=0.1,
+    attention_rate=1,
+    momentum=0.5,
+    confidence=0.8,
+)
+WORTH = torch.tensor([0.1, 0.9, 0.2, 0.6, 0.1, 0.8, 0.3, 0.7, 0.6, 0.2, 0.9, 0.0])
+HEADS = torch.tensor([0, 1, 6, 7])
+
+
+def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
+    """A loss whose slopes depend on the mask a little."""
+    return (1 - masks) @ WORTH + ((1 - masks) @ WORTH) ** 2 / 50 + (rows % 5)
+
+
+@pytest.fixture
+def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
+    adapter = synthetic_adapter([(2, 4), (2, 4)])
+    space = space_of(adapter, ["attention", "ffn"])
+    budget = make_budget(budget_options("rate", 0.5), adapter, space)
+    lengths = torch.ones(20, dtype=torch.long)
+    return Problem(evaluate, space, budget, 1 - WORTH, torch.full((12,), 0.5), lengths, seed=3)
+
+
+@torch.no_grad()
+def run(problem: Problem, **changes: Any) -> tuple[Found, list[dict[str, Any]]]:
+    reports: list[dict[str, Any]] = []
+    return OPTIMIZERS["straight_through"](problem, replace(CONFIG, **changes), reports.append), reports
+
+
+def test_it_finds_the_best_units_from_the_worst_mask(problem: Problem) -> None:
+    found, reports = run(problem)
+    kept = set(found.mask.nonzero().flatten().tolist())
+    assert kept & set(HEADS.tolist()) == {1, 7}
+    assert kept - set(HEADS.tolist()) == {3, 5, 8, 10}
+    assert found.forwards == found.backwards == len(reports) == CONFIG.steps
+    assert reports[-1]["loss"] < reports[0]["loss"]
+    assert all(abs(float(row["keep"]) - 0.5) < 1e-6 for row in reports)
+
+
+def test_held_heads_stay_as_the_metric_has_them(problem: Problem) -> None:
+    found, _ = run(problem, attention_rate=0)
+    kept = set(found.mask.nonzero().flatten().tolist())
+    assert kept & set(HEADS.tolist()) == {0, 6}  # the worst, which the metric takes for the best
+    assert kept - set(HEADS.tolist()) == {3, 5, 8, 10}
+    assert set(found.probabilities[HEADS].tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("attention_rate", [0, 1])
+def test_one_limit_for_heads_and_channels_is_held(
+    attention_rate: float, synthetic_adapter: Any, budget_options: Any, problem: Problem
+) -> None:
+    adapter = synthetic_adapter([(2, 4), (2, 4)])
+    space = space_of(adapter, ["attention", "ffn"])
+    budget = make_budget(budget_options("params", 0.5), adapter, space)
+    tried: list[Tensor] = []
+    metric = 1 - WORTH
+    metric[[0, 6]] = 1000  # two heads, which leave room for four channels
+
+    def noted(masks: Tensor, rows: Tensor) -> Tensor:
+        tried.append(masks.detach())
+        return evaluate(masks, rows)
+
+    found, _ = run(replace(problem, evaluate=noted, space=space, budget=budget, metric=metric), attention_rate=attention_rate)
+    assert (budget.spent(found.mask) <= budget.pool_limit).all()
+    spent = torch.stack([budget.spent(row.double()) for masks in tried for row in masks]).mean()
+    assert float(spent) == pytest.approx(float(budget.pool_limit), rel=0.05)
+    assert float(budget.spent(found.probabilities)) == pytest.approx(float(budget.pool_limit), rel=1e-5)
+
+
+def test_the_seed_decides(problem: Problem) -> None:
+    first, second, other = (run(own, steps=5)[0] for own in (problem, problem, replace(problem, seed=4)))
+    assert torch.equal(first.probabilities, second.probabilities)
+    assert not torch.equal(first.probabilities, other.probabilities)
+
+
+def test_slopes_are_means_of_gradients_whatever_is_back_propagated_at_a_time(problem: Problem) -> None:
+    def curved(masks: Tensor, rows: Tensor) -> Tensor:
+        return ((masks @ WORTH) ** 2 + rows) / 2
+
+    masks, rows = (torch.rand(5, 12) < 0.5).float(), torch.arange(5)
+    expected = ((masks @ WORTH)[:, None] * WORTH).mean(0)
+    for size in (1, 2, 5):
+        losses, gradient = slopes(replace(problem, evaluate=curved), masks, rows, size)
+        torch.testing.assert_close(gradient, expected)
+        torch.testing.assert_close(losses, curved(masks, rows))
+
+
+@given(values=st.lists(st.integers(-50, 50), min_size=12, max_size=12), cost=st.floats(0.1, 9))
+def test_a_direction_has_no_part_in_what_all_units_share(values: list[int], cost: float) -> None:
+    kinds = torch.tensor([0, 0, 1, 1, 1, 1] * 2)
+    costs = torch.where(kinds == 0, cost, 1.0).double()
+    limit = torch.zeros(2, dtype=torch.float64).index_add(0, kinds, costs) / 2
+    budget = Budget(costs, kinds, limit, kinds, limit, 0.5)
+    gradient = torch.tensor(values, dtype=torch.float64)
+    found = direction(gradient, budget)
+    torch.testing.assert_close(found, direction(3 * gradient + 7 * costs, budget), rtol=1e-5, atol=1e-5)
+    for kind in (0, 1):
+        own = found[kinds == kind]
+        assert float(own.square().mean()) == pytest.approx(1, abs=1e-6) or float(own.abs().max()) < 1e-6
+
+
+def test_a_loss_that_is_no_number_moves_nothing(problem: Problem) -> None:
+    broken = replace(problem, evaluate=lambda masks, rows: evaluate(masks, rows) * torch.nan)
+    found, reports = run(broken, steps=3)
+    assert all(float(row["skipped"]) == 1 for row in reports)
+    assert found.probabilities.isfinite().all()
