@@ -1,13 +1,13 @@
 """The search as the paper's authors released it, at several learning rates, against ours: quality per forward pass.
 
     python benchmarks/search_efficiency.py FOLDER [keep=0.8,0.6] [seeds=0,1,2] [rates=0.002,0.01,0.05] [passes=400]
-        [ours=40,400] [every=20] [ours.KEY=VALUE ...] [key=value ...]
+        [ours=40,120,400] [every=40] [ours.KEY=VALUE ...] [key=value ...]
 
 A pass is a forward of 8 sequences of 128 tokens, under one mask or under one each; a backward counts as two more, and
-those of our metric (first-order Taylor) count as well. All arms have the same model, calibration data, budget and
-number of passes; `ours` lists further lengths of our own search, whose schedule is then that short. Every `every`
-passes the mask that the search would end with is measured on held-out text, outside of the counted seconds. `ours.KEY`
-sets optimizer.KEY of our arm, other keys go to every run.
+those of our metric (first-order Taylor) count as well. All arms have the same model, calibration data and budget;
+`passes` is what the released algorithm gets, `ours` lists lengths of our own search, whose schedule is then that short.
+Every `every` passes the mask that the search would end with is measured on held-out text, outside of the counted
+seconds. `ours.KEY` sets optimizer.KEY of our arm, other keys go to every run. Only ours is tuned.
 
 A finished run is a whole JSON-lines file in FOLDER and is not repeated, so the command goes on where it was stopped.
 In the end a table, `table.md` and `curves.svg` (needs matplotlib).
@@ -38,6 +38,7 @@ from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
 from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.budget import make_budget
+from policyprune.pruning.edits import Edits
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.optimizers import OPTIMIZERS, Problem
@@ -48,7 +49,13 @@ from policyprune.surgery.shrink import shrink
 from policyprune.surgery.sliced import Sliced
 from policyprune.tasks import build
 
-COMMON = ["task.calibration.length=128", "optimizer.batch_size=8", "evaluation.max_tokens=8192", "tuning=cg2"]
+COMMON = [
+    "task.calibration.length=128",
+    "optimizer.batch_size=8",
+    "evaluation.max_tokens=8192",
+    "tuning=cg2",
+    "tuning.sequences=64",
+]
 OURS = ["importance=taylor", "optimizer=straight_through"]
 BACKWARD = (
     2  # forwards: with the weights fixed a backward has the products of one forward, and takes the time of two here
@@ -57,10 +64,10 @@ FEW, MANY = 32, 128  # sequences of the metric in a search of under, and of at l
 SETTINGS = {
     "keep": "0.8,0.6",
     "seeds": "0,1,2",
-    "rates": "0.002,0.01,0.05",
+    "rates": "0.01,0.03,0.1",
     "passes": "400",
-    "ours": "",
-    "every": "20",
+    "ours": "40,120,400",
+    "every": "40",
 }
 
 
@@ -86,11 +93,10 @@ class Arm:
 
 def arms(settings: dict[str, str], own: list[str]) -> Iterator[Arm]:
     """Every search that is compared."""
-    longest = int(settings["passes"])
     for rate in settings["rates"].split(","):
         overrides = ["optimizer=policy_gradient_released", f"optimizer.learning_rate={rate}"]
-        yield Arm(f"released, rate {rate}", True, longest, overrides)
-    for passes in sorted({longest, *(int(word) for word in settings["ours"].split(",") if word)}):
+        yield Arm(f"released, rate {rate}", True, int(settings["passes"]), overrides)
+    for passes in (int(word) for word in settings["ours"].split(",") if word):
         yield Arm(f"ours, {passes} passes", False, passes, [*OURS, *own])
 
 
@@ -143,8 +149,8 @@ def one(arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     adapter = adapt(model)
     space = space_of(adapter, config.granularity.units)
     budget, task = make_budget(config.budget, adapter, space), build(config.task, tokenizer)
-    windows, sliced = task.windows(128, config.evaluation.max_tokens), Sliced(model, adapter, space.units)
-    quick = in_search_dtype(model, config.model)
+    windows, quick = task.windows(128, config.evaluation.max_tokens), in_search_dtype(model, config.model)
+    sliced = Sliced(quick, adapter, space.units)
     began = time.perf_counter()
     metric = space.pooled(METRICS[config.importance.name](gather(config, model, quick, adapter, space.units, task)))
     start = initial_probabilities(metric, space, budget, config.importance).to(model.device)
@@ -162,12 +168,17 @@ def one(arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     with forwards.on():
         found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, lambda step: None, watch)
     passes = arm.before + found.forwards + BACKWARD * found.backwards
-    last: dict[str, Any] = {"passes": passes, "seconds": watch.seconds, "perplexity": measure(found.mask)}
-    edits, _ = fit_edits(config, model, adapter, space.units, space.expand(found.mask), task)
-    smaller = shrink(model, adapter, space.units, space.expand(found.mask), edits)
-    tuned = perplexity(smaller, windows, config.evaluation.batch_tokens)
-    dense = perplexity(model, windows, config.evaluation.batch_tokens)
-    return [*watch.rows, {**last, "tuned": tuned, "dense": dense}]
+    last: dict[str, Any] = {"passes": passes, "seconds": watch.seconds}
+    mask = space.expand(found.mask)
+
+    def quality(edits: Edits | None = None) -> float:
+        smaller = shrink(model, adapter, space.units, mask, edits)
+        return perplexity(smaller, windows, config.evaluation.batch_tokens)
+
+    last["perplexity"] = quality()
+    if not arm.released:
+        last["tuned"] = quality(fit_edits(config, model, adapter, space.units, mask, task)[0])
+    return [*watch.rows, last]
 
 
 def kept(path: Path, arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
@@ -191,44 +202,34 @@ def table(keep: str, compared: list[Arm], runs: Runs) -> str:
     """Final perplexities of all arms, and when ours comes to where the best released one ends."""
 
     def ends(arm: Arm, key: str) -> list[float]:
-        return [rows[-1][key] for rows in runs[arm.name]]
+        return [rows[-1][key] for rows in runs[arm.name] if key in rows[-1]]
 
     best = min((arm for arm in compared if arm.released), key=lambda arm: statistics.fmean(ends(arm, "perplexity")))
-    lines = []
+    lines, goal = [], statistics.fmean(ends(best, "perplexity"))
     for arm in compared:
         reached = []
-        for rows, goal in zip(runs[arm.name], runs[best.name], strict=True):
-            reached.append(next((row for row in rows if row["perplexity"] <= goal[-1]["perplexity"]), None))
+        for rows, its_goal in zip(runs[arm.name], runs[best.name], strict=True):
+            reached.append(next((row for row in rows if row["perplexity"] <= its_goal[-1]["perplexity"]), None))
         whole = [row for row in reached if row is not None]
         everywhere = len(whole) == len(reached)
+        lower = [100 * (statistics.fmean(own) / goal - 1) for key in ("perplexity", "tuned") if (own := ends(arm, key))]
         lines.append(
             [
                 keep,
                 arm.name + (" (best)" if arm is best else ""),
                 *(cell(ends(arm, key)) for key in ("passes", "seconds", "perplexity", "tuned")),
+                ", ".join(f"{own:+.0f} %" for own in lower),
                 *(cell([row[key] for row in whole]) if everywhere else "never" for key in ("passes", "seconds")),
             ]
         )
-    heads = ["keep", "search", "passes", "seconds", "perplexity", "tuned", "passes to goal", "seconds to goal"]
-    dense = ends(best, "dense")
-    text = tabulate(lines, headers=heads, tablefmt="github", disable_numparse=True)
-    said = [f"Goal: what the best released run ends with. Dense perplexity {cell(dense)}."]
-    for arm in compared:
-        if arm.passes == best.passes and not arm.released:
-            plain, tuned = (
-                100 * (1 - statistics.fmean(ends(arm, key)) / statistics.fmean(ends(best, key)))
-                for key in ("perplexity", "tuned")
-            )
-            against = 100 * (1 - statistics.fmean(ends(arm, "tuned")) / statistics.fmean(ends(best, "perplexity")))
-            said.append(
-                f"At equal passes ours ends {plain:.0f} % lower, {tuned:.0f} % lower when both are tuned, and tuned "
-                f"{against:.0f} % lower than the released one untuned."
-            )
-    return "\n".join(said) + f"\n\n{text}\n"
+    heads = ["keep", "search", "passes", "seconds", "perplexity", "tuned", "against the best released one"]
+    return tabulate(lines, [*heads, "passes to there", "seconds to there"], tablefmt="github", disable_numparse=True)
 
 
 def cell(numbers: list[float]) -> str:
-    """Mean and deviation."""
+    """Mean and deviation; empty for no numbers."""
+    if not numbers:
+        return ""
     spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
     return f"{statistics.fmean(numbers):.1f}{spread}"
 

@@ -82,7 +82,9 @@ def test_one_limit_for_heads_and_channels_is_held(
         tried.append(masks.detach())
         return evaluate(masks, rows)
 
-    found, _ = run(replace(problem, evaluate=noted, space=space, budget=budget, metric=metric), attention_rate=attention_rate)
+    found, _ = run(
+        replace(problem, evaluate=noted, space=space, budget=budget, metric=metric), attention_rate=attention_rate
+    )
     assert (budget.spent(found.mask) <= budget.pool_limit).all()
     spent = torch.stack([budget.spent(row.double()) for masks in tried for row in masks]).mean()
     assert float(spent) == pytest.approx(float(budget.pool_limit), rel=0.05)
