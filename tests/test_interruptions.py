@@ -27,6 +27,7 @@ tasks.TextTask.loss = slow
 STEPS = 12
 OPTIMIZERS = {
     "policy_gradient": ["optimizer.baseline=residual", f"optimizer.steps={STEPS}", "optimizer.batch_size=4"],
+    "straight_through": [f"optimizer.steps={STEPS}", "optimizer.batch_size=4", "importance=magnitude"],
     "ppo": [
         f"optimizer.iterations={STEPS}",
         "optimizer.episodes=2",

@@ -83,7 +83,13 @@ def test_every_job_of_a_sweep_is_valid(name: str, tmp_path: Path) -> None:
 
 def test_jobs_are_what_hydra_composes() -> None:
     """Options are composed once and values set in copies; the whole way gives the same."""
-    given = ["method=ours", "budget.keep=0.65", "task.calibration.count=32", "tracker=wandb", "optimizer.masks=2,3"]
+    given = [
+        "method=ours_forward",
+        "budget.keep=0.65",
+        "task.calibration.count=32",
+        "tracker=wandb",
+        "optimizer.masks=2,3",
+    ]
     with opened("smoke", given) as sweep:
         for job in jobs(sweep, points(sweep)):
             whole = sweep.loader.load_sweep_config(sweep.master, list(job.overrides))

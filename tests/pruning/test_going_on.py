@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.config.schema import PPO, Evolution, Greedy, Gumbel
+from policyprune.config.schema import PPO, Evolution, Greedy, Gumbel, StraightThrough
 from policyprune.pruning.budget import make_budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.optimizers.estimator import Baseline
@@ -114,17 +114,18 @@ def test_ppo_goes_on_bit_for_bit(problem: Problem, at: list[int], every: int) ->
     compare_with_interrupted(problem, refining(), at, every)
 
 
-BASELINES_THAT_SEARCH = [
+OTHERS = [
     Evolution("evolution", steps=STEPS, population=5, parents=2, mutation=0.2, batch_size=4, final_batches=2),
     Gumbel("gumbel", STEPS, 4, 2, 0.05, 1.0, 0.2, True),
     Greedy("greedy", sequences=8, batch_size=4),
+    StraightThrough("straight_through", STEPS, 4, 3, 0.05, 0.5, 0.9, 0.9),
 ]
 
 
-@pytest.mark.parametrize("config", BASELINES_THAT_SEARCH, ids=lambda config: config.name)
+@pytest.mark.parametrize("config", OTHERS, ids=lambda config: config.name)
 @settings(max_examples=4)
 @given(at=st.lists(st.integers(1, 3), min_size=1, max_size=2), every=st.integers(1, 2))
-def test_baselines_go_on_bit_for_bit(problem: Problem, config: Any, at: list[int], every: int) -> None:
+def test_others_go_on_bit_for_bit(problem: Problem, config: Any, at: list[int], every: int) -> None:
     compare_with_interrupted(problem, config, at, every)
 
 
