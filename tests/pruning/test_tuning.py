@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForSequenceClassification
 
+import residuals
 from encoders import make_encoder
 from harness import settled
 from policyprune.calibration import fit_edits
@@ -46,8 +47,10 @@ class Subject:
     def block_outputs(self, masks: Tensor | None, first_token: bool) -> dict[tuple[int, str], Tensor]:
         """What each block is fitted to, in plain forwards of the whole model: (tokens, d).
 
-        It is the output of its output projection, in post-norm families with the residual, as the norm behind takes it.
+        It is the output of its output projection, in post-norm families with the residual, as the norm behind takes it;
+        in the others every token divided by the root mean square of the dense residual behind the layer.
         """
+        weights = self.weights(first_token)
         seen: dict[tuple[int, str], list[Tensor]] = {(b.layer, b.kind): [] for b in self.adapter.blocks}
         rows: list[Tensor] = []
         norms = {(b.layer, b.kind): b.norm for b in self.adapter.blocks}
@@ -71,7 +74,17 @@ class Subject:
                 self.model(**batch)
         for handle in handles:
             handle.remove()
-        return {key: torch.cat(parts).double() for key, parts in seen.items()}
+        found = {key: torch.cat(parts).double() for key, parts in seen.items()}
+        return {key: own if norms[key] else own * weights[key[0]] for key, own in found.items()}
+
+    def weights(self, first_token: bool) -> list[Tensor]:
+        """Of the tokens that count, in each layer: (tokens, 1)."""
+        rows = [batch["attention_mask"].bool() for batch in self.batches]
+        found = []
+        for index, parts in enumerate(residuals.weights(self.model, self.adapter, self.batches)):
+            first = first_token and index == self.last
+            found.append(torch.cat([x[:, 0] if first else x[own] for x, own in zip(parts, rows, strict=True)]))
+        return found
 
 
 def batches_of(seed: int = 1) -> list[dict[str, Tensor]]:

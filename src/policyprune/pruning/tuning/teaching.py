@@ -19,6 +19,10 @@ class Lesson:
     `samples` are, batch by batch, the student's inputs (tokens, features) of the output projection and what it should
     make of them without its bias: the teacher's outputs (tokens, d), plus, where a norm takes the sum of residual and
     output, what the student's residual lacks of the teacher's. They can be read once.
+
+    Where norms stand before the blocks, both are divided by the root mean square of the teacher's residual behind the
+    layer, as the next norm divides: an error counts relative to what it is added to. Without that the few tokens with
+    massive activations, the first one above all, are nearly all of a least-squares problem.
     """
 
     block: Block
@@ -55,11 +59,12 @@ def lessons(
 
     def samples(block: Block, columns: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         seen = watch(model, pupil, _watched(block), final=False)
-        for now, target, batch in zip(seen, targets[block.out], batches, strict=True):
+        for now, target, weight, batch in zip(seen, targets[block.out], weights, batches, strict=True):
             x, out = now[block.out]
-            wanted = target - (_reached(now, block) - out)
+            wanted = target - (_reached(now, block) - out) - (0.0 if bias is None else bias)
             rows = counted(batch, first_token and block.layer == last).to(x.device)
-            yield x[rows][:, columns], wanted[rows] - (0.0 if bias is None else bias)
+            factor = 1.0 if block.norm else weight.to(x.device)[rows]
+            yield x[rows][:, columns] * factor, wanted[rows] * factor
 
     for index in range(len(adapter.layers)):
         kinds = [kind for kind in ("attention", "ffn") if (index, kind) in views and views[index, kind].any()]
@@ -69,6 +74,7 @@ def lessons(
         for now in watch(model, teacher, [name for block in own for name in _watched(block)], final=True):
             for block in own:
                 targets[block.out].append(_reached(now, block))
+        weights = [_weight(out) for out in teacher.produced or ()]
         for kind in kinds:
             block, kept = blocks[index, kind], views[index, kind].nonzero().flatten()
             columns = columns_of(block, kept).to(model.device)
@@ -79,6 +85,11 @@ def lessons(
             teacher = next(teacher_layers)
             prune(True)
             pupil = next(student_layers)
+
+
+def _weight(residual: Tensor) -> Tensor:
+    """1 over the root mean square of each token of a residual (B, T, d): (B * T, 1)."""
+    return residual.flatten(0, -2).float().square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt().to(residual.dtype)
 
 
 def _watched(block: Block) -> list[str]:
