@@ -116,8 +116,9 @@ def test_a_direction_has_no_part_in_what_all_units_share(values: list[int], cost
     limit = torch.zeros(2, dtype=torch.float64).index_add(0, kinds, costs) / 2
     budget = Budget(costs, kinds, limit, kinds, limit, 0.5)
     gradient = torch.tensor(values, dtype=torch.float64)
-    found = direction(gradient, budget)
-    torch.testing.assert_close(found, direction(3 * gradient + 7 * costs, budget), rtol=1e-5, atol=1e-5)
+    everything = torch.ones(12, dtype=torch.bool)
+    found = direction(gradient, budget, everything)
+    torch.testing.assert_close(found, direction(3 * gradient + 7 * costs, budget, everything), rtol=1e-5, atol=1e-5)
     for kind in (0, 1):
         own = found[kinds == kind]
         assert float(own.square().mean()) == pytest.approx(1, abs=1e-6) or float(own.abs().max()) < 1e-6
@@ -128,3 +129,19 @@ def test_a_loss_that_is_no_number_moves_nothing(problem: Problem) -> None:
     found, reports = run(broken, steps=3)
     assert all(float(row["skipped"]) == 1 for row in reports)
     assert found.probabilities.isfinite().all()
+
+
+def test_held_units_have_no_part_in_the_direction() -> None:
+    zero = torch.zeros(12, dtype=torch.long)
+    limit = torch.tensor([6.0], dtype=torch.float64)
+    budget = Budget(torch.linspace(1, 3, 12, dtype=torch.float64), zero, limit, zero, limit, 0.5)
+    moves = torch.ones(12, dtype=torch.bool)
+    moves[HEADS] = False
+    gradient = torch.randn(12, dtype=torch.float64)
+    other = torch.where(moves, gradient, 1e6)
+    found = direction(gradient, budget, moves)
+    torch.testing.assert_close(found, direction(other, budget, moves))
+    assert not found[HEADS].any()
+    assert float(found[moves].square().mean()) == pytest.approx(1)
+    nothing = direction(gradient, budget, torch.zeros(12, dtype=torch.bool))
+    assert torch.equal(nothing, torch.zeros_like(nothing))

@@ -25,11 +25,12 @@ def search(problem: Problem, config: StraightThrough, report: Report, state: Sta
     budget = problem.budget.to(device)
     of_heads = torch.tensor([group.kind == "attention" for group in problem.space.groups])[problem.space.group_of]
     relative = torch.where(of_heads, config.attention_rate, 1.0).to(device)
+    moves = relative > 0
     first = by_metric(problem.metric, problem.budget, problem.per_cost).to(device).float()
-    free = budget.holding(first, relative == 0) if budget.linear else budget
+    free = budget.holding(first, ~moves) if budget.linear else budget
 
     def inside(s: Tensor) -> Tensor:
-        return torch.where(relative > 0, project(s, free, "equality"), first)
+        return torch.where(moves, project(s, free, "equality"), first)
 
     s = inside(config.confidence * first + (1 - config.confidence) * (1 - first))
     average, step = torch.zeros_like(s), 0
@@ -46,7 +47,7 @@ def search(problem: Problem, config: StraightThrough, report: Report, state: Sta
         finite = gradient.isfinite().all() & losses.isfinite().all()
         average = torch.where(finite, config.momentum * average + (1 - config.momentum) * gradient, average)
         rate = config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
-        moved = inside(s - rate * relative * direction(average, budget))
+        moved = inside(s - rate * relative * direction(average, budget, moves))
         s = torch.where(finite, moved, s)
         step += 1
         report(
@@ -82,13 +83,18 @@ def slopes(problem: Problem, masks: Tensor, rows: Tensor, size: int) -> tuple[Te
     return torch.cat(losses), total / len(rows)
 
 
-def direction(gradient: Tensor, budget: Budget) -> Tensor:
-    """In each segment, gradient (n,) per cost without what all its units have in common, with root mean square 1.
+def direction(gradient: Tensor, budget: Budget, moves: Tensor) -> Tensor:
+    """In each segment, gradient (n,) per cost without what its units in `moves` (n,) bool have in common.
 
-    What all have in common would only change the cost, which the projection undoes.
+    Its root mean square over these is 1, the others get 0. What all have in common would only change the cost, which
+    the projection undoes.
     """
+
+    def total(values: Tensor) -> Tensor:
+        return budget.in_lanes(torch.where(moves, values, 0)).sum(1)
+
     slope, cost = gradient.double(), budget.cost
-    common = budget.in_lanes(slope).sum(1) / budget.in_lanes(cost).sum(1)
+    common = total(slope) / total(cost)
     left = slope / cost - common[budget.segment]
-    spread = (budget.in_lanes(left.square()).sum(1) / (budget.lanes < len(left)).sum(1)).sqrt()
-    return (left / spread.clamp(min=1e-30)[budget.segment]).to(gradient.dtype)
+    spread = (total(left.square()) / total(torch.ones_like(cost))).sqrt()
+    return torch.where(moves, left / spread.clamp(min=1e-30)[budget.segment], 0).to(gradient.dtype)
