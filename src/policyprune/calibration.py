@@ -1,5 +1,6 @@
 """Calibration data of a task, in the form that metrics and tuning take."""
 
+import logging
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from policyprune.pruning.importance import Evidence
 from policyprune.pruning.space import Space
 from policyprune.pruning.tuning import TUNINGS
 from policyprune.tasks import Task, by_length
+from policyprune.tuning_strength import choose, split
 
+log = logging.getLogger(__name__)
 BATCH = 32
 
 
@@ -41,10 +44,26 @@ def gather(
 def fit_edits(
     config: Config, model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, task: Task
 ) -> tuple[Edits, list[dict[str, Any]]]:
-    """What the tuning that the config asks for changes in the kept units, and a report of each block."""
+    """What the tuning that the config asks for changes in the kept units, and a report of each block.
+
+    `strength` in the report is the share of the change that is kept, the best one on other calibration sequences
+    (not of `bias_compensation`, which is a baseline as published).
+    """
     assert isinstance(config.tuning, Calibrated)
-    rows = by_length(task.lengths[: config.tuning.sequences], BATCH)
+    fitted, judging = split(len(task.lengths), config.tuning.sequences)
+    judged = config.tuning.name != "bias_compensation" and len(judging) > 0
+    rows = by_length(task.lengths[: len(fitted) if judged else config.tuning.sequences], BATCH)
     batches = [{name: tensor.to(model.device) for name, tensor in task.inputs(own).items()} for own in rows]
     first_token = isinstance(config.task, Classification) and not hasattr(model, "score")  # a decoder's reads the last
     with torch.no_grad():
-        return TUNINGS[config.tuning.name](model, adapter, space, mask, batches, config.tuning, first_token)
+        edits, report = TUNINGS[config.tuning.name](model, adapter, space, mask, batches, config.tuning, first_token)
+        if not judged:
+            return edits, report
+
+        def loss(smaller: PreTrainedModel) -> float:
+            batches = (judging[own] for own in by_length(task.lengths[judging], BATCH))
+            return float(torch.cat([task.loss(smaller, own) for own in batches]).double().mean())
+
+        edits, strength = choose(edits, model, adapter, space, mask, loss)
+    log.info("%g of the tuning has the least loss on %d other sequences", strength, len(judging))
+    return edits, [{**row, "strength": strength} for row in report]

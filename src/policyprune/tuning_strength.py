@@ -1,0 +1,62 @@
+"""How much of a tuning is worn: the share that lowers the loss of sequences most that it was not fitted to."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from policyprune.models.adapter import Adapter
+from policyprune.pruning.edits import Edits
+from policyprune.pruning.layerwise import columns_of, projection
+from policyprune.pruning.space import Space
+from policyprune.surgery.shrink import shrink
+
+SHARES = (1.0, 0.5, 0.0)
+HELD_OUT = 64  # sequences at most
+
+
+def split(sequences: int, fitted: int) -> tuple[Tensor, Tensor]:
+    """Rows that a tuning is fitted to, the first `fitted`, and those that judge it: the next ones, `HELD_OUT` at most.
+
+    Where fewer than an eighth as many follow, the last eighth of the fitted ones judges instead; none of one sequence.
+    """
+    fitted = min(fitted, sequences)
+    judges = min(HELD_OUT, max(1, fitted // 8))
+    cut = fitted if sequences - fitted >= judges else max(1, fitted - judges)
+    return torch.arange(cut), torch.arange(cut, min(sequences, cut + HELD_OUT))
+
+
+def choose(
+    edits: Edits,
+    model: PreTrainedModel,
+    adapter: Adapter,
+    space: Space,
+    mask: Tensor,
+    loss: Callable[[PreTrainedModel], float],
+) -> tuple[Edits, float]:
+    """The edits of the share in `SHARES` whose smaller model has the least loss (the largest of equals), and the share.
+
+    A block's output is nearer to the dense one after a tuning; whether that is better for the loss shows only behind
+    all blocks. Biases are worn as they are.
+    """
+    found = {}
+    for share in SHARES:
+        worn = part(edits, share, model, adapter, space, mask)
+        value = loss(shrink(model, adapter, space, mask, worn))
+        found[share] = (value if math.isfinite(value) else math.inf, worn)
+    best = min(SHARES, key=lambda share: found[share][0])
+    return found[best][1], best
+
+
+def part(edits: Edits, share: float, model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor) -> Edits:
+    """Scales and weights moved from those of the dense model by `share` of what the edits move them."""
+    binary, blocks = mask.float().cpu(), {(block.layer, block.kind): block for block in adapter.blocks}
+    scales = None if edits.scales is None else torch.lerp(binary, edits.scales.float().cpu(), share)
+    weights = {}
+    for key, new in edits.weights.items():
+        kept = space.views(binary)[key].nonzero().flatten()
+        old = projection(model, blocks[key])[0][:, columns_of(blocks[key], kept).to(model.device)]
+        weights[key] = torch.lerp(old.float().cpu(), new, share)
+    return Edits(scales, weights, edits.biases)
