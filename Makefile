@@ -36,7 +36,7 @@ bench: setup
 
 # the search against the authors' own: hours, goes on where it was stopped
 bench-search: setup
-	$(BIN)/python benchmarks/search_efficiency.py outputs/bench-search ours=40
+	$(BIN)/python benchmarks/search_efficiency.py outputs/bench-search
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
