@@ -82,8 +82,8 @@ def test_every_subject_of_a_run_has_its_rows(ran: Path) -> None:
 
 
 def test_the_record_tells_what_each_stage_looked_at(ran: Path) -> None:
-    used = record_of(ran).calibration
-    assert {stage: own["sequences"] for stage, own in used.items()} == {"importance": 16, "search": 8, "tuning": 16}
+    used = record_of(ran).calibration  # tuning: 16 sequences that it is fitted to, and all others, which judge it
+    assert {stage: own["sequences"] for stage, own in used.items()} == {"importance": 16, "search": 8, "tuning": 48}
     assert not any(own["backpropagation"] for own in used.values())
 
 
