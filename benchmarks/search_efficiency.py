@@ -1,6 +1,6 @@
 """The search as the paper's authors released it, at several learning rates, against ours: quality per forward pass.
 
-    python benchmarks/search_efficiency.py FOLDER [keep=0.8,0.6] [seeds=0,1,2] [rates=0.002,0.01,0.05] [passes=400]
+    python benchmarks/search_efficiency.py FOLDER [keep=0.8,0.6] [seeds=0,1,2] [rates=0.01,0.03,0.1] [passes=400]
         [ours=40,120,400] [every=40] [ours.KEY=VALUE ...] [key=value ...]
 
 A pass is a forward of 8 sequences of 128 tokens, under one mask or under one each; a backward counts as two more, and
@@ -57,9 +57,7 @@ COMMON = [
     "tuning.sequences=64",
 ]
 OURS = ["importance=taylor", "optimizer=straight_through"]
-BACKWARD = (
-    2  # forwards: with the weights fixed a backward has the products of one forward, and takes the time of two here
-)
+BACKWARD = 2  # forwards: with fixed weights a backward has the products of one, and takes the time of about two here
 FEW, MANY = 32, 128  # sequences of the metric in a search of under, and of at least 100 passes
 SETTINGS = {
     "keep": "0.8,0.6",
@@ -204,6 +202,8 @@ def table(keep: str, compared: list[Arm], runs: Runs) -> str:
     def ends(arm: Arm, key: str) -> list[float]:
         return [rows[-1][key] for rows in runs[arm.name] if key in rows[-1]]
 
+    if not any(arm.released for arm in compared):
+        return f"keep {keep}: nothing to compare with, no `rates`"
     best = min((arm for arm in compared if arm.released), key=lambda arm: statistics.fmean(ends(arm, "perplexity")))
     lines, goal = [], statistics.fmean(ends(best, "perplexity"))
     for arm in compared:

@@ -26,12 +26,11 @@ def case(tiny_llama: Any) -> tuple[Any, Any, Any, Tensor]:
 @given(sequences=st.integers(1, 500), fitted=st.integers(1, 500))
 def test_nothing_judges_what_it_was_fitted_to(sequences: int, fitted: int) -> None:
     own, judging = split(sequences, fitted)
-    assert len(own) >= 1
-    assert len(own) <= min(sequences, fitted)
-    assert not set(own.tolist()) & set(judging.tolist())
+    assert 1 <= own <= min(sequences, fitted)
     assert len(judging) <= HELD_OUT
     assert len(judging) > 0 or sequences == 1
-    assert own.tolist() + judging.tolist() == list(range(len(own) + len(judging)))
+    assert judging.tolist() == list(range(own, own + len(judging)))
+    assert own + len(judging) <= sequences
 
 
 def scales_of(space: Any, mask: Tensor) -> Edits:

@@ -50,14 +50,15 @@ def fit_edits(
     (not of `bias_compensation`, which is a baseline as published).
     """
     assert isinstance(config.tuning, Calibrated)
-    fitted, judging = split(len(task.lengths), config.tuning.sequences)
-    judged = config.tuning.name != "bias_compensation" and len(judging) > 0
-    rows = by_length(task.lengths[: len(fitted) if judged else config.tuning.sequences], BATCH)
+    fitted, judging = config.tuning.sequences, torch.arange(0)
+    if config.tuning.name != "bias_compensation":
+        fitted, judging = split(len(task.lengths), config.tuning.sequences)
+    rows = by_length(task.lengths[:fitted], BATCH)
     batches = [{name: tensor.to(model.device) for name, tensor in task.inputs(own).items()} for own in rows]
     first_token = isinstance(config.task, Classification) and not hasattr(model, "score")  # a decoder's reads the last
     with torch.no_grad():
         edits, report = TUNINGS[config.tuning.name](model, adapter, space, mask, batches, config.tuning, first_token)
-        if not judged:
+        if not len(judging):
             return edits, report
 
         def loss(smaller: PreTrainedModel) -> float:

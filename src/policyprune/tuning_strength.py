@@ -17,15 +17,15 @@ SHARES = (1.0, 0.5, 0.0)
 HELD_OUT = 64  # sequences at most
 
 
-def split(sequences: int, fitted: int) -> tuple[Tensor, Tensor]:
-    """Rows that a tuning is fitted to, the first `fitted`, and those that judge it: the next ones, `HELD_OUT` at most.
+def split(sequences: int, fitted: int) -> tuple[int, Tensor]:
+    """How many rows a tuning is fitted to, the first `fitted`, and those that judge it: the next, `HELD_OUT` at most.
 
     Where fewer than an eighth as many follow, the last eighth of the fitted ones judges instead; none of one sequence.
     """
     fitted = min(fitted, sequences)
     judges = min(HELD_OUT, max(1, fitted // 8))
     cut = fitted if sequences - fitted >= judges else max(1, fitted - judges)
-    return torch.arange(cut), torch.arange(cut, min(sequences, cut + HELD_OUT))
+    return cut, torch.arange(cut, min(sequences, cut + HELD_OUT))
 
 
 def choose(

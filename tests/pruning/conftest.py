@@ -12,8 +12,9 @@ from policyprune.config.schema import Budget as BudgetConfig
 from policyprune.config.schema import PolicyGradient
 from policyprune.models.adapter import Adapter, Block
 from policyprune.models.families.llama import LLAMA
-from policyprune.pruning.budget import Budget
-from policyprune.pruning.space import Group, Space
+from policyprune.pruning.budget import Budget, make_budget
+from policyprune.pruning.optimizers import Problem
+from policyprune.pruning.space import Group, Space, space_of
 
 KINDS = ("attention", "ffn")
 PRICES = {"attention": 70, "ffn": 9}  # parameters of a unit
@@ -38,6 +39,20 @@ def make_space(counts: Sequence[tuple[int, int]]) -> Space:
             for kind, count in zip(KINDS, pair, strict=True)
         )
     )
+
+
+@pytest.fixture
+def small_problem() -> Callable[..., Problem]:
+    """4 heads and 8 channels in two layers, half of each to keep; what a mask loses is given."""
+
+    def make(evaluate: Callable[[Tensor, Tensor], Tensor], metric: Tensor) -> Problem:
+        adapter = make_adapter([(2, 4), (2, 4)])
+        space = space_of(adapter, KINDS)
+        budget = make_budget(budget_config("rate", 0.5), adapter, space)
+        lengths = torch.ones(20, dtype=torch.long)
+        return Problem(evaluate, space, budget, metric, torch.full((space.n,), 0.5), lengths, seed=3)
+
+    return make
 
 
 def plain_budget(cost: Tensor, segment: Tensor, limit: Tensor, keep: float = 0.5) -> Budget:

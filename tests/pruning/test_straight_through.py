@@ -35,12 +35,9 @@ def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
-    adapter = synthetic_adapter([(2, 4), (2, 4)])
-    space = space_of(adapter, ["attention", "ffn"])
-    budget = make_budget(budget_options("rate", 0.5), adapter, space)
-    lengths = torch.ones(20, dtype=torch.long)
-    return Problem(evaluate, space, budget, 1 - WORTH, torch.full((12,), 0.5), lengths, seed=3)
+def problem(small_problem: Any) -> Problem:
+    found: Problem = small_problem(evaluate, 1 - WORTH)
+    return found
 
 
 @torch.no_grad()

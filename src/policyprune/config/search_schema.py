@@ -103,9 +103,7 @@ class StraightThrough(Optimizer):
     batch_size: int = number(at_least=1)  # sequences per step, a mask for each
     backward_batch: int = number(at_least=1)  # of them back-propagated at a time: what memory grows with
     learning_rate: float = number(above=0)  # root mean square change of the keep probabilities in the first step
-    attention_rate: float = number(
-        at_least=0
-    )  # of attention units, relative to that of channels; 0: as the metric has them
+    attention_rate: float = number(at_least=0)  # of heads, relative to channels; 0: they stay as the metric has them
     momentum: float = number(at_least=0, below=1)
     confidence: float = number(at_least=0.5, at_most=1)  # initial keep probability of a channel that the metric keeps
 

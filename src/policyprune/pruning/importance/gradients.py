@@ -8,17 +8,25 @@ from transformers import PreTrainedModel
 
 from policyprune.pruning.masking import Masking
 
+Evaluate = Callable[[Tensor, Tensor], Tensor]  # masks (B, n) and rows (B,) to losses (B,)
 
-def gradients_at(evaluate: Callable[[Tensor, Tensor], Tensor], mask: Tensor, batches: list[Tensor]) -> Iterator[Tensor]:
-    """dL/dm of each example at a mask (n,): for each batch of rows (B,) a tensor (B, n), on the mask's device.
+
+def gradients_of(evaluate: Evaluate, masks: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (B,) of examples under masks (B, n), and dL/dm of each, (B, n).
 
     Each example has a mask of its own, so one backward pass gives the gradients of a whole batch, example by example.
     """
+    with torch.enable_grad():
+        leaf = masks.detach().clone().requires_grad_()
+        losses = evaluate(leaf, rows)
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), gradient
+
+
+def gradients_at(evaluate: Evaluate, mask: Tensor, batches: list[Tensor]) -> Iterator[Tensor]:
+    """dL/dm of each example at a mask (n,): for each batch of rows (B,) a tensor (B, n), on the mask's device."""
     for rows in batches:
-        with torch.enable_grad():
-            masks = mask.float().repeat(len(rows), 1).requires_grad_()
-            (gradient,) = torch.autograd.grad(evaluate(masks, rows).sum(), masks)
-        yield gradient
+        yield gradients_of(evaluate, mask.float().repeat(len(rows), 1), rows)[1]
 
 
 def mask_gradients(

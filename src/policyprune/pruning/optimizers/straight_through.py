@@ -7,6 +7,7 @@ from torch import Tensor
 
 from policyprune.config.schema import StraightThrough
 from policyprune.pruning.budget import Budget
+from policyprune.pruning.importance.gradients import gradients_of
 from policyprune.pruning.optimizers.batches import Batches
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 from policyprune.pruning.projection import project
@@ -72,15 +73,9 @@ def slopes(problem: Problem, masks: Tensor, rows: Tensor, size: int) -> tuple[Te
 
     Back-propagates `size` sequences at a time, which is what the memory for activations grows with.
     """
-    losses, total = [], torch.zeros_like(masks[0])
-    for own, its_rows in zip(masks.split(size), rows.split(size), strict=True):
-        with torch.enable_grad():
-            leaf = own.clone().requires_grad_()
-            found = problem.evaluate(leaf, its_rows)
-            (gradient,) = torch.autograd.grad(found.sum(), leaf)
-        losses.append(found.detach())
-        total += gradient.float().sum(0)
-    return torch.cat(losses), total / len(rows)
+    parts = zip(masks.split(size), rows.split(size), strict=True)
+    losses, gradients = zip(*(gradients_of(problem.evaluate, *own) for own in parts), strict=True)
+    return torch.cat(losses), torch.cat(gradients).float().mean(0)
 
 
 def direction(gradient: Tensor, budget: Budget, moves: Tensor) -> Tensor:

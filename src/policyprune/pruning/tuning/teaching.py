@@ -21,8 +21,8 @@ class Lesson:
     output, what the student's residual lacks of the teacher's. They can be read once.
 
     Where norms stand before the blocks, both are divided by the root mean square of the teacher's residual behind the
-    layer, as the next norm divides: an error counts relative to what it is added to. Without that the few tokens with
-    massive activations, the first one above all, are nearly all of a least-squares problem.
+    layer, as the next norm divides: an error counts relative to what it is added to. Without that a token with
+    massive activations is nearly all of the least-squares problem of the blocks that make and unmake these.
     """
 
     block: Block
