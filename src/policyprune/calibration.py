@@ -9,12 +9,13 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Calibrated, Classification, Config
 from policyprune.models.adapter import Adapter
+from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.edits import Edits
 from policyprune.pruning.importance import Evidence
 from policyprune.pruning.space import Space
 from policyprune.pruning.tuning import TUNINGS
 from policyprune.tasks import Task, by_length
-from policyprune.tuning_strength import choose, split
+from policyprune.tuning_strength import carried_over, choose, split
 
 log = logging.getLogger(__name__)
 BATCH = 32
@@ -47,9 +48,10 @@ def fit_edits(
     """What the tuning that the config asks for changes in the kept units, and a report of each block.
 
     `strength` in the report is the share of the change that is kept, the best one on other calibration sequences
-    (not of `bias_compensation`, which is a baseline as published).
+    (not of `bias_compensation`, a baseline as published). Forwards are computed in the data type of the search.
     """
     assert isinstance(config.tuning, Calibrated)
+    quick = in_search_dtype(model, config.model)
     fitted, judging = config.tuning.sequences, torch.arange(0)
     if config.tuning.name != "bias_compensation":
         fitted, judging = split(len(task.lengths), config.tuning.sequences)
@@ -57,14 +59,16 @@ def fit_edits(
     batches = [{name: tensor.to(model.device) for name, tensor in task.inputs(own).items()} for own in rows]
     first_token = isinstance(config.task, Classification) and not hasattr(model, "score")  # a decoder's reads the last
     with torch.no_grad():
-        edits, report = TUNINGS[config.tuning.name](model, adapter, space, mask, batches, config.tuning, first_token)
-        if not len(judging):
-            return edits, report
+        edits, report = TUNINGS[config.tuning.name](quick, adapter, space, mask, batches, config.tuning, first_token)
+        strength = {}
+        if len(judging):
 
-        def loss(smaller: PreTrainedModel) -> float:
-            batches = (judging[own] for own in by_length(task.lengths[judging], BATCH))
-            return float(torch.cat([task.loss(smaller, own) for own in batches]).double().mean())
+            def loss(smaller: PreTrainedModel) -> float:
+                batches = (judging[own] for own in by_length(task.lengths[judging], BATCH))
+                return float(torch.cat([task.loss(smaller, own) for own in batches]).double().mean())
 
-        edits, strength = choose(edits, model, adapter, space, mask, loss)
-    log.info("%g of the tuning has the least loss on %d other sequences", strength, len(judging))
-    return edits, [{**row, "strength": strength} for row in report]
+            edits, strength["strength"] = choose(edits, quick, adapter, space, mask, loss)
+            told = strength["strength"], len(judging)
+            log.info("%g of the tuning has the least loss on %d other sequences", *told)
+        edits = carried_over(edits, quick, model, adapter, space, mask)
+    return edits, [{**row, **strength} for row in report]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.models.adapter import Adapter
+from policyprune.models.adapter import Adapter, Block
 from policyprune.pruning.edits import Edits
 from policyprune.pruning.layerwise import columns_of, projection
 from policyprune.pruning.space import Space
@@ -56,7 +56,23 @@ def part(edits: Edits, share: float, model: PreTrainedModel, adapter: Adapter, s
     scales = None if edits.scales is None else torch.lerp(binary, edits.scales.float().cpu(), share)
     weights = {}
     for key, new in edits.weights.items():
-        kept = space.views(binary)[key].nonzero().flatten()
-        old = projection(model, blocks[key])[0][:, columns_of(blocks[key], kept).to(model.device)]
-        weights[key] = torch.lerp(old.float().cpu(), new, share)
+        weights[key] = torch.lerp(_kept(model, blocks[key], space.views(binary)[key]), new, share)
     return Edits(scales, weights, edits.biases)
+
+
+def carried_over(
+    edits: Edits, source: PreTrainedModel, model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor
+) -> Edits:
+    """The edits for a model whose weights are those of `source` before these were rounded."""
+    views, blocks = space.views(mask.cpu()), {(block.layer, block.kind): block for block in adapter.blocks}
+    weights = {
+        key: new + (_kept(model, blocks[key], views[key]) - _kept(source, blocks[key], views[key]))
+        for key, new in edits.weights.items()
+    }
+    return Edits(edits.scales, weights, edits.biases)
+
+
+def _kept(model: PreTrainedModel, block: Block, mask: Tensor) -> Tensor:
+    """Weight (d, features) float32 on the CPU of a block's output projection for the units in mask (k,)."""
+    columns = columns_of(block, mask.nonzero().flatten())
+    return projection(model, block)[0][:, columns.to(model.device)].float().cpu()

@@ -1,9 +1,11 @@
 """Masks, losses, metrics and tuning on every family: fused projections, transposed weights, flattened tokens."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from harness import settled
@@ -12,6 +14,7 @@ from policyprune.models.examples import EXAMPLES, example
 from policyprune.models.families import FAMILIES
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.importance.evidence import Evidence
+from policyprune.pruning.layerwise import walk
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.tuning import SOLVERS, tune
 from policyprune.soundness import Subject, outputs, random_mask, subject_of
@@ -43,6 +46,29 @@ def test_the_loss_is_the_cross_entropy_of_the_model_s_own_logits(name: str) -> N
     logits = own.model(own.ids).logits[:, :-1]
     expected = cross_entropy(logits.transpose(1, 2), own.ids[:, 1:], reduction="none")
     torch.testing.assert_close(token_losses(own.model, own.ids), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_walk_gives_each_layer_what_a_plain_forward_does(name: str) -> None:
+    own = subject(name)
+    batch = {"input_ids": own.ids, "attention_mask": torch.ones_like(own.ids)}
+    batch["attention_mask"][0, -3:] = 0
+    plain: list[tuple[Any, Any]] = []
+
+    def record(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        plain.append((hidden, out[0] if isinstance(out, tuple) else out))
+
+    layers = [own.model.get_submodule(path) for path in own.adapter.layers]
+    handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in layers]
+    with torch.no_grad():
+        own.model.base_model(**batch, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    for layer, (hidden, out) in zip(walk(own.model, own.adapter, [batch]), plain, strict=True):
+        torch.testing.assert_close(layer.hidden, [hidden])
+        torch.testing.assert_close(list(layer.outputs()), [out])
+    assert not any("forward" in vars(layer) for layer in layers)
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -31,7 +31,7 @@ def batches_of(count: int = 3) -> list[dict[str, Tensor]]:
 def reconstructed(
     subject: Subject, mask: Tensor, batches: list[dict[str, Tensor]], ridge: float = 1e-4, first_token: bool = False
 ) -> tuple[Edits, Any]:
-    config = Reconstruct("reconstruct", sequences=8, ridge=ridge)
+    config = Reconstruct("reconstruct", sequences=8, ridge=[ridge])
     own = subject.model, subject.adapter, subject.space, mask, batches, config, first_token
     return TUNINGS["reconstruct"](*own)
 
@@ -103,7 +103,7 @@ def test_reported_errors_are_those_of_the_shrunk_model(llama: Subject) -> None:
 def test_every_block_gets_nearer_than_with_its_old_weights_and_the_first_nearer_than_with_scales(
     llama: Subject,
 ) -> None:
-    mask, batches = equal_widths(llama.space), batches_of()
+    mask, batches = equal_widths(llama.space), batches_of(16)
     _, report = reconstructed(llama, mask, batches)
     own = llama.model, llama.adapter, llama.space, mask, batches, SCALES, False
     _, scaled = TUNINGS["cg2"](*own)
@@ -111,6 +111,20 @@ def test_every_block_gets_nearer_than_with_its_old_weights_and_the_first_nearer_
     assert all(row["error"] < row["binary_error"] for row in report)
     assert report[0]["binary_error"] == pytest.approx(scaled[0]["binary_error"], rel=1e-4)
     assert all(ours["error"] < 0.9 * theirs["error"] for ours, theirs in zip(report, scaled, strict=True))
+
+
+def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: Subject) -> None:
+    """With much text an exact fit, with little one that stays at the old weights."""
+    mask = equal_widths(llama.space)
+
+    def chosen(count: int, ridges: list[float]) -> set[float]:
+        config = Reconstruct("reconstruct", sequences=8, ridge=ridges)
+        own = llama.model, llama.adapter, llama.space, mask, batches_of(count), config, False
+        _, report = TUNINGS["reconstruct"](*own)
+        return {row["ridge"] for row in report if row["outcome"] == "reconstructed"}
+
+    assert chosen(16, [1e6, 0.1]) == {0.1}
+    assert 1e6 in chosen(2, [1e-6, 1e6])
 
 
 def test_new_text_is_nearer_to_the_dense_model_than_with_scales_or_with_neither(llama: Subject) -> None:

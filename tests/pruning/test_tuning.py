@@ -239,7 +239,14 @@ def test_a_classifier_is_tuned_on_the_token_that_it_reads(family: str, tiny_llam
         model = LlamaForSequenceClassification(tiny_llama().config).eval().requires_grad_(False)
         model.model.load_state_dict(tiny_llama().model.state_dict())
     adapter = adapt(model)
-    config = settled("task=glue/sst2", "budget=flops", "optimizer=kwon", "tuning=cg2", "tuning.damp=0.01")
+    config = settled(
+        "task=glue/sst2",
+        "budget=flops",
+        "optimizer=kwon",
+        "tuning=cg2",
+        "tuning.damp=0.01",
+        "model.search_dtype=float32",
+    )
     space, task = space_of(adapter, ["attention", "ffn"]), Batch(batches_of()[0])
     mask = some_mask(space)
     found = space.views(fit_edits(config, model, adapter, space, mask, task)[0].scales)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from policyprune.config.schema import (
     Gumbel,
     LanguageModeling,
     PolicyGradient,
+    Reconstruct,
     StraightThrough,
     Task,
 )
@@ -49,6 +50,8 @@ def check_combinations(config: Config) -> None:
         raise UsageError(
             f"optimizer.attention_rate: 0 holds all that granularity={config.granularity.name} decides on, use more"
         )
+    if isinstance(config.tuning, Reconstruct) and not config.tuning.ridge:
+        raise UsageError("tuning.ridge: [] leaves nothing to choose from, give one or more such as [0.1, 1]")
     if isinstance(optimizer, Evolution) and optimizer.parents >= optimizer.population:
         raise UsageError(
             f"optimizer.parents: {optimizer.parents} leaves no place for children in optimizer.population="

@@ -157,4 +157,5 @@ class BiasCompensation(Calibrated):
 class Reconstruct(Calibrated):
     """New output projections for the kept units, by layer-wise least squares against the dense model's outputs."""
 
-    ridge: float = number(at_least=0)  # relative to the mean diagonal of the normal matrix
+    # relative to the mean diagonal of the normal matrix; of several each block takes its best on tokens held out
+    ridge: list[float] = number(at_least=0)

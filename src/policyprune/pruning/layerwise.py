@@ -38,12 +38,26 @@ class Layer:
 def walk(model: PreTrainedModel, adapter: Adapter, batches: list[dict[str, Tensor]]) -> Iterator[Layer]:
     """Yield the layers in order. What the caller changes in a layer shows in the inputs of the next one.
 
-    One dense forward per batch records the arguments of each layer; no layer's hidden states but the current ones
-    are held.
+    No layer's hidden states but the current ones are held.
     """
     modules = [model.get_submodule(path) for path in adapter.layers]
+    hidden, others = _arguments(model, modules, batches)
+    for index, module in enumerate(modules):
+        layer = Layer(index, module, hidden, others[index])
+        yield layer
+        hidden = layer.produced if layer.produced is not None else list(layer.outputs())
+
+
+def _arguments(
+    model: PreTrainedModel, modules: list[nn.Module], batches: list[dict[str, Tensor]]
+) -> tuple[list[Tensor], list[list[Others]]]:
+    """The first layer's hidden states per batch, and per layer and batch the other arguments.
+
+    A model hands these on whatever its layers compute: the first layer alone runs, its output stands for the others'.
+    """
     others: list[list[Others]] = [[] for _ in modules]
     hidden: list[Tensor] = []
+    first: list[Any] = []
 
     def record(index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -54,17 +68,25 @@ def walk(model: PreTrainedModel, adapter: Adapter, batches: list[dict[str, Tenso
 
         return hook
 
+    def hold(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        first[:] = [out]
+
     handles = [module.register_forward_pre_hook(record(i), with_kwargs=True) for i, module in enumerate(modules)]
+    handles.append(modules[0].register_forward_hook(hold))
+    own = [vars(module).get("forward") for module in modules]  # accelerate's, where it spread the layers over devices
     try:
+        for module in modules[1:]:
+            module.forward = lambda *args, **kwargs: first[0]
         for batch in batches:
             model.base_model(**{name: value.to(model.device) for name, value in batch.items()}, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    for index, module in enumerate(modules):
-        layer = Layer(index, module, hidden, others[index])
-        yield layer
-        hidden = layer.produced if layer.produced is not None else list(layer.outputs())
+        for module, forward in zip(modules[1:], own[1:], strict=True):
+            del module.forward
+            if forward is not None:
+                module.forward = forward
+    return hidden, others
 
 
 def watch(model: nn.Module, layer: Layer, names: list[str], final: bool) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
