@@ -11,6 +11,7 @@ import pytest
 from harness import settled
 from policyprune.config.schema import Config
 from policyprune.results.record import Record
+from policyprune.tensorboard import plain
 from policyprune.tracking import Forgiving, NoTracker, flat, open_tracker
 
 
@@ -142,3 +143,25 @@ def test_wandb_offline_run_appears_in_the_folder(
     assert b"search/loss" in content
     assert b"dense/perplexity/32" in content
     assert b"keep_rates" in content
+
+
+def test_tensorboard_shows_the_curve_the_keep_rates_and_the_metrics(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with caplog.at_level(logging.WARNING), open_tracker(settled("tracker=tensorboard"), some_record(), tmp_path) as own:
+        for step in range(1, 4):
+            own.log({"loss": 1.0 / step, "keep": 0.8}, step)
+    assert not caplog.records
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    curve = [(point.step, point.value) for point in events.Scalars("search/loss")]
+    assert curve == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert [(point.step, point.value) for point in events.Scalars("keep_rate/ffn")] == [(0, 0.75)]
+    assert events.Scalars("dense/perplexity/32")[-1].value == 12.5
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_hyperparameters_are_plain_values_under_dotted_keys() -> None:
+    config = {"seed": 0, "force": False, "budget": {"keep": 0.8, "scope": None}, "task": {"files": ["a", "b"]}}
+    assert plain(config) == {"seed": 0, "force": False, "budget.keep": 0.8, "task.files": '["a", "b"]'}

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from policyprune.config.schema import Config, Wandb
 from policyprune.results.record import Record
+from policyprune.tensorboard import TensorBoardTracker
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +97,16 @@ class Forgiving:
 def open_tracker(config: Config, record: Record, folder: Path) -> Iterator[Tracker]:
     """The tracker that the config asks for; told the record's results when the block ends, even by an error."""
     settings = config.tracker
-    if not isinstance(settings, Wandb):
+    if settings.name == "none":
         yield NoTracker()
         return
-    tracker = Forgiving(lambda: WandbTracker(settings, folder.name, record.config, folder))
+
+    def start() -> Tracker:
+        if isinstance(settings, Wandb):
+            return WandbTracker(settings, folder.name, record.config, folder)
+        return TensorBoardTracker(record.config, folder)
+
+    tracker = Forgiving(start)
     failed = True
     try:
         yield tracker

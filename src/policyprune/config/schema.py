@@ -157,7 +157,7 @@ class Export:
 class Tracker:
     """Base of the trackers; the local record is the truth with any of them."""
 
-    name: str = choice("wandb", "none")
+    name: str = choice("wandb", "tensorboard", "none")
 
 
 @dataclass
