@@ -251,8 +251,11 @@ def plot(path: Path, runs: dict[str, Runs]) -> None:
                 for index, rows in enumerate(seeds):
                     x, y = [point[key] for point in rows], [point["perplexity"] for point in rows]
                     label = name if index == 0 else None
-                    axis.plot(x, y, color=f"C{number}", label=label, linestyle="--" if "released" in name else "-")
-            axis.set(xlabel=key, ylabel="held-out perplexity", title=f"keep {keep}", xscale="log", yscale="log")
+                    style = {"linestyle": "--" if "released" in name else "-", "marker": "o", "markersize": 3}
+                    axis.plot(x, y, color=f"C{number}", label=label, **style)
+            axis.set(xlabel=key, ylabel="held-out perplexity", title=f"keep {keep}", yscale="log", xlim=(0, None))
+            for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                which("{x:g}")
         row[0].legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path)
