@@ -1,5 +1,6 @@
 """How much of a tuning is worn."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from policyprune.models.adapter import adapt
 from policyprune.pruning.edits import Edits
 from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink
-from policyprune.tuning_strength import HELD_OUT, SHARES, choose, part, split
+from policyprune.tuning_strength import HELD_OUT, SHARES, carried_over, choose, part, split
 
 
 @pytest.fixture
@@ -57,6 +58,17 @@ def test_shares_go_from_the_pruned_model_to_the_tuned_one(kind: str, case: Any) 
         torch.testing.assert_close(whole, tuned.state_dict())
         torch.testing.assert_close(half, {name: (none[name] + whole[name]) / 2 for name in half})
         assert not torch.allclose(plain(ids).logits, tuned(ids).logits)
+
+
+def test_a_change_fitted_to_rounded_weights_is_that_of_the_exact_ones(case: Any) -> None:
+    model, adapter, space, mask = case
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    fitted = {key: weight.float() for key, weight in weights_of(rounded, adapter, space, mask).weights.items()}
+    worn = carried_over(Edits(weights=fitted), rounded, model, adapter, space, mask).weights
+    exact, coarse = (part(Edits(weights=fitted), 0.0, own, adapter, space, mask).weights for own in (model, rounded))
+    assert any(not torch.equal(exact[key], coarse[key]) for key in fitted)
+    for key, weight in worn.items():
+        torch.testing.assert_close(weight - exact[key], fitted[key] - coarse[key], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

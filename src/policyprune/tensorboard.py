@@ -26,7 +26,7 @@ class TensorBoardTracker:
             self._writer.add_scalar(f"keep_rate/{row['kind']}", row["rate"], row["layer"])  # type: ignore[no-untyped-call]
         if summary and not failed:
             metrics = {key: value for key, value in summary.items() if value is not None}
-            self._writer.add_hparams(dict(plain(self._config)), metrics, run_name=".")  # type: ignore[no-untyped-call]
+            self._writer.add_hparams(plain(self._config), metrics, run_name=".")  # type: ignore[no-untyped-call]
         self._writer.close()  # type: ignore[no-untyped-call]
 
 

@@ -73,16 +73,16 @@ def _arguments(
 
     handles = [module.register_forward_pre_hook(record(i), with_kwargs=True) for i, module in enumerate(modules)]
     handles.append(modules[0].register_forward_hook(hold))
-    own = [vars(module).get("forward") for module in modules]  # accelerate's, where it spread the layers over devices
+    skipped = [(module, vars(module).get("forward")) for module in modules[1:]]  # accelerate's, on several devices
     try:
-        for module in modules[1:]:
+        for module, _ in skipped:
             module.forward = lambda *args, **kwargs: first[0]
         for batch in batches:
             model.base_model(**{name: value.to(model.device) for name, value in batch.items()}, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-        for module, forward in zip(modules[1:], own[1:], strict=True):
+        for module, forward in skipped:
             del module.forward
             if forward is not None:
                 module.forward = forward

@@ -78,16 +78,17 @@ def _fit(lesson: Lesson, ridges: list[float]) -> tuple[Tensor | None, dict[str, 
         cut = len(x) - len(x) // HELD_OUT
         most.add(x[:cut], target[:cut])
         rest.add(x[cut:], target[cut:])
-    every = most + rest
-    before = every.error(every.weight)
-    kept: dict[str, float | str] = {"error": before, "binary_error": before}
     tried = {ridge: weight for ridge in ridges if (weight := most.solve(ridge)) is not None}
     errors = {ridge: rest.error(weight) for ridge, weight in tried.items()}
     best = min(errors, key=lambda ridge: errors[ridge], default=None)
-    new = None if best is None else every.solve(best)
+    gains = best is not None and errors[best] < rest.error(rest.weight)
+    most += rest
+    before = most.error(most.weight)
+    kept: dict[str, float | str] = {"error": before, "binary_error": before}
+    new = None if best is None else most.solve(best)
     if best is None or new is None:
         return None, {"outcome": "no solution", **kept}
-    after = every.error(new)
-    if not (after < before and errors[best] < rest.error(rest.weight)):
+    after = most.error(new)
+    if not (gains and after < before):
         return None, {"outcome": "no gain", **kept}
     return new, {"outcome": "reconstructed", "error": after, "binary_error": before, "ridge": best}
