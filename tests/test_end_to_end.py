@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_record_tells_the_whole_run(searched: Ran) -> None:
     record = searched.record
     assert (record.status, record.error) == ("finished", None)
     assert record.protocol["calibration"] == {"split": "train", "count": 48, "length": 16, "seed": 0}
-    assert record.versions["torch"] == str(torch.__version__)
+    assert record.versions["torch"] == version("torch")
     assert set(record.git) == {"commit", "dirty"}
     assert [stage["name"] for stage in record.stages] == [
         "load",

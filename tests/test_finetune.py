@@ -142,6 +142,10 @@ def test_a_finished_training_is_not_repeated_unless_forced(
     assert len(steps) == 24
 
 
+def test_weights_are_trained_in_float32_on_every_device(arguments: list[str]) -> None:
+    assert composed(*arguments).model.dtype == "float32"
+
+
 def test_regression_and_plain_labels(tmp_path: Path, arguments: list[str]) -> None:
     rows = [{**row, "label": float(row["label"])} for row in reviews(48, seed=3)]
     folders = {}
@@ -175,4 +179,4 @@ def test_the_fine_tuned_checkpoint_is_what_a_run_prunes(arguments: list[str], tm
     config.model.fine_tuned = {"glue/sst2": str(tmp_path / "here" / "checkpoint")}
     model, _ = load(config.model, config.task)
     for name, tensor in weights(tmp_path / "here").items():
-        assert torch.equal(model.state_dict()[name], tensor), name
+        assert torch.equal(model.state_dict()[name].cpu(), tensor), name

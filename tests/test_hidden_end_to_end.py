@@ -71,7 +71,8 @@ def test_the_plan_makes_the_checkpoint_again(ran: Any, tiny_checkpoint: Path) ->
     _, folder = ran("optimizer=one_shot", "importance=random", "budget.keep=0.7")
     ids = torch.arange(12)[None]
     checkpoint = AutoModelForCausalLM.from_pretrained(folder / "checkpoint", trust_remote_code=True).eval()
-    again = lay(read_plan(folder / "plan.json"), AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval())
+    dense = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=checkpoint.dtype).eval()
+    again = lay(read_plan(folder / "plan.json"), dense)
     assert torch.equal(checkpoint(ids).logits, again(ids).logits)
 
 

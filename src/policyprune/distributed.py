@@ -37,14 +37,16 @@ class Order:
 class Team:
     """The processes of a run, of which this is one: rank 0 calls `begin`, `each` and `dismiss`, the others `serve`.
 
-    Tensors on GPUs go by NCCL, the others and all orders by gloo. LOCAL_RANK names the GPU of a process.
+    Tensors on GPUs go by NCCL, the others and all orders by gloo. LOCAL_RANK names the GPU of a process; where several
+    share one, which NCCL refuses, everything goes by gloo.
     """
 
     def __init__(self) -> None:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if gpus:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % gpus)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if gpus >= ranks.on_this_machine() else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._orderly = True  # all ranks wait for the next order
 

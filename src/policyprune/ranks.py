@@ -10,6 +10,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ and "MASTER_ADDR" in os.environ else 1
 
 
+def on_this_machine() -> int:
+    """Number of processes of this run that share this machine's GPUs."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes()))
+
+
 def rank() -> int:
     """0 for the process that runs the search and writes the files, 1, 2, ... for those that help it."""
     return int(os.environ["RANK"]) if processes() > 1 else 0

@@ -232,6 +232,19 @@ def test_equal_protocols_have_no_notes(tmp_path: Path) -> None:
     assert table_of(report_on(tmp_path), "perplexity").notes == ()
 
 
+def test_columns_may_differ_by_design(tmp_path: Path) -> None:
+    """Fewer windows where they are longer, another version of another task."""
+    results: list[Measured] = [
+        *perplexities(20.0, windows=64),
+        *perplexities(18.0, length=1024, windows=8),
+        ("pruned", "acc", 0.5, {"task": "piqa", "version": 1.0}),
+        ("pruned", "acc", 0.4, {"task": "boolq", "version": 2.0}),
+    ]
+    for method in ("flap", "ours"):
+        write_run(tmp_path, method, results=results)
+    assert [table.notes for section in report_on(tmp_path).sections for table in section.tables if table.notes] == []
+
+
 def test_zero_shot_takes_the_normalised_accuracy_where_there_is_one(tmp_path: Path) -> None:
     results: list[Measured] = [
         (subject, metric, value, {"task": task, "split": "validation"})

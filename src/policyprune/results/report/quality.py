@@ -80,7 +80,7 @@ def _table(
     lines = [line for line in subject.lines if line in wanted]
     best = {column: _best(column, values) for column in order}
     footnotes = Footnotes()
-    told = differences(_conditions(cells))
+    told = _told(cells)
     rows = []
     for line in lines:
         seeds = max((own.n for key, own in values.items() if key[0] == line), default=0)
@@ -141,6 +141,15 @@ def _published(subject: Subject, line: Line, column: Column) -> float | None:
         if own.is_of(line.model, line.task, line.method, line.tuning, keep, metric, place):
             return own.value
     return None
+
+
+def _told(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """What sets rows apart in some column; columns are measured in different ways by design."""
+    told: dict[str, list[str]] = {}
+    for _, own in cells.groupby(["metric", "place"], sort=False):
+        for name, remarks in differences(_conditions(own)).items():
+            told[name] = list(dict.fromkeys([*told.get(name, []), *remarks]))
+    return told
 
 
 def _conditions(cells: pd.DataFrame) -> dict[str, dict[float | None, list[dict[str, Any]]]]:
