@@ -94,16 +94,41 @@ def test_the_seed_decides(problem: Problem) -> None:
     assert not torch.equal(first.probabilities, other.probabilities)
 
 
-def test_slopes_are_means_of_gradients_whatever_is_back_propagated_at_a_time(problem: Problem) -> None:
+def test_slopes_are_means_whatever_is_back_propagated_at_a_time(problem: Problem) -> None:
+    """Of gradients of length 1, over the units that move."""
+    moves = torch.ones(12, dtype=torch.bool)
+    moves[HEADS] = False
+
     def curved(masks: Tensor, rows: Tensor) -> Tensor:
-        return ((masks @ WORTH) ** 2 + rows) / 2
+        return ((masks @ WORTH) ** 2 + masks[:, 2] * rows) / 2
 
     masks, rows = (torch.rand(5, 12) < 0.5).float(), torch.arange(5)
-    expected = ((masks @ WORTH)[:, None] * WORTH).mean(0)
+    gradients = (masks @ WORTH)[:, None] * WORTH
+    gradients[:, 2] += rows / 2
+    gradients[:, HEADS] = 0
+    expected = torch.nn.functional.normalize(gradients).mean(0)
     for size in (1, 2, 5):
-        losses, gradient = slopes(replace(problem, evaluate=curved), masks, rows, size)
+        losses, gradient = slopes(replace(problem, evaluate=curved), masks, rows, size, moves)
         torch.testing.assert_close(gradient, expected)
         torch.testing.assert_close(losses, curved(masks, rows))
+
+
+def test_a_broken_sequence_has_no_more_say_than_others(problem: Problem) -> None:
+    """One in five has slopes a thousand times as large, at random."""
+    chance = torch.Generator().manual_seed(0)
+
+    def spiking(masks: Tensor, rows: Tensor) -> Tensor:
+        noise = 1000 * torch.randn(12, generator=chance)
+        return evaluate(masks, rows) + (rows % 5 == 0) * (masks @ noise)
+
+    found, _ = run(replace(problem, evaluate=spiking), attention_rate=0)
+    assert set(found.mask.nonzero().flatten().tolist()) - set(HEADS.tolist()) == {3, 5, 8, 10}
+
+
+def test_slopes_of_nothing_are_none(problem: Problem) -> None:
+    flat = replace(problem, evaluate=lambda masks, rows: 0 * masks.sum(1))
+    _, gradient = slopes(flat, torch.ones(3, 12), torch.arange(3), 2, torch.ones(12, dtype=torch.bool))
+    assert torch.equal(gradient, torch.zeros(12))
 
 
 @given(values=st.lists(st.integers(-50, 50), min_size=12, max_size=12), cost=st.floats(0.1, 9))

@@ -20,7 +20,8 @@ def search(problem: Problem, config: StraightThrough, report: Report, state: Sta
     d E[L] / ds is estimated by the mean of dL/dm at sampled masks, one for each sequence, as if L were linear between
     m = 0 and 1: one backward pass tells something of every unit, where the loss of a mask is a single number. That
     holds for channels, which are small; heads move at `attention_rate` times the rate, with 0 they stay as the metric
-    has them. A gradient that is not finite moves nothing. The same seed gives the same masks.
+    has them. Every sequence has the same weight: where a mask broke the model, slopes are tens of times as large and
+    say little. A gradient that is not finite moves nothing. The same seed gives the same masks.
     """
     device = problem.start.device
     budget = problem.budget.to(device)
@@ -44,7 +45,7 @@ def search(problem: Problem, config: StraightThrough, report: Report, state: Sta
     while step < config.steps:
         rows = batches.draw()
         masks = (torch.rand(len(rows), len(s), generator=generator, device=device) < s).float()
-        losses, gradient = slopes(problem, masks, rows, config.backward_batch)
+        losses, gradient = slopes(problem, masks, rows, config.backward_batch, moves)
         finite = gradient.isfinite().all() & losses.isfinite().all()
         average = torch.where(finite, config.momentum * average + (1 - config.momentum) * gradient, average)
         rate = config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
@@ -68,14 +69,17 @@ def search(problem: Problem, config: StraightThrough, report: Report, state: Sta
     return Found(select(s, budget), s, config.steps, config.steps)
 
 
-def slopes(problem: Problem, masks: Tensor, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Losses (B,) of sequences under a mask each, (B, n), and the mean over them of dL/dm, (n,) float32.
+def slopes(problem: Problem, masks: Tensor, rows: Tensor, size: int, moves: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (B,) of sequences under a mask each, (B, n), and the mean of their slopes, (n,) float32.
 
-    Back-propagates `size` sequences at a time, which is what the memory for activations grows with.
+    A slope is dL/dm of the units in `moves` (n,) bool, 0 elsewhere, divided by its length. Back-propagates `size`
+    sequences at a time, which is what the memory for activations grows with.
     """
     parts = zip(masks.split(size), rows.split(size), strict=True)
     losses, gradients = zip(*(gradients_of(problem.evaluate, *own) for own in parts), strict=True)
-    return torch.cat(losses), torch.cat(gradients).float().mean(0)
+    slope = torch.where(moves, torch.cat(gradients).float(), 0)
+    length = torch.linalg.vector_norm(slope, dim=1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
+    return torch.cat(losses), (slope / length).mean(0)
 
 
 def direction(gradient: Tensor, budget: Budget, moves: Tensor) -> Tensor:
