@@ -80,6 +80,26 @@ def test_quality_and_latency_stand_over_the_share_of_macs(tmp_path: Path) -> Non
     assert np.allclose(values, [0.6, 0.85])
 
 
+@pytest.mark.parametrize("ruined", [False, True])
+def test_perplexities_beyond_all_use_do_not_stretch_the_axis(ruined: bool, tmp_path: Path) -> None:
+    write_run(tmp_path, "ours", 0.5, results=sized(40.0, 50.0, 60.0))
+    write_run(tmp_path, "magnitude", 0.5, results=sized(1e5 if ruined else 200.0, 50.0, 60.0))
+    report = make_report("a title", find_runs([tmp_path]), [])
+    plot = next(own for section in report.sections for own in section.plots if own.name == "quality-macs")
+    low, high = plot.figure.axes[0].get_ylim()
+    assert low < 10  # of the dense model
+    assert (high == 300) == ruined
+    assert ("cut off" in plot.caption) == ruined
+
+
+def test_methods_stand_in_one_order_at_every_keep_rate(tmp_path: Path) -> None:
+    for keep, methods in ((0.8, ("flap", "ours")), (0.5, ("ours", "flap"))):
+        for method in methods:
+            write_run(tmp_path, method, keep, keep_rates=[{"layer": 0, "kind": "ffn", "rate": keep}])
+    panels = plots_of(tmp_path)["keep-rates"].axes[:2]
+    assert [[label.get_text() for label in own.get_yticklabels()] for own in panels] == [["flap", "ours"]] * 2
+
+
 def test_bars_have_standard_errors_and_the_dense_line(tmp_path: Path) -> None:
     folder = write_run(
         tmp_path,

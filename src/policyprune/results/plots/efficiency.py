@@ -13,6 +13,7 @@ from policyprune.results.report.quality import Subject
 
 METRICS = ("perplexity", "accuracy", "f1", "exact_match", "matthews", "pearson", "spearman", "zero_shot_mean")
 MOST = 4  # panels
+RUIN = 30  # times the perplexity of the dense model: what is above says nothing, and would press the rest together
 
 
 def quality_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot | None:
@@ -22,6 +23,7 @@ def quality_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot |
     columns = sorted(dict.fromkeys(zip(cells["metric"], cells["place"], strict=True)), key=_rank)[:MOST]
     if not columns or not macs or not dense_macs:
         return None
+    cut = False
     figure, axes = panels(len(columns), 3 if len(columns) == 3 else 2, 2.3)
     for (metric, place), own in zip(columns, axes, strict=True):
         of = cells[(cells["metric"] == metric) & (cells["place"] == place)]
@@ -32,12 +34,17 @@ def quality_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot |
         if len(dense):
             own.plot(1.0, dense["mean"].iloc[0], marker="*", markersize=9, color=INK, linestyle="none", label=DENSE)
         if metric == "perplexity":
+            if len(dense) and of["mean"].max() > (limit := RUIN * dense["mean"].iloc[0]):
+                own.set_ylim(0.8 * of["mean"].min(), limit)
+                cut = True
             log_ticks(own)
         own.set_ylabel(", ".join(filter(None, (title(metric), place_title(place)))) + f" {ARROWS[better(metric)]}")
         percent(own.xaxis)
     figure.supxlabel(f"multiply-accumulates of the blocks, % of dense ({dense_macs / 1e9:,.2f} G)", fontsize=8)
     legend(figure, axes)
     caption = "Quality against multiply-accumulates of the shrunk models. Bars: standard deviation over seeds."
+    if cut:
+        caption += f" Perplexities above {RUIN} times the dense one are cut off."
     return Plot("quality-macs", caption, figure)
 
 

@@ -35,7 +35,8 @@ def layer_keep_rates(runs: Sequence[tuple[Run, list[Line]]]) -> Plot | None:
     }
     kinds = list(dict.fromkeys(kind for mean in means.values() for kind in mean.index))
     keeps = sorted({keep for keep, _ in means}, reverse=True)
-    groups = {keep: [method for own, method in means if own == keep] for keep in keeps}
+    methods = list(dict.fromkeys(method for _, method in means))  # the same order at every keep rate
+    groups = {keep: [method for method in methods if (keep, method) in means] for keep in keeps}
     rows = sum(map(len, groups.values()))
     height = max(1.5, ROW * rows + 0.3 * len(keeps) + 0.7)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
