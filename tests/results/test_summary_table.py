@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from policyprune.results.record import Record
 from policyprune.results.tables import closing_words, summary
 
@@ -64,13 +66,20 @@ def test_numbers_stand_under_their_column() -> None:
     assert row[:end].endswith("1,000,001")
 
 
-def test_closing_words_name_the_checkpoint_when_there_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "trust"),
+    [({"auto_map": {"AutoModelForSequenceClassification": "a.B"}}, ", trust_remote_code=True"), ({}, "")],
+)
+def test_closing_words_name_the_checkpoint_when_there_is_one(
+    code: dict[str, object], trust: str, tmp_path: Path
+) -> None:
+    """And trust its code where it has any."""
     record = measured_record()
     assert "from_pretrained" not in closing_words(record, tmp_path)
     (tmp_path / "checkpoint").mkdir()
-    config = {"architectures": ["PrunedBertForSequenceClassification"]}
+    config = {"architectures": ["PrunedBertForSequenceClassification"], **code}
     (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     words = closing_words(record, tmp_path)
     assert "from transformers import AutoModelForSequenceClassification, AutoTokenizer" in words
-    assert f"from_pretrained({str(tmp_path / 'checkpoint')!r}, trust_remote_code=True)" in words
+    assert f"from_pretrained({str(tmp_path / 'checkpoint')!r}{trust})" in words
     assert str(tmp_path / "record.json") in words

@@ -74,11 +74,12 @@ def closing_words(record: Record, folder: Path) -> str:
     checkpoint = folder / "checkpoint"
     if not checkpoint.is_dir():
         return f"record: {folder / FILE}"
-    architecture = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    architecture, trust = config["architectures"][0], ", trust_remote_code=True" if "auto_map" in config else ""
     kind = architecture.rpartition("For")[2] if "For" in architecture else "CausalLM"  # GPT2LMHeadModel
     return f"""record:     {folder / FILE}
 checkpoint: {checkpoint}
 
 from transformers import AutoModelFor{kind}, AutoTokenizer
-model = AutoModelFor{kind}.from_pretrained({str(checkpoint)!r}, trust_remote_code=True)
+model = AutoModelFor{kind}.from_pretrained({str(checkpoint)!r}{trust})
 tokenizer = AutoTokenizer.from_pretrained({str(checkpoint)!r})"""
