@@ -203,3 +203,35 @@ def test_torchrun(make: Any) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert two.result() == one.result()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "here", "everywhere", "backend"),
+    [
+        (0, "2", "2", "gloo"),
+        (2, "2", "8", "cpu:gloo,cuda:nccl"),
+        (1, "2", "2", "gloo"),  # NCCL refuses to share a GPU
+        (1, None, "2", "gloo"),  # started without torchrun, so maybe on one machine
+    ],
+)
+def test_nccl_is_for_processes_with_a_gpu_each(
+    gpus: int, here: str | None, everywhere: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from policyprune.distributed import Team
+
+    for name, value in {"RANK": "0", "WORLD_SIZE": everywhere, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    if here is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: chosen.append(backend))
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: int(everywhere))
+    Team()
+    assert chosen == [backend]
