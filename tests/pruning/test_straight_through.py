@@ -88,6 +88,12 @@ def test_one_limit_for_heads_and_channels_is_held(
     assert float(budget.spent(found.probabilities)) == pytest.approx(float(budget.pool_limit), rel=1e-5)
 
 
+@pytest.mark.parametrize(("keep", "share"), [(0.5, 1.0), (0.8, 1.0), (0.9, 0.5), (0.95, 0.25)])
+def test_the_rate_is_smaller_where_little_is_pruned(keep: float, share: float, problem: Problem) -> None:
+    _, reports = run(replace(problem, budget=problem.budget.relaxed(keep)), steps=1)
+    assert reports[0]["learning_rate"] == pytest.approx(share * CONFIG.learning_rate)
+
+
 def test_the_seed_decides(problem: Problem) -> None:
     first, second, other = (run(own, steps=5)[0] for own in (problem, problem, replace(problem, seed=4)))
     assert torch.equal(first.probabilities, second.probabilities)

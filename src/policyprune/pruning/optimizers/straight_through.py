@@ -13,6 +13,8 @@ from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Re
 from policyprune.pruning.projection import project
 from policyprune.pruning.selection import by_metric, select
 
+FULL_RATE = 0.2  # the pruned share from which on the learning rate is what the config says
+
 
 def search(problem: Problem, config: StraightThrough, report: Report, state: State = FORGETFUL) -> Found:
     """Minimise the expected loss over the keep probabilities of the channels, from the mask of the metric on.
@@ -21,7 +23,8 @@ def search(problem: Problem, config: StraightThrough, report: Report, state: Sta
     m = 0 and 1: one backward pass tells something of every unit, where the loss of a mask is a single number. That
     holds for channels, which are small; heads move at `attention_rate` times the rate, with 0 they stay as the metric
     has them. Every sequence has the same weight: where a mask broke the model, slopes are tens of times as large and
-    say little. A gradient that is not finite moves nothing. The same seed gives the same masks.
+    say little. Where less than FULL_RATE is pruned the learning rate is smaller in proportion: the first mask is close
+    to a good one. A gradient that is not finite moves nothing. The same seed gives the same masks.
     """
     device = problem.start.device
     budget = problem.budget.to(device)
@@ -30,6 +33,7 @@ def search(problem: Problem, config: StraightThrough, report: Report, state: Sta
     moves = relative > 0
     first = by_metric(problem.metric, problem.budget, problem.per_cost).to(device).float()
     free = budget.holding(first, ~moves) if budget.linear else budget
+    highest = config.learning_rate * min(1.0, (1 - budget.keep) / FULL_RATE)
 
     def inside(s: Tensor) -> Tensor:
         return torch.where(moves, project(s, free, "equality"), first)
@@ -48,7 +52,7 @@ def search(problem: Problem, config: StraightThrough, report: Report, state: Sta
         losses, gradient = slopes(problem, masks, rows, config.backward_batch, moves)
         finite = gradient.isfinite().all() & losses.isfinite().all()
         average = torch.where(finite, config.momentum * average + (1 - config.momentum) * gradient, average)
-        rate = config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2
+        rate = highest * (1 + math.cos(math.pi * step / config.steps)) / 2
         moved = inside(s - rate * relative * direction(average, budget, moves))
         s = torch.where(finite, moved, s)
         step += 1
