@@ -18,7 +18,7 @@ from policyprune.config.options import conf_dir
 from policyprune.config.settle import settle
 from policyprune.config.store import register
 from policyprune.errors import UsageError
-from policyprune.models.sources import check_sources
+from policyprune.models.loading import source_for
 from policyprune.results.record import Row, read_record
 from policyprune.results.run import finished_before
 
@@ -162,12 +162,11 @@ def test_regression_and_plain_labels(tmp_path: Path, arguments: list[str]) -> No
     assert model.config.num_labels == 1
 
 
-def test_it_starts_from_the_pretrained_model(arguments: list[str], tmp_path: Path) -> None:
-    """Not from the checkpoint that others fine-tuned for this task."""
-    config = composed(*arguments, "training.epochs=1")
-    config.model.fine_tuned = {"glue/sst2": str(tmp_path / "someone-elses")}
-    check_sources(config)
-    assert finetuning.run(config, tmp_path / "run").status == "finished"
+def test_it_starts_from_the_pretrained_model() -> None:
+    """Not from the checkpoint that others fine-tuned for this task, which is what a run prunes."""
+    words = ("model=bert_base", "task=glue/sst2")
+    assert source_for(settled(*words).model, "glue/sst2") != "google-bert/bert-base-uncased"
+    assert source_for(composed(*words).model, "glue/sst2") == "google-bert/bert-base-uncased"
 
 
 def test_a_language_modeling_task_is_refused(arguments: list[str], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from policyprune.config.schema import Classification, Finetuning, QuestionAnswering
 from policyprune.errors import UsageError
 from policyprune.evaluation.quality import quality_of
-from policyprune.models.loading import device_of, head_of, load_as
+from policyprune.models.loading import device_of, load
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.stages import measured
@@ -46,7 +46,7 @@ def _run(config: Finetuning, folder: Path) -> Record:
     with recorded(config, folder, device_of(config.model)) as record:
         with measured("load", record.stages):
             head = {"num_labels": config.task.classes} if isinstance(config.task, Classification) else {}
-            model, tokenizer = load_as(config.model, head_of(config.task), ignore_mismatched_sizes=True, **head)
+            model, tokenizer = load(config.model, config.task, ignore_mismatched_sizes=True, **head)
             task = build(config.task, tokenizer)
             assert isinstance(task, ClassificationTask | QuestionAnsweringTask)
             record.protocol = task.protocol

@@ -36,6 +36,8 @@ def settle(composed: DictConfig) -> Any:
         check_exporting(config)
     elif isinstance(config, Evaluating):
         check_evaluating(config)
+    elif isinstance(config, Finetuning):
+        config.model.fine_tuned = {}  # it begins with the pretrained model, whoever fine-tuned that before
     return config
 
 

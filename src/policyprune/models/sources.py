@@ -40,9 +40,8 @@ def check_source(source: str) -> None:
 
 def check_sources(config: Config | Finetuning | Evaluating) -> None:
     """UsageError for a file, directory or package that the config names and this machine lacks. Needs no torch."""
+    check_source(config.model.fine_tuned.get(config.task.name, config.model.source))
     task = config.task
-    tuned = {} if isinstance(config, Finetuning) else config.model.fine_tuned
-    check_source(tuned.get(task.name, config.model.source))
     if isinstance(task, LanguageModeling):
         named = [("task.files", name) for name in task.files or []]
         named += [("task.test_files", name) for name in task.test_files or []]

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from policyprune.config.schema import StraightThrough
 from policyprune.pruning.budget import Budget
@@ -82,8 +83,7 @@ def slopes(problem: Problem, masks: Tensor, rows: Tensor, size: int, moves: Tens
     parts = zip(masks.split(size), rows.split(size), strict=True)
     losses, gradients = zip(*(gradients_of(problem.evaluate, *own) for own in parts), strict=True)
     slope = torch.where(moves, torch.cat(gradients).float(), 0)
-    length = torch.linalg.vector_norm(slope, dim=1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
-    return torch.cat(losses), (slope / length).mean(0)
+    return torch.cat(losses), functional.normalize(slope).mean(0)
 
 
 def direction(gradient: Tensor, budget: Budget, moves: Tensor) -> Tensor:
