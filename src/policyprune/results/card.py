@@ -75,4 +75,5 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this")
 
 
 def _numbers(record: Record) -> str:
-    return summary(record, "github") if record.results else "Nothing was measured."
+    warnings = "".join(f"**Warning:** {text}\n\n" for text in record.warnings)
+    return warnings + (summary(record, "github") if record.results else "Nothing was measured.")

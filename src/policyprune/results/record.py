@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from policyprune.results.files import write_whole
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 FILE = "record.json"
@@ -60,6 +63,7 @@ class Record:
     tuning: list[dict[str, Any]] = field(default_factory=list)
     keep_rates: list[dict[str, Any]] = field(default_factory=list)
     results: list[Row] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
     schema: int = SCHEMA
 
     def add(
@@ -73,6 +77,12 @@ class Record:
     ) -> None:
         """Append a result."""
         self.results.append(Row(subject, metric, value, unit, protocol, stderr))
+
+    def warn(self, text: str) -> None:
+        """Say in one line, here and on the screen, what makes a number doubtful; the same line once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            log.warning("%s", text)
 
     def write(self, folder: Path) -> None:
         """Write `record.json` atomically: a reader sees the old or the new one, never a part."""

@@ -71,13 +71,14 @@ def _cell(row: Row | None) -> str:
 
 def closing_words(record: Record, folder: Path) -> str:
     """Where everything is, and how the checkpoint is loaded."""
+    warnings = "".join(f"WARNING: {text}\n" for text in record.warnings)
     checkpoint = folder / "checkpoint"
     if not checkpoint.is_dir():
-        return f"record: {folder / FILE}"
+        return f"{warnings}record: {folder / FILE}"
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     architecture, trust = config["architectures"][0], ", trust_remote_code=True" if "auto_map" in config else ""
     kind = architecture.rpartition("For")[2] if "For" in architecture else "CausalLM"  # GPT2LMHeadModel
-    return f"""record:     {folder / FILE}
+    return f"""{warnings}record:     {folder / FILE}
 checkpoint: {checkpoint}
 
 from transformers import AutoModelFor{kind}, AutoTokenizer
