@@ -26,7 +26,7 @@ from policyprune import pipeline
 from policyprune.config.options import conf_dir
 from policyprune.config.settle import run_label, settle
 from policyprune.config.store import register
-from policyprune.results.files import write_whole
+from policyprune.files import write_whole
 from policyprune.tasks import build
 from policyprune.tasks.language_modeling import TextTask
 

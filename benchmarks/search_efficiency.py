@@ -33,6 +33,7 @@ from policyprune.config.schema import Config
 from policyprune.config.settle import fingerprint, settle
 from policyprune.config.store import register
 from policyprune.evaluation.perplexity import perplexity
+from policyprune.files import write_whole
 from policyprune.forwards import Forwards
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
@@ -44,7 +45,6 @@ from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.optimizers import OPTIMIZERS, Problem
 from policyprune.pruning.selection import select
 from policyprune.pruning.space import space_of
-from policyprune.results.files import write_whole
 from policyprune.surgery.shrink import shrink
 from policyprune.surgery.sliced import Sliced
 from policyprune.tasks import build

@@ -14,12 +14,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from policyprune.config.schema import Classification, Finetuning, QuestionAnswering
 from policyprune.errors import UsageError
 from policyprune.evaluation.quality import quality_of
+from policyprune.files import write_folder
 from policyprune.models.loading import device_of, load
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.stages import measured
 from policyprune.results.tables import closing_words, summary
-from policyprune.surgery.checkpoint import write_folder
 from policyprune.tasks import build
 from policyprune.tasks.glue import ClassificationTask
 from policyprune.tasks.squad import QuestionAnsweringTask

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from policyprune.cache import cache_folder, keep_text
+from policyprune.cache import cache_folder
 from policyprune.config.schema import Config, LatencyBudget
 from policyprune.evaluation.block_timing import in_turns, layer_calls, relative, run
+from policyprune.files import write_whole
 from policyprune.models.adapter import Adapter, Block, adapt
 from policyprune.models.loading import device_of, skeleton
 from policyprune.models.precision import dtype_of
@@ -84,7 +85,8 @@ def table(folder: Path, key: dict[str, Any], points: list[tuple[int, int]], meas
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there yet, or not what we wrote
     timings = [Timing(*point, time) for point, time in zip(points, measure(points), strict=True)]
-    keep_text(path, json.dumps({"key": key, "timings": [asdict(timing) for timing in timings]}, indent=2) + "\n")
+    text = json.dumps({"key": key, "timings": [asdict(timing) for timing in timings]}, indent=2) + "\n"
+    write_whole(path, text.encode())
     return timings
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from policyprune.errors import UsageError
-from policyprune.results.files import write_whole
+from policyprune.files import write_whole
 
 if TYPE_CHECKING:
     from policyprune.results.plots.style import Plot

@@ -83,7 +83,6 @@ def test_an_unusable_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
 def test_a_process_that_dies_between_the_two_renames_leaves_the_state_before(tmp_path: Path) -> None:
     file = written(tmp_path, 3)
     file.path.replace(tmp_path / "search.state.old")
-    (tmp_path / ".search.state.tmp").write_bytes(b"half")
     assert step_of(file.read()) == 2
 
 
@@ -94,7 +93,7 @@ def test_a_full_disk_leaves_both_states(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("policyprune.results.files.os.fsync", full)
+    monkeypatch.setattr("policyprune.files.os.fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: .*search\.state"):
         file.write({"step": 2})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -115,7 +114,6 @@ def test_a_result_is_computed_once(tmp_path: Path) -> None:
 
 def test_forgetting_leaves_everything_else(tmp_path: Path) -> None:
     written(tmp_path, 2)
-    (tmp_path / ".search.state.tmp").write_bytes(b"half")
     (tmp_path / "curve.jsonl").write_text("{}\n")
     forget(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["curve.jsonl"]

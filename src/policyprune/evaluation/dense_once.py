@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from policyprune.cache import keep_text
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.quality import Quality
+from policyprune.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def dense_measures(quality: Quality, model: PreTrainedModel, folder: Path, again
             log.info("the dense model was measured before in this way: %s", path)
             return rows
     measures = quality.of("dense", model)
-    keep_text(path, json.dumps(measures, indent=1) + "\n")
+    write_whole(path, (json.dumps(measures, indent=1) + "\n").encode())
     return measures
 
 

@@ -1,14 +1,13 @@
 """GGUF files: converted once, by transformers, into a checkpoint in the user's cache folder."""
 
 import hashlib
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from policyprune.cache import cache_folder
+from policyprune.files import write_folder
 
 
 def converted(file: Path) -> Path:
@@ -17,16 +16,10 @@ def converted(file: Path) -> Path:
     target = cache_folder() / "gguf" / f"{file.stem}-{identity[:12]}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
+    with write_folder(target) as scratch:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         model.hf_quantizer = None  # type: ignore[assignment]  # the weights are plain float32 now, and may be saved as such
         del model.config.quantization_config
         model.save_pretrained(scratch)
         AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(scratch)
-        scratch.chmod(0o755)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return target

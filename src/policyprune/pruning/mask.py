@@ -7,6 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from policyprune.files import write_file
 from policyprune.pruning.edits import Edits
 from policyprune.pruning.space import Group, Space
 
@@ -19,9 +20,8 @@ def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor, edi
     for (layer, kind), view in space.views(probabilities.float().cpu()).items():
         tensors[f"{kind}.{layer}.probability"] = view.clone()
     tensors |= edits.tensors(space) if edits is not None else {}
-    scratch = path.with_suffix(".tmp")
-    save_file(tensors, scratch, metadata={"format": "policyprune-mask-1"})
-    scratch.replace(path)
+    with write_file(path) as scratch:
+        save_file(tensors, scratch, metadata={"format": "policyprune-mask-1"})
 
 
 def load_mask(path: Path) -> tuple[Space, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from policyprune.files import write_whole
 from policyprune.results.record import Record
 from policyprune.results.tables import summary
 
@@ -19,9 +20,8 @@ PIPELINES = {"CausalLM": "text-generation", "SequenceClassification": "text-clas
 def write_card(record: Record, checkpoint: Path, source: str) -> None:
     """Write README.md into a checkpoint, atomically; `source` is where the dense model came from."""
     stated = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    scratch = checkpoint / f".{FILE}.tmp"
-    scratch.write_text(card(record, source, stated["architectures"][0], "auto_map" in stated), encoding="utf-8")
-    scratch.replace(checkpoint / FILE)
+    text = card(record, source, stated["architectures"][0], "auto_map" in stated)
+    write_whole(checkpoint / FILE, text.encode())
 
 
 def card(record: Record, source: str, architecture: str, remote_code: bool) -> str:

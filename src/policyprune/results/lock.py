@@ -1,18 +1,15 @@
 """One process per run folder."""
 
-import errno
-import fcntl
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from policyprune.errors import UsageError
+from policyprune.locks import NO_LOCKS, hold
 
 log = logging.getLogger(__name__)
 FILE = ".lock"
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # some network file systems
 
 
 @contextmanager
@@ -22,31 +19,19 @@ def only_one(folder: Path) -> Iterator[None]:
     UsageError when another process holds it.
     """
     path = folder / FILE
-    while True:
-        file = path.open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise UsageError(
-                f"hydra.run.dir: {str(folder)!r} is in use by another process, wait or name another folder"
-            ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            log.warning("%s cannot be locked on this file system, start no second process on it", folder)
-        if _is(path, file.fileno()):
-            break
-        file.close()  # its holder removed it just now
-    with file:
+    held: AbstractContextManager[object] = nullcontext()
+    try:
+        held = hold(path)
+    except BlockingIOError:
+        raise UsageError(
+            f"hydra.run.dir: {str(folder)!r} is in use by another process, wait or name another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s cannot be locked on this file system, start no second process on it", folder)
+    with held:
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-def _is(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

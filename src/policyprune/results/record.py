@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from policyprune.results.files import write_whole
+from policyprune.files import write_whole
 
 log = logging.getLogger(__name__)
 

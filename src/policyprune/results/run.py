@@ -13,7 +13,7 @@ import yaml
 from policyprune.config.schema import Config, Evaluating, Finetuning
 from policyprune.config.settle import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
-from policyprune.results.files import disk_trouble, write_whole
+from policyprune.files import clear, disk_trouble, write_whole
 from policyprune.results.interruption import interruptible
 from policyprune.results.lock import only_one
 from policyprune.results.record import Record, hardware, read_record
@@ -42,6 +42,7 @@ def recorded(config: Config | Finetuning | Evaluating, folder: Path, device: tor
     """
     folder.mkdir(parents=True, exist_ok=True)
     with only_one(folder), interruptible():
+        clear(folder)
         earlier = read_record(folder)
         if earlier is not None and earlier.status == "finished":
             forget(folder)

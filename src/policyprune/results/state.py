@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from policyprune.results.files import write_whole
+from policyprune.files import write_whole
 
 log = logging.getLogger(__name__)
 FORMAT = "policyprune-state-1"
@@ -85,7 +85,7 @@ def once(file: StateFile, compute: Callable[[], Content]) -> Content:
 
 
 def forget(folder: Path) -> None:
-    """Remove all states of a run that is finished, and what was cut off while it was written."""
-    for pattern in ("*.state", "*.state.old", ".*.state.tmp"):
+    """Remove all states of a run that is finished."""
+    for pattern in ("*.state", "*.state.old"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

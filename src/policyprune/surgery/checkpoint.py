@@ -2,15 +2,12 @@
 
 import json
 import pprint
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from policyprune.files import write_folder
 from policyprune.models.adapter import Adapter
 from policyprune.models.residual import KEPT
 from policyprune.surgery import unequal
@@ -54,28 +51,6 @@ def save_checkpoint(
             tokenizer.save_pretrained(scratch)
         if own_code:
             _add_modelling_file(model, adapter, scratch)
-
-
-@contextmanager
-def write_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder beside `folder` that replaces it when the block ends well, and vanishes when it does not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    old = scratch.with_suffix(".old")
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            scratch.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:

@@ -1,7 +1,6 @@
 """GGUF for llama.cpp: architecture `llama` where all layers are alike, `deci` where they are not."""
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.errors import UsageError
+from policyprune.files import write_file
 from policyprune.models import llama_cpp
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.surgery.gguf_tokenizer import vocabulary, write_vocabulary
@@ -53,11 +53,10 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     layers = [dict(_layer(model, adapter, index, dtype)) for index in range(len(adapter.layers))]
     heads, groups, channels = zip(*(_counts(own, adapter.head_dim) for own in layers), strict=True)
     alike = len(set(groups)) == len(set(heads)) == len(set(channels)) == 1
-    file.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("gguf").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as scratch:
+    with write_file(file) as scratch:
         own = llama_cpp.numbers(model)
-        writer = gguf.GGUFWriter(Path(scratch) / file.name, "llama" if alike else "deci", use_temp_file=True)
+        writer = gguf.GGUFWriter(scratch, "llama" if alike else "deci", use_temp_file=True)
         writer.add_name(file.stem)
         writer.add_file_type(KINDS[dtype][1])
         writer.add_block_count(len(layers))
@@ -84,7 +83,6 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        (Path(scratch) / file.name).replace(file)
 
 
 def _layer(model: PreTrainedModel, adapter: Adapter, index: int, dtype: str) -> Iterator[tuple[str, Tensor]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.errors import UsageError
+from policyprune.files import write_whole
 from policyprune.models.adapter import adapt
 from policyprune.pruning.edits import Edits, load_edits
 from policyprune.pruning.mask import load_mask
@@ -84,9 +85,7 @@ def write_plan(path: Path, base: Base, space: Space, mask: Tensor, edits: Edits 
     if edits is not None and (edits.weights or edits.biases):
         opening += f'  "edits": "{EDITS}",\n'
     text = f'{opening}  "units": [\n{lines}\n  ]\n}}\n'
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    write_whole(path, text.encode())
 
 
 def read_plan(path: Path) -> Plan:
