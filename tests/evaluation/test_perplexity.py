@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness import settled
 from policyprune.evaluation.fresh_process import perplexity_elsewhere
 from policyprune.evaluation.perplexity import perplexity
+from policyprune.evaluation.quality import Predicting
 from policyprune.models import causal_loss
 
 MakeLlama = Callable[..., Any]
@@ -87,11 +89,10 @@ def test_progress_counts_every_window_once(tiny_llama: MakeLlama, windows: Tenso
     assert done == [2, 2, 2, 1]
 
 
-def test_a_loss_that_is_not_a_number_is_an_error(tiny_llama: MakeLlama, windows: Tensor) -> None:
+def test_a_loss_that_is_not_a_number_is_none_as_perplexity(tiny_llama: MakeLlama, windows: Tensor) -> None:
     model = tiny_llama()
     model.lm_head.weight[5, 0] = torch.nan
-    with pytest.raises(FloatingPointError):
-        perplexity(model, windows, 100)
+    assert math.isnan(perplexity(model, windows, 100))
 
 
 def test_one_bad_window_is_not_dropped(tiny_llama: MakeLlama, windows: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,8 +101,7 @@ def test_one_bad_window_is_not_dropped(tiny_llama: MakeLlama, windows: Tensor, m
         return torch.where((ids[:, :1] == windows[3, 0]), torch.nan, good)
 
     monkeypatch.setattr("policyprune.evaluation.perplexity.token_losses", losses)
-    with pytest.raises(FloatingPointError):
-        perplexity(tiny_llama(), windows, batch_tokens=24)
+    assert math.isnan(perplexity(tiny_llama(), windows, batch_tokens=24))
 
 
 def test_a_huge_loss_is_infinite_perplexity(
@@ -112,6 +112,25 @@ def test_a_huge_loss_is_infinite_perplexity(
         lambda model, ids: torch.full((ids.shape[0], ids.shape[1] - 1), 800.0),
     )
     assert perplexity(tiny_llama(), windows, 100) == math.inf
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_what_is_not_finite_is_measured_as_null(
+    broken: float, tiny_llama: MakeLlama, windows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every model, whoever made it: a finished search is not lost to it."""
+    monkeypatch.setattr("policyprune.evaluation.quality.perplexity", lambda *arguments: broken)
+    rows = Predicting({24: windows}, settled().evaluation, None).of("pruned", tiny_llama())
+    assert [(row.metric, row.value) for row in rows] == [("perplexity", None)]
+
+
+def test_a_fresh_process_gives_null_for_what_is_not_finite(
+    tiny_llama: MakeLlama, windows: Tensor, tmp_path: Path
+) -> None:
+    model = tiny_llama()
+    model.lm_head.weight[5, 0] = torch.nan
+    model.save_pretrained(tmp_path)
+    assert perplexity_elsewhere(tmp_path, {24: windows}, model, 100) == {24: None}
 
 
 def test_a_folder_without_a_model_is_an_error_with_its_cause(tmp_path: Path, windows: Tensor, tiny_llama: Any) -> None:

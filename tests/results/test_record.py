@@ -68,6 +68,15 @@ def test_what_is_no_number_becomes_null(tmp_path: Path, value: float) -> None:
     assert row["protocol"]["nested"] == [1.0, None]
 
 
+def test_what_is_not_finite_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    record = some_record()
+    for value in (math.nan, math.inf, None):
+        record.add("one_shot", "perplexity", value, "", {"length": 32, "scope": "global"}, stderr=1.0)
+    assert [(row.value, row.stderr) for row in record.results[-3:]] == [(None, None)] * 3
+    assert record.warnings == ["not finite: perplexity of the one shot model (length 32, scope global)"]
+    assert [entry.getMessage() for entry in caplog.records] == record.warnings
+
+
 @pytest.mark.parametrize("content", ["", '{"schema": 1, "config"', '{"schema": 0}', "{}"])
 def test_what_cannot_be_read_is_no_record(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)

@@ -35,7 +35,8 @@ for length, ids in load_file(data).items():
         logits = model(rows).logits[:, :-1].float()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
         total, count = total + loss.double().sum().item(), count + loss.numel()
-    result[length] = math.exp(total / count)
+    mean = total / count
+    result[length] = math.exp(mean) if mean < 700 else None  # null where it is not finite
 print(json.dumps(result))
 """
 OUTPUTS = """
@@ -67,8 +68,11 @@ save_file(found, data)
 
 def perplexity_elsewhere(
     checkpoint: Path, windows: Mapping[int, Tensor], like: PreTrainedModel, batch_tokens: int
-) -> dict[int, float]:
-    """Perplexity by window length, computed there by transformers and torch alone; RuntimeError with the cause."""
+) -> dict[int, float | None]:
+    """Perplexity by window length, None where it is not finite, computed there by transformers and torch alone.
+
+    RuntimeError with the cause.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "windows.safetensors"
         save_file({str(length): ids.clone() for length, ids in windows.items()}, file)

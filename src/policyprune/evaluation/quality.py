@@ -14,7 +14,7 @@ from policyprune.config.schema import Evaluation
 from policyprune.evaluation.accuracy import classification_metrics, standard_error, standard_errors
 from policyprune.evaluation.answers import answers, exact_and_f1
 from policyprune.evaluation.fresh_process import outputs_elsewhere, perplexity_elsewhere
-from policyprune.evaluation.measure import Measure
+from policyprune.evaluation.measure import Measure, finite
 from policyprune.evaluation.outputs import outputs
 from policyprune.evaluation.perplexity import perplexity
 from policyprune.evaluation.zero_shot import ZeroShot
@@ -75,7 +75,7 @@ class Predicting:
         for length, ids in self.windows.items():
             with bar(len(ids), f"{title}, {length} tokens", "window") as progress:
                 value = perplexity(model, ids, self.config.batch_tokens, progress.update)
-            rows.append(Measure("perplexity", value, "", self._protocol(length, model)))
+            rows.append(Measure("perplexity", finite(value), "", self._protocol(length, model)))
         return rows + (self.zero_shot.of(model) if self.zero_shot else [])
 
     def elsewhere(self, checkpoint: Path, like: PreTrainedModel) -> list[Measure]:

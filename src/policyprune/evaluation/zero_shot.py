@@ -40,7 +40,7 @@ class ZeroShot:
         """`acc` and, where the task has it, `acc_norm` of each task, then their means over the tasks.
 
         `zero_shot_mean` takes `acc_norm` where the task has it and `acc` elsewhere, `zero_shot_mean_acc` takes `acc`
-        everywhere. FloatingPointError for a log-likelihood that is not a number.
+        everywhere. None where a log-likelihood of the task is not a number: its answers say nothing.
         """
         from lm_eval import evaluate
         from lm_eval.models.huggingface import HFLM
@@ -54,9 +54,6 @@ class ZeroShot:
             harness = HFLM(pretrained=model, tokenizer=copy.deepcopy(self._tokenizer), batch_size=config.batch_size)
             found = evaluate(harness, {"tasks": self._tasks}, limit=config.limit, log_samples=False)
         assert found is not None
-        for name, task in self._tasks.items():
-            if any(math.isnan(answer.resps[0][0]) for answer in task.instances):
-                raise FloatingPointError(f"a log-likelihood of {name} is not a number")
         dtype = str(model.dtype).removeprefix("torch.")
         stated = {"limit": config.limit, "num_fewshot": config.num_fewshot, "dtype": dtype}
         rows = {name: self._rows(name, found, stated) for name in self._tasks}
@@ -68,6 +65,7 @@ class ZeroShot:
     def _rows(self, name: str, found: dict[str, Any], stated: dict[str, Any]) -> dict[str, Measure]:
         """The measures of a task by metric."""
         task, numbers = self._tasks[name], found["results"][name]
+        broken = any(math.isnan(answer.resps[0][0]) for answer in task.instances)
         own = task.config
         protocol = {
             "task": name,
@@ -79,14 +77,20 @@ class ZeroShot:
             **stated,
         }
         return {
-            metric: Measure(metric, numbers[f"{metric},none"], "", protocol, _number(numbers[f"{metric}_stderr,none"]))
+            metric: Measure(metric, None, "", protocol)
+            if broken
+            else Measure(metric, numbers[f"{metric},none"], "", protocol, _number(numbers[f"{metric}_stderr,none"]))
             for metric in ("acc", "acc_norm")
             if f"{metric},none" in numbers
         }
 
 
 def mean(metric: str, rows: dict[str, Measure], stated: dict[str, Any]) -> Measure:
-    """The mean of a measure of each task, and the standard error of that mean, as if the tasks shared no question."""
+    """The mean of a measure of each task, and the standard error of that mean, as if the tasks shared no question.
+
+    None where a task has no number.
+    """
+    values = [row.value for row in rows.values() if row.value is not None]
     errors = [row.stderr for row in rows.values()]
     known = [error for error in errors if error is not None]
     stderr = math.hypot(*known) / len(rows) if len(known) == len(errors) else None
@@ -95,7 +99,9 @@ def mean(metric: str, rows: dict[str, Measure], stated: dict[str, Any]) -> Measu
         "sources": {name: row.protocol["source"] for name, row in rows.items()},
         **stated,
     }
-    return Measure(metric, sum(row.value for row in rows.values()) / len(rows), "", protocol, stderr)
+    if len(values) < len(rows):
+        return Measure(metric, None, "", protocol)
+    return Measure(metric, sum(values) / len(rows), "", protocol, stderr)
 
 
 @contextmanager

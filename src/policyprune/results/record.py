@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -17,6 +18,7 @@ from policyprune.files import write_whole
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+TOLD = ("task", "split", "length", "scope")  # parts of a protocol that a warning names
 FILE = "record.json"
 PACKAGES = (
     "policyprune",
@@ -75,7 +77,14 @@ class Record:
         protocol: dict[str, Any],
         stderr: float | None = None,
     ) -> None:
-        """Append a result."""
+        """Append a result; one that is not finite is null, with a warning."""
+        if value is None or not math.isfinite(value):
+            value = stderr = None
+            of = ", ".join(f"{key} {protocol[key]}" for key in TOLD if key in protocol)
+            name = f"{metric} of the {subject} model".replace("_", " ")
+            self.warn(f"not finite: {name} ({of})" if of else f"not finite: {name}")
+        elif stderr is not None and not math.isfinite(stderr):
+            stderr = None
         self.results.append(Row(subject, metric, value, unit, protocol, stderr))
 
     def warn(self, text: str) -> None:
