@@ -20,6 +20,7 @@ CONFIG = QuestionAnswering(
     source=None,
     subset=None,
     data_files={},
+    origin="auto",
     offline_files={},
     rename={},
     keep_rows={},

@@ -196,9 +196,9 @@ def test_every_choice_has_a_task_of_the_harness_and_embedded_questions() -> None
 def test_where_questions_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"piqa": "pkg://policyprune/evaluation", "boolq": "pkg://policyprune/nowhere"}
     monkeypatch.setattr(questions, "EMBEDDED", here)
-    monkeypatch.setattr(questions, "reachable", lambda source: True)
+    monkeypatch.setattr("policyprune.models.hub.trouble", lambda source: "")
     assert origins(config_of("piqa", "piqa", source="auto")) == {}
-    monkeypatch.setattr(questions, "reachable", lambda source: False)
+    monkeypatch.setattr("policyprune.models.hub.trouble", lambda source: "no network")
     assert origins(config_of("piqa", "piqa", source="auto")) == {"piqa": here["piqa"]}
     assert origins(config_of("boolq", source="hub")) == {}
     assert origins(config_of()) == {}

@@ -13,8 +13,9 @@ from encoders import articles, reviews, write_lines
 from harness import settled
 from policyprune.config.schema import Examples, Labelled
 from policyprune.errors import UsageError
+from policyprune.models.hub import NO_NETWORK, trouble
 from policyprune.tasks import splits
-from policyprune.tasks.splits import drawn, flatten_squad, load_split, without
+from policyprune.tasks.splits import drawn, flatten_squad, load_split, load_splits, without
 
 ROWS = reviews(6)
 Write = Callable[[Path, list[dict[str, Any]]], None]
@@ -23,10 +24,9 @@ Write = Callable[[Path, list[dict[str, Any]]], None]
 @pytest.fixture(autouse=True)
 def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    ask = splits.reachable
-    ask.cache_clear()
+    trouble.cache_clear()
     yield
-    ask.cache_clear()
+    trouble.cache_clear()
 
 
 def task(**changes: Any) -> Labelled:
@@ -35,6 +35,7 @@ def task(**changes: Any) -> Labelled:
         "source": None,
         "subset": None,
         "data_files": {},
+        "origin": "auto",
         "offline_files": {},
         "rename": {},
         "keep_rows": {},
@@ -153,41 +154,48 @@ def test_what_the_refusal_proposes_can_be_said_on_the_command_line() -> None:
 
 def test_files_are_used_instead_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "load_dataset", None)
-    monkeypatch.setattr(splits, "reachable", None)
+    monkeypatch.setattr(splits, "trouble", None)
     (tmp_path / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
     rows, _ = load_split(task(source="owner/name", data_files={"train": str(tmp_path / "rows.json")}), "train")
     assert list(rows) == ROWS
 
 
-@pytest.mark.parametrize("reachable", [True, False])
-def test_offline_files_stand_in_for_a_hub_that_cannot_be_reached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reachable: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("answer", ["", NO_NETWORK])
+def test_embedded_files_stand_in_for_a_hub_that_cannot_be_reached_for_all_splits_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[str] = []
     hub = Dataset.from_list([{"text": "from the hub"}])
-    monkeypatch.setattr(splits, "reachable", lambda source: asked.append(source) or reachable)
+    monkeypatch.setattr("policyprune.models.hub.trouble", lambda source: asked.append(source) or answer)
+    monkeypatch.setattr(splits, "trouble", lambda source: answer)
     monkeypatch.setattr(splits, "load_dataset", lambda source, subset, split: hub)
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([{"text": "from the file"}]), encoding="utf-8")
-    config = task(source="owner/name", subset="sub", offline_files={"train": str(path)}, rename={"text": "sentence"})
-    rows, origin = load_split(config, "train")
-    assert asked == ["owner/name"]
-    assert rows["sentence"][:] == [f"from the {'hub' if reachable else 'file'}"]
-    assert origin == ("owner/name/sub" if reachable else str(path))
-    assert ("cannot be reached" in caplog.text) != reachable
+    files = {"train": str(path), "validation": str(path)}
+    config = task(source="owner/name", subset="sub", offline_files=files, rename={"text": "sentence"})
+    with caplog.at_level("INFO"):
+        loaded = load_splits(config)
+    assert asked == ["owner/name"], "the hub is asked once, not for every split"
+    expected = str(path) if answer else "owner/name/sub"
+    assert [origin for _, origin in loaded.values()] == [expected, expected]
+    assert [rows["sentence"][0] for rows, _ in loaded.values()] == [f"from the {'file' if answer else 'hub'}"] * 2
+    assert [record.message for record in caplog.records if "task.origin" in record.message] == [
+        f"task.origin={'embedded' if answer else 'hub'}: train from {expected}, validation from {expected}"
+    ]
 
 
-def test_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+CARD = "---\nconfigs:\n- config_name: sub\n  data_files:\n  - split: train\n    path: sub/train-*\n---\n"
 
-    class Hub:
-        def dataset_info(self, source: str, timeout: float) -> None:
-            asked.append(source)
-            raise ConnectionError
 
-    monkeypatch.setattr(splits, "HfApi", Hub)
-    assert [splits.reachable("owner/name") for _ in range(3)] == [False] * 3
-    assert asked == ["owner/name"]
+def test_without_a_network_the_copy_in_the_hub_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "sub" / "train-0.parquet")
+    (tmp_path / "README.md").write_text(CARD, encoding="utf-8")
+    monkeypatch.setattr(splits, "trouble", lambda source: NO_NETWORK)
+    monkeypatch.setattr(splits, "snapshot", lambda source: tmp_path if source == "owner/name" else None)
+    rows, origin = load_split(task(source="owner/name", subset="sub"), "train")
+    assert list(rows) == ROWS
+    assert origin == "owner/name/sub"
 
 
 @pytest.mark.parametrize("error", [OSError("no such data set\nmore"), ValueError("no such data set"), OSError()])

@@ -28,6 +28,7 @@ def config(**changes: Any) -> QuestionAnswering:
         "source": None,
         "subset": None,
         "data_files": {},
+        "origin": "auto",
         "offline_files": {},
         "rename": {},
         "keep_rows": {},

@@ -46,7 +46,7 @@ def launch(sweep: Sweep, jobs: list[Job], action: Action) -> None:
         partial(_perform, sweep.name, action),
         sweep.master,
     )
-    points = [[*job.overrides, f"hydra.sweep.subdir={quoted(job.folder.name)}"] for job in jobs]
+    points = [[*job.overrides, *job.decided, f"hydra.sweep.subdir={quoted(job.folder.name)}"] for job in jobs]
     launcher.launch(points, initial_job_idx=0)
 
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from policyprune.config.combinations import check_combinations, check_evaluating, check_exporting
 from policyprune.config.fields import check
+from policyprune.config.origins import questions_origin, settle_origins, task_origin
 from policyprune.config.schema import Applying, Config, Evaluating, Exporting, Finetuning
 from policyprune.errors import UsageError
 
@@ -19,7 +20,8 @@ UNFINGERPRINTED = ("force", "tracker", "safety", "hydra", "method")
 def settle(composed: DictConfig) -> Any:
     """Return the typed config (`Config`, or that of another verb).
 
-    UsageError for unknown keys, missing or wrong values and impossible combinations.
+    UsageError for unknown keys, missing or wrong values and impossible combinations. Where data may come from several
+    places (`auto`), it is decided here, before the fingerprint.
     """
     for key in sorted(OmegaConf.missing_keys(composed)):
         if not key.startswith("hydra"):
@@ -38,6 +40,7 @@ def settle(composed: DictConfig) -> Any:
         check_evaluating(config)
     elif isinstance(config, Finetuning):
         config.model.fine_tuned = {}  # it begins with the pretrained model, whoever fine-tuned that before
+    settle_origins(config)
     return config
 
 
@@ -68,6 +71,10 @@ def run_label(composed: DictConfig) -> str:
         for key, node in composed.items()
         if key not in UNFINGERPRINTED
     }
+    if "origin" in content.get("task", {}):
+        content["task"]["origin"] = task_origin(composed.task)
+    if "evaluation" in content:
+        content["evaluation"]["zero_shot"]["source"] = questions_origin(composed.evaluation)
     groups: list[str] = [group for group in ("model", "task", "granularity", "budget", "optimizer") if group in content]
     names: dict[str, str] = {group: str(content[group]["name"]).replace("/", "-") for group in groups}
     if composed.get("method"):

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.complaints import one_line
 from policyprune.config.options import conf_dir, groups, sweeps, sweeps_dir
+from policyprune.config.origins import decided_as
 from policyprune.config.schema import Config, Wandb
 from policyprune.config.settle import run_label, settle
 from policyprune.config.store import register
@@ -34,6 +35,7 @@ class Job:
     overrides: tuple[str, ...]
     config: Config
     folder: Path
+    decided: tuple[str, ...] = ()  # overrides for what `auto` came to, so that no process of the sweep decides anew
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def jobs(sweep: Sweep, at: list[list[str]]) -> list[Job]:
         except UsageError as error:
             raise UsageError(f"{error} (in the job {words})") from error
         join_group(config, sweep.name)
-        job = Job(tuple(point), config, sweep.folder / run_label(composed))
+        job = Job(tuple(point), config, sweep.folder / run_label(composed), decided_as(composed, config))
         if job.folder in made:
             raise UsageError(
                 f"sweep: the jobs {' '.join(made[job.folder].overrides)!r} and {words!r} are the same run, "

@@ -60,7 +60,8 @@ class Labelled(Task):
     source: str | None = MISSING  # hub id; null where data_files are read
     subset: str | None = MISSING
     data_files: dict[str, str] = MISSING  # split -> file or pkg://; used instead of the hub
-    offline_files: dict[str, str] = MISSING  # the same, where the hub cannot be reached
+    origin: str = choice("auto", "hub", "embedded")  # auto: the hub where it can be reached, for all splits alike
+    offline_files: dict[str, str] = MISSING  # split -> file or pkg://, of origin=embedded
     rename: dict[str, str] = MISSING  # column -> the name it gets, where a split has it
     keep_rows: dict[str, str] = MISSING  # column -> value of the rows that count, where a split has it
     calibration_split: str = MISSING

@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
+from policyprune.config.origins import QUESTIONS
 from policyprune.config.schema import ZeroShot
 from policyprune.errors import UsageError
+from policyprune.models.hub import decided
 from policyprune.models.sources import locate
-from policyprune.tasks.splits import reachable
 
 log = logging.getLogger(__name__)
-PROBE = "allenai/ai2_arc"  # the data set that the hub is asked for
 STOCK = {  # files of lm_eval/tasks
     "piqa": "piqa/piqa.yaml",
     "hellaswag": "hellaswag/hellaswag.yaml",
@@ -37,9 +37,9 @@ NAMED_OTHERWISE = {"boolq": {"doc_to_target": "{{answer|int}}"}}  # true or fals
 def origins(config: ZeroShot) -> dict[str, str]:
     """Each task's installed file, {} where the questions come from the hub; UsageError for a package that is missing.
 
-    `auto` is the hub where it answers, asked once.
+    `auto`, which no settled config has, is the hub where it answers.
     """
-    if not config.tasks or config.source == "hub" or (config.source == "auto" and reachable(PROBE)):
+    if not config.tasks or decided("evaluation.zero_shot.source", config.source, QUESTIONS) == "hub":
         return {}
     found = {name: EMBEDDED[name] for name in dict.fromkeys(config.tasks)}
     for source in found.values():
@@ -53,8 +53,8 @@ def load_tasks(config: ZeroShot) -> dict[str, Any]:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of everything that is done on purpose here
     manager, installed = TaskManager(include_defaults=False), origins(config)
-    if installed and config.source == "auto":
-        log.warning("the hub cannot be reached, the questions come from an installed package")
+    if installed:
+        log.info("evaluation.zero_shot.source=embedded: the questions come from an installed package")
     loaded: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in dict.fromkeys(config.tasks):

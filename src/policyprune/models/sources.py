@@ -48,6 +48,8 @@ def check_sources(config: Config | Finetuning | Evaluating) -> None:
     else:
         files = task.data_files if isinstance(task, Labelled) else {}
         named = [(f"task.data_files.{split}", name) for split, name in files.items()]
+        if isinstance(task, Labelled) and task.origin == "embedded":
+            named += [(f"task.offline_files.{split}", name) for split, name in task.offline_files.items()]
     if isinstance(config, Config) and isinstance(config.optimizer, Given):
         named.append(("optimizer.folder", f"{config.optimizer.folder}/mask.safetensors"))
     for key, name in named:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from policyprune.config.schema import Classification
 from policyprune.errors import UsageError
 from policyprune.tasks.encoded import Encoded, encode
-from policyprune.tasks.splits import drawn, load_split, without
+from policyprune.tasks.splits import drawn, load_splits, without
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ def aligned(examples: LabelledExamples, model: PreTrainedModel) -> Tensor:
 
 def build(config: Classification, tokenizer: PreTrainedTokenizerBase) -> ClassificationTask:
     """Load and tokenise the splits; the calibration examples are drawn by the seed, none of them in a test split."""
-    loaded = {split: load_split(config, split) for split in config.test_splits}
-    train, origin = load_split(config, config.calibration_split)
+    rows_of = load_splits(config)
+    loaded = {split: rows_of[split] for split in config.test_splits}
+    train, origin = rows_of[config.calibration_split]
     for name, rows in [("calibration", train), *((split, rows) for split, (rows, _) in loaded.items())]:
         missing = [column for column in [*config.text_columns, config.label_column] if column not in rows.column_names]
         if missing:

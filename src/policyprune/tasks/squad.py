@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.schema import QuestionAnswering
 from policyprune.errors import UsageError
-from policyprune.tasks.splits import drawn, load_split, without
+from policyprune.tasks.splits import drawn, load_splits, without
 from policyprune.tasks.windows import Windows, choose, make_windows
 
 
@@ -52,8 +52,9 @@ def build(config: QuestionAnswering, tokenizer: PreTrainedTokenizerBase) -> Ques
     """Load and tokenise; of the calibration questions' windows those count that hold the answer, if there is one."""
     if not tokenizer.is_fast:
         raise UsageError("model.source: question answering needs a fast tokenizer, for its character offsets")
-    loaded = {split: load_split(config, split) for split in config.test_splits}
-    train, origin = load_split(config, config.calibration_split)
+    rows_of = load_splits(config)
+    loaded = {split: rows_of[split] for split in config.test_splits}
+    train, origin = rows_of[config.calibration_split]
     for name, rows in [("calibration", train), *((split, rows) for split, (rows, _) in loaded.items())]:
         missing = [column for column in ("question", "context", "answers") if column not in rows.column_names]
         if missing:
