@@ -18,7 +18,6 @@ from policyprune.config.options import conf_dir
 from policyprune.config.settle import settle
 from policyprune.config.store import register
 from policyprune.errors import UsageError
-from policyprune.models.loading import source_for
 from policyprune.results.record import Row, read_record
 from policyprune.results.run import finished_before
 
@@ -165,8 +164,8 @@ def test_regression_and_plain_labels(tmp_path: Path, arguments: list[str]) -> No
 def test_it_starts_from_the_pretrained_model() -> None:
     """Not from the checkpoint that others fine-tuned for this task, which is what a run prunes."""
     words = ("model=bert_base", "task=glue/sst2")
-    assert source_for(settled(*words).model, "glue/sst2") != "google-bert/bert-base-uncased"
-    assert source_for(composed(*words).model, "glue/sst2") == "google-bert/bert-base-uncased"
+    assert settled(*words).model.source != "google-bert/bert-base-uncased"
+    assert composed(*words).model.source == "google-bert/bert-base-uncased"
 
 
 def test_a_language_modeling_task_is_refused(arguments: list[str], tmp_path: Path) -> None:
@@ -178,13 +177,12 @@ def test_a_language_modeling_task_is_refused(arguments: list[str], tmp_path: Pat
 
 
 def test_the_fine_tuned_checkpoint_is_what_a_run_prunes(arguments: list[str], tmp_path: Path) -> None:
-    """`model.fine_tuned` names it by task."""
+    """Under an option that names somebody else's checkpoint for the task, the one that was stated is loaded."""
     from policyprune.models.loading import load
 
-    config = composed(*arguments, "training.epochs=1")
-    finetuning.run(config, tmp_path / "here")
+    finetuning.run(composed(*arguments, "training.epochs=1"), tmp_path / "here")
     shutil.rmtree(tmp_path / "here" / "trainer")
-    config.model.fine_tuned = {"glue/sst2": str(tmp_path / "here" / "checkpoint")}
+    config = settled("model=bert_base", "task=glue/sst2", f"model.source={tmp_path / 'here' / 'checkpoint'}")
     model, _ = load(config.model, config.task)
     for name, tensor in weights(tmp_path / "here").items():
         assert torch.equal(model.state_dict()[name].cpu(), tensor), name

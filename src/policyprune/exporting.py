@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.schema import Applying, Exporting, Model
 from policyprune.errors import UsageError
-from policyprune.models.loading import load_as, skeleton_as, source_for
+from policyprune.models.loading import load_as, skeleton_as
 from policyprune.results.card import write_card
 from policyprune.results.record import read_record
 from policyprune.surgery import formats
@@ -51,9 +51,8 @@ def apply(config: Applying) -> Path:
     plan = read_plan(Path(config.plan))
     path = Path(config.output) if config.output else Path(config.plan).parent / "applied"
     _check_free(path, file=False)
-    model_config = replace(config.model, source=source_for(config.model, plan.base.task))
-    check_base(plan, skeleton_as(model_config, _head(plan)))
-    model, tokenizer = _load(model_config, plan.base.head, plan)
+    check_base(plan, skeleton_as(config.model, _head(plan)))
+    model, tokenizer = _load(config.model, plan.base.head, plan)
     formats.write_format("hf", model, tokenizer, path, formats.Settings(config.max_shard_size, "f16"))
     print(path)
     return path

@@ -19,7 +19,7 @@ from policyprune.evaluation.windows import check_lengths
 from policyprune.following import briefing
 from policyprune.latency_table import block_latency
 from policyprune.models.adapter import Adapter, adapt
-from policyprune.models.loading import device_of, load, skeleton, source_for
+from policyprune.models.loading import device_of, load, skeleton
 from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.budget import Budget, make_budget
 from policyprune.pruning.importance import METRICS
@@ -87,7 +87,7 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
         with measured("load", record.stages):
             model, tokenizer = load(config.model, config.task)
             formats.check_formats(config.export.formats, model, export_settings(config), tokenizer)
-            base = base_of(model, source_for(config.model, config.task.name), config.model.revision, config.task.name)
+            base = base_of(model, config.model.source, config.model.revision, config.task.name)
             adapter = adapt(model)
             space = space_of(adapter, config.granularity.units)
             units = space.units

@@ -38,8 +38,7 @@ def settle(composed: DictConfig) -> Any:
         check_exporting(config)
     elif isinstance(config, Evaluating):
         check_evaluating(config)
-    elif isinstance(config, Finetuning):
-        config.model.fine_tuned = {}  # it begins with the pretrained model, whoever fine-tuned that before
+    config.model.fine_tuned = {}  # `model.source` has been looked up there, and nothing else has
     settle_origins(config)
     return config
 

@@ -1,4 +1,4 @@
-"""Make the schemas and the option files known to Hydra."""
+"""Make the schemas, the option files and what their interpolations call known to Hydra."""
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -8,7 +8,7 @@ from policyprune.config.settle import run_label
 
 
 def register() -> None:
-    """Store every schema under `schema/<group>`, and the resolver that names a run's folder."""
+    """Store every schema under `schema/<group>`, and the resolvers: a run's folder, a task's model."""
     store = ConfigStore.instance()
     for path, schema in SCHEMAS.items():
         group, _, name = path.rpartition("/")
@@ -19,3 +19,10 @@ def register() -> None:
         return run_label(_root_)
 
     OmegaConf.register_new_resolver("run_label", label, replace=True)
+    OmegaConf.register_new_resolver("for_task", source_for_task, replace=True)
+
+
+def source_for_task(pretrained: str, *, _parent_: DictConfig, _root_: DictConfig) -> str:
+    """The source that the table `fine_tuned` beside it names for the config's task, `pretrained` where it names none."""
+    table: dict[str, str] = _parent_.get("fine_tuned") or {}
+    return table.get(OmegaConf.select(_root_, "task.name"), pretrained)

@@ -1,7 +1,6 @@
 """Load the dense model and its tokenizer from any source, onto the device and in the dtype that the config asks for."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +50,9 @@ def quiet() -> None:
 def load(config: Model, task: Task, **head: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the dense model with the head that the task needs, in eval mode and without gradients, and its tokenizer.
 
-    `head` are options of a head that is yet to be trained. Where `model.fine_tuned` names a checkpoint for the task,
-    that one is loaded.
+    `head` are options of a head that is yet to be trained.
     """
-    return load_as(replace(config, source=source_for(config, task.name)), head_of(task), **head)
-
-
-def source_for(config: Model, task: str) -> str:
-    """Where the dense model for a task comes from."""
-    return config.fine_tuned.get(task, config.source)
+    return load_as(config, head_of(task), **head)
 
 
 def load_as(config: Model, kind: Any, **head: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -93,7 +86,7 @@ def load_as(config: Model, kind: Any, **head: Any) -> tuple[PreTrainedModel, Pre
 
 def skeleton(config: Model, task: Task) -> PreTrainedModel:
     """The model's structure without its weights (on the meta device), from its config alone."""
-    return skeleton_as(replace(config, source=source_for(config, task.name)), head_of(task))
+    return skeleton_as(config, head_of(task))
 
 
 def skeleton_as(config: Model, kind: Any = None) -> PreTrainedModel:

@@ -40,7 +40,7 @@ def check_source(source: str) -> None:
 
 def check_sources(config: Config | Finetuning | Evaluating) -> None:
     """UsageError for a file, directory or package that the config names and this machine lacks. Needs no torch."""
-    check_source(config.model.fine_tuned.get(config.task.name, config.model.source))
+    check_source(config.model.source)
     task = config.task
     if isinstance(task, LanguageModeling):
         named = [("task.files", name) for name in task.files or []]
