@@ -1,4 +1,4 @@
-"""Which model a config names: the option's, the one that its table names for the task, or the one that a person states."""
+"""Which model a config names: the option's, the one of its table for the task, or the one that a person states."""
 
 from pathlib import Path
 

@@ -85,7 +85,7 @@ class Model:
 
     name: str = MISSING
     source: str = MISSING  # hub id, local directory, pkg://package/path, or a .gguf file in any of these
-    fine_tuned: dict[str, str] | None = field(default_factory=dict)  # task -> source, for options whose source looks here
+    fine_tuned: dict[str, str] | None = field(default_factory=dict)  # task -> source, where `for_task` looks
     revision: str | None = MISSING
     device: str = MISSING  # auto, cpu, cuda, cuda:1, ...
     dtype: str = choice("auto", "float32", "bfloat16", "float16")

@@ -23,6 +23,6 @@ def register() -> None:
 
 
 def source_for_task(pretrained: str, *, _parent_: DictConfig, _root_: DictConfig) -> str:
-    """The source that the table `fine_tuned` beside it names for the config's task, `pretrained` where it names none."""
+    """What the table `fine_tuned` beside it names for the config's task, `pretrained` where it names nothing."""
     table: dict[str, str] = _parent_.get("fine_tuned") or {}
     return table.get(OmegaConf.select(_root_, "task.name"), pretrained)
