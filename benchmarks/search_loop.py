@@ -49,7 +49,7 @@ def main() -> None:
         config = settle(hydra.compose("config", ["optimizer.steps=10", *sys.argv[1:]]))
     model, tokenizer = load(config.model, config.task)
     adapter = adapt(model)
-    space = space_of(adapter, config.granularity.units)
+    space = space_of(adapter, config.granularity.units, config.granularity.spared)
     budget = make_budget(config.budget, adapter, space)
     task = Timed(build(config.task, tokenizer))
     start = torch.full((space.n,), config.budget.keep)

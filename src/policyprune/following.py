@@ -45,7 +45,7 @@ def prepared(config: Config, told: dict[str, Any]) -> Iterator[Each]:
     """How this rank evaluates masks; ValueError where its model or data are not those of rank 0."""
     model, tokenizer = load(config.model, config.task)
     adapter, task = adapt(model), build(config.task, tokenizer)
-    space = space_of(adapter, config.granularity.units)
+    space = space_of(adapter, config.granularity.units, config.granularity.spared)
     if briefing(space.n, task.protocol) != told:
         raise ValueError("the model or the data are not the same as on rank 0")
     model = in_search_dtype(model, config.model)

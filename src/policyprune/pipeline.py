@@ -69,7 +69,7 @@ def check_budget(config: Config) -> None:
     make_budget(
         config.budget,
         adapter,
-        space_of(adapter, config.granularity.units),
+        space_of(adapter, config.granularity.units, config.granularity.spared),
         block_latency(config),
         config.granularity.align,
     )
@@ -89,7 +89,7 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
             formats.check_formats(config.export.formats, model, export_settings(config), tokenizer)
             base = base_of(model, config.model.source, config.model.revision, config.task.name)
             adapter = adapt(model)
-            space = space_of(adapter, config.granularity.units)
+            space = space_of(adapter, config.granularity.units, config.granularity.spared)
             units = space.units
             latency = block_latency(config)
 

@@ -148,6 +148,7 @@ def check_granularity(config: Config) -> None:
     finer = units - {"layer"}
     if not units:
         raise UsageError(f"granularity.units: empty, the choices are {', '.join(UNITS)}")
+    _check_spared(config)
     if "hidden" in units:
         _check_hidden(config)
     if "layer" in units and finer and not all(units & {kind, f"{kind}_block"} for kind in ("attention", "ffn")):
@@ -176,6 +177,23 @@ def check_granularity(config: Config) -> None:
             f"optimizer: kwon splits a budget between heads and channels, granularity={config.granularity.name} has "
             f"{', '.join(blocks)}; use one_shot with importance=fisher, policy_gradient or ppo"
         )
+
+
+def _check_spared(config: Config) -> None:
+    """Raise UsageError for shares of layers that leave nothing to prune or contradict the budget's scope."""
+    spared = config.granularity.spared
+    if len(spared) != 2 or sum(spared) >= 1:
+        raise UsageError(
+            f"granularity.spared: {spared} is not two shares, of the first and of the last layers, that leave some "
+            "layers to prune, such as [0.125,0.0625]"
+        )
+    if any(spared) and config.budget.scope == "uniform":
+        raise UsageError(
+            f"granularity.spared: {spared} leaves layers whole, and budget.scope=uniform gives all layers the same "
+            "widths; use [0,0] or scope=per_layer"
+        )
+    if any(spared) and "hidden" in config.granularity.units:
+        raise UsageError(f"granularity.spared: {spared}, but hidden channels are the same in all layers; use [0,0]")
 
 
 def _check_hidden(config: Config) -> None:

@@ -102,6 +102,7 @@ class Granularity:
     name: str = MISSING
     units: list[str] = choice("attention", "ffn", "attention_block", "ffn_block", "layer", "hidden")
     align: int | None = number(at_least=1)  # final widths are multiples of this
+    spared: list[float] = number(at_least=0, below=1)  # shares of the layers, first and last ones, that stay whole
 
 
 @dataclass

@@ -12,7 +12,7 @@ from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.latency import BlockLatency
 from policyprune.pruning.prices import check_alike, chunks, prices
-from policyprune.pruning.space import Space
+from policyprune.pruning.space import Space, space_of
 
 NO_LANES = torch.empty(0, dtype=torch.long)
 
@@ -148,9 +148,10 @@ def make_budget(
 ) -> Budget:
     """Turn `budget.keep` into limits.
 
-    `rate`: leaves of the space, each kind by itself, rounded to whole ones. `params`, `flops`, `latency`: parameters,
-    multiply-accumulates or measured time (`latency`) of the transformer blocks, all units jointly. UsageError when no
-    mask can meet the budget, with the smallest one that can be met.
+    `rate`: leaves of all layers, each kind by itself, rounded to whole ones. `params`, `flops`, `latency`: parameters,
+    multiply-accumulates or measured time (`latency`) of the transformer blocks, all units jointly. Layers that are not
+    in the space keep what they have, the others meet the budget for them. UsageError when no mask can meet it, with the
+    smallest one that can be met.
     """
     chunk = chunks(adapter, space, align) if align else None
     if config.scope == "uniform":
@@ -161,19 +162,18 @@ def make_budget(
         cost = leaf.double()
         pool = torch.tensor([kinds.index(g.kind) if g.kind in kinds else 0 for g in space.groups])[space.group_of]
         sizes = torch.zeros(len(kinds), dtype=torch.float64).index_add(0, pool, cost)
-        pool_limit = (config.keep * sizes).round()
+        every = space_of(adapter, {group.kind for group in space.groups}).groups
+        total = torch.tensor([float(sum(g.count for g in every if g.kind == kind)) for kind in kinds])
+        pool_limit = (config.keep * total.double()).round() - (total - sizes)
+        if bool((pool_limit < 0).any()):
+            raise _out_of_reach(config, space, float(((total - sizes) / total).max()))
         budget = Budget(cost, pool, pool_limit, pool, pool_limit, config.keep, space, chunk=chunk)
     else:
         found = prices(config, adapter, space, latency)
         pool = torch.zeros(space.n, dtype=torch.long)
         pool_limit = torch.tensor([config.keep * found.total - found.rest], dtype=torch.float64)
         if pool_limit < 0:
-            smallest = math.ceil(found.rest / found.total * 1e4) / 1e4
-            raise UsageError(
-                f"budget.keep: {config.keep:g} of the {config.name} cannot be met with granularity "
-                f"{'+'.join(sorted({group.kind for group in space.groups}))}, the rest of the blocks takes more; "
-                f"at least {smallest:.4f} can be met"
-            )
+            raise _out_of_reach(config, space, found.rest / found.total)
         budget = Budget(found.cost, pool, pool_limit, pool, pool_limit, config.keep, space, chunk=chunk)
         if len(found.opening) > 1:
             budget = replace(budget, opening=found.opening, opens=found.opens, opening_gate=found.opening_gate)
@@ -181,6 +181,17 @@ def make_budget(
             dense = budget.spent(torch.ones_like(budget.cost))
             budget = replace(budget, limit=dense, pool_limit=dense)
     return budget if config.scope == "global" else replace(budget.per_block(space), equal=config.scope == "uniform")
+
+
+def _out_of_reach(config: BudgetConfig, space: Space, rest: float) -> UsageError:
+    """`rest`: the share of the dense model's cost that no mask of the space can take away."""
+    smallest = math.ceil(rest * 1e4) / 1e4
+    what = "units" if config.name == "rate" else config.name
+    return UsageError(
+        f"budget.keep: {config.keep:g} of the {what} cannot be met with granularity "
+        f"{'+'.join(sorted({group.kind for group in space.groups}))}, the rest of the blocks takes more; "
+        f"at least {smallest:.4f} can be met"
+    )
 
 
 def _leaf_groups(space: Space) -> list[bool]:

@@ -61,8 +61,9 @@ def prices(config: BudgetConfig, adapter: Adapter, space: Space, latency: BlockL
     by_gate = any(group.kind == "layer" for group in groups)
     saved = per_layer if deletable and (by_gate or config.name == "latency") else 0.0
     covered = {(group.layer, group.kind) for group in space.units.groups}
-    rest = count * (per_layer - saved) + sum(whole(block) for key, block in blocks.items() if key not in covered)
-    priced = sum(whole(blocks[key]) for key in covered) + saved * len({layer for layer, _ in covered})
+    saving = saved * len({layer for layer, _ in covered})
+    rest = count * per_layer - saving + sum(whole(block) for key, block in blocks.items() if key not in covered)
+    priced = sum(whole(blocks[key]) for key in covered) + saving
     total = float(count) if config.name == "latency" else rest + priced
 
     start = {}

@@ -1,6 +1,7 @@
 """The units that a search decides on, in one flat order."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -140,16 +141,24 @@ class Space:
         return torch.tensor(rows, dtype=torch.long).view(-1, 2)
 
 
-def space_of(adapter: Adapter, units: Iterable[str]) -> Space:
+def space_of(adapter: Adapter, units: Iterable[str], spared: Sequence[float] = (0, 0)) -> Space:
     """The decisions of the kinds in `units` (granularity) in the order of the layers, the gates of a layer last.
 
-    UsageError for hidden channels where the family cannot lose them.
+    `spared` are shares of the layers, rounded to whole ones: so many first and last layers have no decisions, they keep
+    all units. UsageError for hidden channels where the family cannot lose them, and where no layer is left.
     """
     kinds = set(units)
     if HIDDEN[1] in kinds:
         return Space((Group(*HIDDEN, _hidden_channels(adapter)),))
     below = kinds | {kind for gate in kinds & set(GATES) for kind in GATES[gate]}
-    covered = tuple(Group(b.layer, b.kind, b.count) for b in adapter.blocks if b.kind in below and b.count)
+    count = len(adapter.layers)
+    first, last = (math.floor(share * count + 0.5) for share in spared)
+    if first + last >= count:
+        raise UsageError(
+            f"granularity.spared: {list(spared)} leaves none of {count} layers to prune, use smaller shares"
+        )
+    inner = [block for block in adapter.blocks if first <= block.layer < count - last]
+    covered = tuple(Group(b.layer, b.kind, b.count) for b in inner if b.kind in below and b.count)
     if not kinds & set(GATES):
         return Space(covered)
     groups: list[Group] = []
