@@ -105,7 +105,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_the_record_tells_the_whole_run(ran: Ran) -> None:
     record = ran.record
     assert (record.status, record.error) == ("finished", None)
-    stages = ["load", "data", "importance", "search", "tuning", "export", "evaluation"]
+    stages = ["load", "data", "rehearsal", "importance", "search", "tuning", "export", "evaluation"]
     assert [stage["name"] for stage in record.stages] == stages
     assert record.config["tuning"]["name"] == ran.tuning
     assert record.protocol["calibration"]["source"].endswith(("train.jsonl", "train.json"))

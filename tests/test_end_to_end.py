@@ -82,6 +82,7 @@ def test_record_tells_the_whole_run(searched: Ran) -> None:
     assert [stage["name"] for stage in record.stages] == [
         "load",
         "data",
+        "rehearsal",
         "importance",
         "search",
         "export",

@@ -15,6 +15,7 @@ from policyprune.evaluation.windows import check_lengths
 from policyprune.models.families import FAMILIES
 from policyprune.models.loading import device_of, load, skeleton
 from policyprune.models.sources import locate
+from policyprune.rehearsal import rehearse_evaluation
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.stages import measured
@@ -53,6 +54,7 @@ def _run(config: Evaluating, folder: Path) -> Record:
             task = build(config.task, tokenizer)
             record.protocol = task.protocol
             quality = quality_of(task, wanted, tokenizer)
+            rehearse_evaluation(quality, model)
         with measured("evaluation", record.stages):
             for measure in quality.of("evaluated", model):
                 record.add("evaluated", *measure)

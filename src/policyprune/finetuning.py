@@ -16,6 +16,7 @@ from policyprune.errors import UsageError
 from policyprune.evaluation.quality import quality_of
 from policyprune.files import write_folder
 from policyprune.models.loading import device_of, load
+from policyprune.rehearsal import rehearse_evaluation
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.stages import measured
@@ -50,6 +51,8 @@ def _run(config: Finetuning, folder: Path) -> Record:
             task = build(config.task, tokenizer)
             assert isinstance(task, ClassificationTask | QuestionAnsweringTask)
             record.protocol = task.protocol
+            quality = quality_of(task, config.evaluation, tokenizer)
+            rehearse_evaluation(quality, model)
         if isinstance(task, ClassificationTask) and task.calibration.names:
             model.config.id2label = dict(enumerate(task.calibration.names))
             model.config.label2id = {name: index for index, name in model.config.id2label.items()}
@@ -85,7 +88,7 @@ def _run(config: Finetuning, folder: Path) -> Record:
             model.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
         with measured("evaluation", record.stages):
-            for measure in quality_of(task, config.evaluation, tokenizer).of("fine-tuned", model):
+            for measure in quality.of("fine-tuned", model):
                 record.add("dense", *measure)
     return record
 

@@ -27,6 +27,7 @@ from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.mask import keep_rates, save_mask
 from policyprune.pruning.optimizers import Found
 from policyprune.pruning.space import Space, space_of
+from policyprune.rehearsal import rehearse
 from policyprune.results.card import write_card
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
@@ -105,6 +106,8 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
             observed = Observed(task)
             if team is not None:
                 team.begin(briefing(space.n, task.protocol))
+        with measured("rehearsal", record.stages):
+            rehearse(config, model, tokenizer, task, quality, folder)
         found, metric = _found(config, model, adapter, space, budget, observed, record, folder, tracker, team)
         mask = space.expand(found.mask)
         smaller = {"pruned": shrink(model, adapter, units, mask)}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,9 @@ class Quality(Protocol):
 
     def identity(self) -> dict[str, Any] | None:
         """Test data and settings that decide on the measures of a model; None where more than numbers is kept of it."""
+
+    def sample(self) -> "Quality":
+        """The same on the first few examples, to see whether it can be measured at all."""
 
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
         """Measures of a model in memory."""
@@ -69,6 +72,11 @@ class Predicting:
             "zero_shot": self.zero_shot.identity() if self.zero_shot else None,
         }
 
+    def sample(self) -> "Predicting":
+        """A window of each length, a question of each task."""
+        windows = {length: ids[:1] for length, ids in self.windows.items()}
+        return replace(self, windows=windows, zero_shot=self.zero_shot and self.zero_shot.sample())
+
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
         """A perplexity for each window length, then the accuracy on each task."""
         rows: list[Measure] = []
@@ -99,6 +107,10 @@ class Classifying:
 
     def identity(self) -> None:
         """The dense model's outputs are needed for the agreement."""
+
+    def sample(self) -> "Classifying":
+        """The first examples of each split."""
+        return Classifying(self.task.sample(), self.config)
 
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
         """Measures on every split."""
@@ -140,6 +152,10 @@ class Answering:
             "task": asdict(self.task.config),
             "batch_tokens": self.config.batch_tokens,
         }
+
+    def sample(self) -> "Answering":
+        """The first question of each split."""
+        return replace(self, task=self.task.sample())
 
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
         """Measures on every split."""

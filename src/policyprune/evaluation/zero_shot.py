@@ -5,7 +5,7 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,12 @@ class ZeroShot:
     def identity(self) -> dict[str, Any]:
         """What is asked."""
         return {**asdict(self._config), "origins": self._origins}
+
+    def sample(self) -> "ZeroShot":
+        """The same with the first question of each task."""
+        few = copy.copy(self)
+        few._config = replace(self._config, limit=1)
+        return few
 
     def of(self, model: PreTrainedModel) -> list[Measure]:
         """`acc` and, where the task has it, `acc_norm` of each task, then their means over the tasks.

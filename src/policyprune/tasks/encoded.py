@@ -14,6 +14,10 @@ class Encoded:
     tensors: dict[str, Tensor]
     lengths: Tensor
 
+    def first(self, count: int) -> "Encoded":
+        """The first `count` examples."""
+        return Encoded({name: tensor[:count] for name, tensor in self.tensors.items()}, self.lengths[:count])
+
     def inputs(self, rows: Tensor) -> dict[str, Tensor]:
         """The examples `rows` (B,), no wider than the longest of them."""
         longest = int(self.lengths[rows].max())

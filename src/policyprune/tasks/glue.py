@@ -1,6 +1,6 @@
 """Classification of one or two sentences: GLUE and what looks like it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from policyprune.errors import UsageError
 from policyprune.tasks.encoded import Encoded, encode
 from policyprune.tasks.splits import drawn, load_splits, without
 
+SAMPLE = 4  # examples of a rehearsal
+
 
 @dataclass(frozen=True)
 class LabelledExamples:
@@ -22,6 +24,10 @@ class LabelledExamples:
     encoded: Encoded
     labels: Tensor
     names: list[str] | None = None
+
+    def first(self, count: int) -> "LabelledExamples":
+        """The first `count` of them."""
+        return replace(self, encoded=self.encoded.first(count), labels=self.labels[:count])
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class ClassificationTask:
     def inputs(self, rows: Tensor) -> dict[str, Tensor]:
         """Arguments of the model's forward."""
         return self.calibration.encoded.inputs(rows)
+
+    def sample(self) -> "ClassificationTask":
+        """The same with a few test examples of each split."""
+        return replace(self, tests={split: examples.first(SAMPLE) for split, examples in self.tests.items()})
 
     def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
         """Cross-entropy (squared error for a regression) of each example: rows (B,) -> (B,) float32."""

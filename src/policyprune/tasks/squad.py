@@ -1,6 +1,6 @@
 """Extractive question answering over long contexts in overlapping windows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +20,10 @@ class Questions:
     rows: list[dict[str, Any]]
     windows: Windows
 
+    def first(self) -> "Questions":
+        """The first question alone."""
+        return Questions(self.rows[:1], choose(self.windows, (self.windows.question == 0).nonzero().flatten()))
+
 
 @dataclass(frozen=True)
 class QuestionAnsweringTask:
@@ -38,6 +42,10 @@ class QuestionAnsweringTask:
     def inputs(self, rows: Tensor) -> dict[str, Tensor]:
         """Arguments of the model's forward."""
         return self.calibration.encoded.inputs(rows)
+
+    def sample(self) -> "QuestionAnsweringTask":
+        """The same with the first test question of each split."""
+        return replace(self, tests={split: questions.first() for split, questions in self.tests.items()})
 
     def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
         """Mean cross-entropy of start and end of each window: rows (B,) -> (B,) float32."""
