@@ -23,9 +23,9 @@ from policyprune.evaluation.efficiency import latency
 from policyprune.evaluation.measures import size
 from policyprune.evaluation.quality import Quality
 from policyprune.evaluation.zero_shot import generators_restored
+from policyprune.files import PREFIX, SUFFIX, disk_trouble
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.space import Space, space_of
-from policyprune.results.files import disk_trouble
 from policyprune.surgery import formats
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import Task
@@ -145,7 +145,7 @@ def _first(adapter: Adapter, kind: str) -> int:
 
 def _export(config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     settings = formats.Settings(config.export.max_shard_size, config.export.gguf_dtype)
-    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}rehearsal-", suffix=SUFFIX, dir=folder) as scratch:
         for form in config.export.formats:
             with tried(f"export={form}"):
                 formats.write_format(form, model, tokenizer, formats.target(form, Path(scratch), settings), settings)
