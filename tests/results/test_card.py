@@ -43,6 +43,7 @@ def test_a_card_has_method_budget_numbers_and_command() -> None:
     assert [cell.strip() for cell in row.split("|")[2:4]] == ["12.34", "23.45"]
     assert "policyprune budget.keep=0.7 'task.files=[a b.txt]'" in text
     assert "trust_remote_code=True" in text
+    assert "needs transformers 5.15 or later and refuses older versions" in text
 
 
 @pytest.mark.parametrize("source", ["pkg://llm/model.gguf", "/disk/model", "./model"])
@@ -51,6 +52,7 @@ def test_a_file_is_no_base_model_on_the_hub(source: str) -> None:
     assert "base_model" not in front(text)
     assert f"Made from `{source}`" in text
     assert "trust_remote_code" not in text
+    assert "the names that transformers 4.57 reads" in text
 
 
 def test_the_card_is_written_beside_the_weights(tmp_path: Path) -> None:

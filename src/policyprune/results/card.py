@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from policyprune.files import write_whole
+from policyprune.models.modelling_file import OLDEST
 from policyprune.results.record import Record
 from policyprune.results.tables import summary
 
@@ -40,7 +41,13 @@ def card(record: Record, source: str, architecture: str, remote_code: bool) -> s
     searched = f", {record.search['forwards']:,} forward passes" if record.search.get("forwards") else ""
     name = config["model"]["name"]
     trust = ", trust_remote_code=True" if remote_code else ""
-    code = "No stock class has these widths, so the checkpoint brings a short modelling file.\n" if remote_code else ""
+    needed = (
+        "No stock class has these widths, so the checkpoint brings a short modelling file; it needs "
+        f"transformers {OLDEST} or later and refuses older versions."
+        if remote_code
+        else f"A stock class, made with transformers {record.versions['transformers']}; config.json also has the names "
+        "that transformers 4.57 reads."
+    )
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
@@ -61,7 +68,8 @@ model = AutoModelFor{head}.from_pretrained("path/to/this"{trust})
 tokenizer = AutoTokenizer.from_pretrained("path/to/this")
 ```
 
-{code}
+{needed}
+
 ## Numbers
 
 {_numbers(record)}

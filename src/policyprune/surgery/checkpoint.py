@@ -1,34 +1,16 @@
 """Write a model as a directory that `AutoModel*.from_pretrained` loads, with policyprune or without it."""
 
 import json
-import pprint
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.files import write_folder
+from policyprune.models import modelling_file
 from policyprune.models.adapter import Adapter
+from policyprune.models.older_config import keys_of_4
 from policyprune.models.residual import KEPT
-from policyprune.surgery import unequal
-
-MODULE = "modeling_pruned"
-TEMPLATE = '''
-
-class {name}({base}):
-    """{base} with the widths in config.json: `per_layer_config` of the layers, `kept_hidden_size` between them."""
-
-    def __init__(self, config):
-        per_layer = config.to_dict().get("per_layer_config")
-        config.per_layer_config = None  # the stock class is built with the dense widths first
-        super().__init__(config)
-        if per_layer:
-            resize(self, TABLE, per_layer)
-            config.per_layer_config = per_layer
-            config.allow_global_per_layer_attribute_access = True  # generation and others read the dense counts
-        if getattr(config, "kept_hidden_size", None):
-            narrow(self, TABLE, config.kept_hidden_size)
-'''
 
 
 def save_checkpoint(
@@ -49,8 +31,10 @@ def save_checkpoint(
         model.save_pretrained(scratch, max_shard_size=max_shard_size, save_original_format=not own_code)
         if tokenizer is not None:
             tokenizer.save_pretrained(scratch)
+        stated = keys_of_4(model.config)
         if own_code:
-            _add_modelling_file(model, adapter, scratch)
+            stated |= _add_modelling_file(model, adapter, scratch)
+        _state(scratch / "config.json", stated)
 
 
 def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
@@ -64,19 +48,19 @@ def auto_class(model: PreTrainedModel) -> str:
     return f"AutoModelFor{task if head else 'CausalLM'}"  # GPT2LMHeadModel
 
 
-def _add_modelling_file(model: PreTrainedModel, adapter: Adapter, folder: Path) -> None:
-    base = stock_class(model).__name__
-    name = f"Pruned{base}"
-    source = Path(unequal.__file__).read_text(encoding="utf-8")
-    table = pprint.pformat(_table(adapter), width=110, sort_dicts=False)
-    class_text = TEMPLATE.format(name=name, base=base)
-    head = f"# Written by policyprune; load with {auto_class(model)}.from_pretrained(folder, trust_remote_code=True)\n"
-    source = source.replace("from transformers", f"from transformers import {base}\nfrom transformers", 1)
-    (folder / f"{MODULE}.py").write_text(f"{head}{source}\n\nTABLE = {table}\n{class_text}", encoding="utf-8")
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["architectures"] = [name]
-    config["auto_map"] = {auto_class(model): f"{MODULE}.{name}"}
+def _add_modelling_file(model: PreTrainedModel, adapter: Adapter, folder: Path) -> dict[str, Any]:
+    """Write it, and return the keys of config.json that name its class."""
+    base, auto = stock_class(model).__name__, auto_class(model)
+    content = modelling_file.text(auto, base, _table(adapter))
+    (folder / f"{modelling_file.MODULE}.py").write_text(content, encoding="utf-8")
+    name = modelling_file.class_name(base)
+    return {"architectures": [name], "auto_map": {auto: f"{modelling_file.MODULE}.{name}"}}
+
+
+def _state(path: Path, keys: dict[str, Any]) -> None:
+    """Add keys to a config.json, which names no code but ours: what is saved is of a stock class otherwise."""
+    written = json.loads(path.read_text(encoding="utf-8"))
+    config = {**{key: value for key, value in written.items() if key != "auto_map"}, **keys}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

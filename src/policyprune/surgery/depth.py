@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from policyprune.models.adapter import Adapter, Block
+from policyprune.models.unequal import EmptyBlock
 from policyprune.pruning.space import HIDDEN, Space
-from policyprune.surgery.unequal import EmptyBlock
 
 
 def kept_layers(adapter: Adapter, space: Space, mask: Tensor, biased: Iterable[tuple[int, str]] = ()) -> list[int]:
