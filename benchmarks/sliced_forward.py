@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from policyprune.config.options import conf_dir
 from policyprune.config.settle import settle
 from policyprune.config.store import register
-from policyprune.evaluation.block_timing import in_turns, layer_calls, relative, run
+from policyprune.evaluation.block_timing import layer_calls, run
+from policyprune.evaluation.rounds import in_turns, relative
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.causal_loss import token_losses
 from policyprune.models.loading import load

@@ -28,11 +28,14 @@ def write_run(
     protocol: dict[str, Any] | None = None,
     losses: list[float] | None = None,
     config: dict[str, Any] | None = None,
+    stderr: float | None = None,
+    folder: str | None = None,
     **content: Any,
 ) -> Path:
     """Write a record below `root`, and a curve where there are losses; the run's folder, a new one each time."""
-    folder = root / f"{model}-{task}-{method}-{keep}-{seed}-{tuning}-{len(list(root.glob('*')))}"
-    folder.mkdir(parents=True)
+    name = folder or f"{model}-{task}-{method}-{keep}-{seed}-{tuning}-{len(list(root.glob('*')))}"
+    place = root / name
+    place.mkdir(parents=True)
     resolved = {
         "model": {"name": model},
         "task": {"name": task, "calibration": {"count": 64, "length": 16, "seed": seed}},
@@ -60,13 +63,13 @@ def write_run(
         "stages": [{"name": "search", "seconds": 3.0, "peak_memory_mb": 100.0}],
         "search": {"forwards": 8, "seconds": 4.0},
         "results": [
-            {"subject": subject, "metric": metric, "value": value, "unit": "", "protocol": stated, "stderr": None}
+            {"subject": subject, "metric": metric, "value": value, "unit": "", "protocol": stated, "stderr": stderr}
             for subject, metric, value, stated in (rows if status == "finished" else [])
         ],
         **content,
     }
-    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    (place / "record.json").write_text(json.dumps(record), encoding="utf-8")
     if losses is not None:
         lines = [{"step": step, "forwards": 2 * step, "loss": loss} for step, loss in enumerate(losses, start=1)]
-        (folder / "curve.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    return folder
+        (place / "curve.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    return place

@@ -148,6 +148,7 @@ def test_every_subject_is_measured(searched: Ran) -> None:
     assert {(subject, "perplexity") for subject in ("dense", "one_shot", "pruned", "reloaded")} <= measured
     for metric in ("parameters", "block_macs", "latency", "checkpoint"):
         assert {("dense", metric), ("pruned", metric)} <= measured
+    assert ("pruned", "latency_ratio") in measured
     one_shot = [row for row in searched.record.results if (row.metric, row.subject) == ("perplexity", "one_shot")]
     scopes = [row.protocol["scope"] for row in one_shot]
     assert scopes == ["global", "per_layer"]
@@ -158,6 +159,8 @@ def test_table_and_closing_words_are_printed(searched: Ran) -> None:
     assert f"{searched.values('perplexity', 'dense')[0]:,.2f}" in searched.stdout
     assert f"{searched.values('perplexity', 'pruned')[0]:,.2f}" in searched.stdout
     assert f"from_pretrained({str(searched.folder / 'checkpoint')!r}" in searched.stdout
+    (ratio,) = searched.values("latency_ratio", "pruned")
+    assert f"{ratio:.2f} of dense (one round)" in searched.stdout
 
 
 def test_a_finished_run_is_shown_and_not_repeated(searched: Ran) -> None:

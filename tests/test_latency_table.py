@@ -10,7 +10,7 @@ import torch
 from encoders import make_encoder
 from harness import settled, small_run
 from policyprune import latency_table
-from policyprune.evaluation import block_timing
+from policyprune.evaluation import block_timing, rounds
 from policyprune.evaluation.kept_latency import kept_latency
 from policyprune.latency_table import block_latency, table, widths
 from policyprune.models.adapter import adapt
@@ -108,18 +108,18 @@ def test_other_budgets_measure_nothing(tiny_checkpoint: Path, tmp_path: Path, mo
 
 def test_actions_take_turns_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, done = [0.0], []
-    monkeypatch.setattr(block_timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: clock[0])
 
     def act(name: str, seconds: float) -> None:
         done.append(name)
         clock[0] += seconds * (1 + len(done) / 50)  # the machine gets slower and slower
 
-    seconds = block_timing.in_turns(
+    seconds = rounds.in_turns(
         {"a": lambda: act("a", 2), "b": lambda: act("b", 1)}, repeats=3, device=torch.device("cpu"), warm_ups=1
     )
     assert done == ["a", "b"] * 4
     assert [len(values) for values in seconds.values()] == [3, 3]
-    assert block_timing.relative(seconds, "a")["b"] == pytest.approx(0.5, rel=0.05)
+    assert rounds.relative(seconds, "a")["b"] == pytest.approx(0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
@@ -153,3 +153,4 @@ def test_promised_and_achieved_latency_stand_side_by_side(config: Any, tiny_llam
     assert promised[3]["keep"] == 0.6
     assert {name for name, _ in rows} == {"dense", "pruned"}
     assert rows["pruned", "block_latency_share"][1] > 0
+    assert "spread" in rows["pruned", "block_latency_share"][3]

@@ -117,6 +117,34 @@ def test_flat_names_are_distinct() -> None:
     }
 
 
+def test_no_row_overwrites_another() -> None:
+    """Two splits, batch sizes, lengths, tasks, limits, and rows that nothing tells apart."""
+    record = some_record()
+    for split in ("validation_matched", "validation_mismatched"):
+        record.add("pruned", "accuracy", 0.5, "", {"split": split, "examples": 10})
+    for batch_size in (1, 32):
+        for length in (16, 128):
+            shape = {"batch_size": batch_size, "length": length, "repeats": 5}
+            record.add("pruned", "latency_ratio", 0.8, "", {**shape, "spread": 0.05 + 0.01 * batch_size})
+    for limit in (10, None):
+        record.add("pruned", "acc", 0.25, "", {"task": "piqa", "split": "validation", "limit": limit})
+    for value in (1.0, 2.0):
+        record.add("pruned", "novelty", value, "", {"of": "all"})
+    names = flat(record)
+    assert {name: value for name, value in names.items() if "/accuracy/" in name} == {
+        "pruned/accuracy/validation_matched": 0.5,
+        "pruned/accuracy/validation_mismatched": 0.5,
+    }
+    assert names["pruned/latency_ratio/1/128"] == 0.8
+    assert names["pruned/latency_ratio/32/16/spread"] == 0.37
+    assert {name for name in names if "/acc/" in name} == {
+        "pruned/acc/piqa/validation/limit 10",
+        "pruned/acc/piqa/validation/limit None",
+    }
+    assert sorted(value for name, value in names.items() if "novelty" in name) == [1.0, 2.0]
+    assert len(names) == len(record.results) + 4, "every row, and the spread of four"
+
+
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config:
     """A W&B config for an offline run, with W&B's own folders out of the way."""

@@ -11,6 +11,7 @@ from policyprune.evaluation.efficiency import latency, parameters
 from policyprune.evaluation.measures import size, weight_megabytes
 from policyprune.evaluation.quality import quality_of
 from policyprune.evaluation.questions import origins
+from policyprune.evaluation.rounds import times
 from policyprune.evaluation.windows import check_lengths
 from policyprune.models.families import FAMILIES
 from policyprune.models.loading import device_of, load, skeleton
@@ -71,7 +72,8 @@ def _run(config: Evaluating, folder: Path) -> Record:
             record.add("evaluated", "checkpoint", weight_megabytes(model), "MB", {})
             for batch_size in wanted.latency.batch_sizes if wanted.latency.repeats else ():
                 shape = {"batch_size": batch_size, "length": wanted.latency.length}
-                seconds = latency({"evaluated": model}, **shape, repeats=wanted.latency.repeats)["evaluated"]
+                seconds = latency({"evaluated": model}, **shape, repeats=wanted.latency.repeats)
                 protocol = {**shape, "repeats": wanted.latency.repeats, "threads": torch.get_num_threads()}
-                record.add("evaluated", "latency", 1e3 * seconds, "ms", protocol)
+                for subject, measure in times("latency", seconds, protocol):
+                    record.add(subject, *measure)
     return record

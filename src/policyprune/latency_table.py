@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from policyprune.cache import cache_folder
 from policyprune.config.schema import Config, LatencyBudget
-from policyprune.evaluation.block_timing import in_turns, layer_calls, relative, run
+from policyprune.evaluation.block_timing import layer_calls, run
+from policyprune.evaluation.rounds import in_turns, relative
 from policyprune.files import write_whole
 from policyprune.models.adapter import Adapter, Block, adapt
 from policyprune.models.loading import device_of, skeleton

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from policyprune.config.schema import Config, Wandb
+from policyprune.results.naming import PLACE, told_apart
 from policyprune.results.record import Record
 from policyprune.tensorboard import TensorBoardTracker
 
@@ -116,14 +117,23 @@ def open_tracker(config: Config, record: Record, folder: Path) -> Iterator[Track
 
 
 def flat(record: Record) -> dict[str, float | int | None]:
-    """Results under one name each: subject/metric, with task, scope or window length where there are several."""
-    parts = ("task", "scope", "length")
-    return {
-        "/".join(
-            [row.subject, row.metric, *(str(row.protocol[part]) for part in parts if part in row.protocol)]
-        ): row.value
+    """Every result under a name of its own: subject/metric/task, split, scope, batch size, length, where it has them.
+
+    The spread of a latency stands beside it, under `.../spread`.
+    """
+    names = [
+        "/".join([row.subject, row.metric, *(str(row.protocol[part]) for part in PLACE if part in row.protocol)])
         for row in record.results
-    }
+    ]
+    words = told_apart(names, [row.protocol for row in record.results])
+    found: dict[str, float | int | None] = {}
+    for row, name, word in zip(record.results, names, words, strict=True):
+        full = f"{name}/{word}" if word else name
+        assert full not in found, full
+        found[full] = row.value
+        if row.protocol.get("spread") is not None:
+            found[f"{full}/spread"] = row.protocol["spread"]
+    return found
 
 
 def track_report(

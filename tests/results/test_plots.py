@@ -20,15 +20,15 @@ def plots_of(folder: Path) -> dict[str, Figure]:
     return {plot.name: plot.figure for section in report.sections for plot in section.plots}
 
 
-def sized(pruned: float, macs: float, latency: float) -> list[Measured]:
-    """Perplexity, multiply-accumulates and latency; the dense model has 100 of the latter two."""
-    shape = {"batch_size": 1, "length": 16}
+def sized(pruned: float | None, macs: float, ratio: float | None, spread: float | None = 0.02) -> list[Measured]:
+    """Perplexity, multiply-accumulates (100 of the dense model) and share of its latency."""
+    shape = {"batch_size": 1, "length": 16, "repeats": 5}
     return [
         *perplexities(pruned),
         ("dense", "block_macs", 100.0, {}),
         ("pruned", "block_macs", macs, {}),
-        ("dense", "latency", 100.0, shape),
-        ("pruned", "latency", latency, shape),
+        ("dense", "latency", 100.0, {**shape, "spread": 0.5}),
+        ("pruned", "latency_ratio", ratio, {**shape, "spread": spread}),
     ]
 
 
@@ -70,7 +70,7 @@ def test_layers_show_the_mean_kept_share(tmp_path: Path) -> None:
 
 def test_quality_and_latency_stand_over_the_share_of_macs(tmp_path: Path) -> None:
     for keep, macs in ((0.8, 75.0), (0.5, 50.0)):
-        write_run(tmp_path, "ours", keep, results=sized(16 / keep, macs, macs + 10))
+        write_run(tmp_path, "ours", keep, results=sized(16 / keep, macs, (macs + 10) / 100))
     figures = plots_of(tmp_path)
     shares, values = line_of(figures["quality-macs"], "ours")
     assert shares.tolist() == [0.5, 0.75]
@@ -78,12 +78,28 @@ def test_quality_and_latency_stand_over_the_share_of_macs(tmp_path: Path) -> Non
     shares, values = line_of(figures["latency-macs"], "ours")
     assert shares.tolist() == [0.5, 0.75]
     assert np.allclose(values, [0.6, 0.85])
+    assert "noisy" not in figures["latency-macs"].axes[0].get_legend_handles_labels()[1]
+
+
+def test_noisy_latencies_have_a_ring_and_what_is_not_finite_no_point(tmp_path: Path) -> None:
+    for method, ratio, spread in (("ours", 0.6, 0.02), ("flap", 0.7, 0.3), ("kwon", 0.8, None), ("gone", None, 0.01)):
+        write_run(tmp_path, method, 0.5, results=sized(None, 50.0, ratio, spread))
+    figures = plots_of(tmp_path)
+    axes = figures["latency-macs"].axes[0]
+    rings = [own for own in axes.lines if own.get_label() == "noisy"]
+    assert [own.get_ydata()[0] for own in rings] == [0.7, 0.8]  # type: ignore[index]
+    assert "gone" not in axes.get_legend_handles_labels()[1]
+    half = {
+        own.get_label(): np.ptp(own.lines[2][0].get_segments()[0][:, 1]) / 2 for own in axes.containers if own.lines[2]
+    }
+    assert half == {"ours": pytest.approx(0.02 * 0.6 / 2), "flap": pytest.approx(0.3 * 0.7 / 2)}
+    assert "quality-macs" in figures
 
 
 @pytest.mark.parametrize("ruined", [False, True])
 def test_perplexities_beyond_all_use_do_not_stretch_the_axis(ruined: bool, tmp_path: Path) -> None:
-    write_run(tmp_path, "ours", 0.5, results=sized(40.0, 50.0, 60.0))
-    write_run(tmp_path, "magnitude", 0.5, results=sized(1e5 if ruined else 200.0, 50.0, 60.0))
+    write_run(tmp_path, "ours", 0.5, results=sized(40.0, 50.0, 0.6))
+    write_run(tmp_path, "magnitude", 0.5, results=sized(1e5 if ruined else 200.0, 50.0, 0.6))
     report = make_report("a title", find_runs([tmp_path]), [])
     plot = next(own for section in report.sections for own in section.plots if own.name == "quality-macs")
     low, high = plot.figure.axes[0].get_ylim()

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -108,12 +110,22 @@ def test_no_run_is_dropped(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_not_finite_is_no_number(tmp_path: Path) -> None:
-    write_run(tmp_path, "ours", results=perplexities(None))
-    write_run(tmp_path, "flap", results=perplexities(30.0))
-    write_run(tmp_path, "kwon", results=perplexities(40.0))
-    table = table_of(report_on(tmp_path), "perplexity")
+    sizes: list[Measured] = [("pruned", "parameters", None, {})]
+    write_run(tmp_path, "ours", results=[*perplexities(None), *sizes])
+    for seed in (0, 1):
+        write_run(tmp_path, "flap", seed=seed, results=perplexities(30.0 + seed))
+        write_run(tmp_path, "kwon", seed=seed, results=perplexities(40.0 + seed))
+    for value in (math.nan, math.inf):  # as others may write it
+        write_run(tmp_path, "foreign", 0.8, 0 if value == math.inf else 1, results=perplexities(value))
+    report = report_on(tmp_path)
+    table = table_of(report, "perplexity")
     assert row_of(table, "ours").cells == (Cell(state="not finite"),)
+    assert row_of(table, "foreign").cells == (Cell(state="not finite"),)
     assert row_of(table, "flap").cells[0].best
+    assert cell_of(table_of(report, "size"), "parameters, M", "0.8", "ours") == Cell(state="not finite")
+    for text in (markdown(report, "figures"), latex(report), cells_csv(report, [])):
+        assert "not finite" in text
+        assert not {"nan", "inf"} & set(re.findall(r"\w+", text.lower()))
 
 
 def test_best_knows_the_direction(tmp_path: Path) -> None:
@@ -125,7 +137,7 @@ def test_best_knows_the_direction(tmp_path: Path) -> None:
             ("pruned", "cross_entropy", entropy, {"split": "validation"}),
             ("pruned", "novelty", accuracy, {}),
         ]
-        write_run(tmp_path, method, results=results)
+        write_run(tmp_path, method, results=results, stderr=0.01)
     report = report_on(tmp_path)
     bold = {
         table.title.split(" of ")[0]: [row.names[0] for row in table.rows if any(cell.best for cell in row.cells)]
@@ -135,6 +147,87 @@ def test_best_knows_the_direction(tmp_path: Path) -> None:
     assert bold["accuracy"] == ["ours"]
     assert bold["cross entropy"] == ["kwon"]
     assert table_of(report, "accuracy").columns == ["validation ↑, keep 0.8"]
+
+
+def bold_rows(folder: Path, title: str = "perplexity") -> set[str]:
+    """The methods with a bold cell."""
+    return {row.names[0] for row in table_of(report_on(folder), title).rows if any(cell.best for cell in row.cells)}
+
+
+def test_what_ten_questions_do_not_tell_apart_is_all_bold(tmp_path: Path) -> None:
+    for method, share in (("ours", 0.6), ("flap", 0.5), ("magnitude", 0.1)):
+        results: list[Measured] = [("pruned", "acc", share, {"task": "piqa", "limit": 10})]
+        write_run(tmp_path, method, results=results, stderr=math.sqrt(share * (1 - share) / 9))
+    assert bold_rows(tmp_path, "zero-shot") == {"ours", "flap"}
+
+
+def test_seeds_tell_rows_apart_or_do_not(tmp_path: Path) -> None:
+    for seed, shift in enumerate((-1.0, 0.0, 1.0)):
+        write_run(tmp_path, "ours", seed=seed, results=perplexities(20.0 + shift))
+        write_run(tmp_path, "close", seed=seed, results=perplexities(20.7 + shift))
+        write_run(tmp_path, "behind", seed=seed, results=perplexities(21.0 + shift))
+    write_run(tmp_path, "alone", results=perplexities(21.0))  # one seed: taken to err like the best
+    write_run(tmp_path, "ruined", results=perplexities(9000.0))
+    # the deviation is 1, so the standard error of a mean of three 0.58, of a difference 0.82
+    assert bold_rows(tmp_path) == {"ours", "close"}
+
+
+def test_one_seed_tells_nothing_and_the_caption_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, "ours", results=perplexities(20.0))
+    write_run(tmp_path, "flap", results=perplexities(40.0))
+    assert bold_rows(tmp_path) == set()
+    assert "nothing where the best has neither" in table_of(report_on(tmp_path), "perplexity").caption
+
+
+def test_warnings_of_the_records_stand_below_their_rows(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, "ours", seed=seed, warnings=["better than the dense model"])
+    write_run(tmp_path, "flap")
+    table = table_of(report_on(tmp_path), "perplexity")
+    marks = row_of(table, "ours").marks
+    assert marks
+    note = "warning: better than the dense model (keep 0.8, seed 0; keep 0.8, seed 1)"
+    assert f"{marks}: {note}" in table.notes
+    assert not row_of(table, "flap").marks
+    assert note in latex(report_on(tmp_path))
+
+
+def test_latencies_are_shares_of_the_dense_model_with_their_noise(tmp_path: Path) -> None:
+    shape = {"batch_size": 8, "length": 128, "repeats": 5}
+    results: list[Measured] = [
+        *perplexities(20.0),
+        ("pruned", "latency_ratio", 0.8, {**shape, "spread": 0.02}),
+        ("dense", "latency", 3556.0, {**shape, "spread": 0.4}),
+        ("pruned", "latency", 2800.0, {**shape, "spread": 0.4}),
+    ]
+    noisy: list[Measured] = [("pruned", "latency_ratio", 0.9, {**shape, "spread": 0.25})]
+    once: list[Measured] = [("pruned", "latency_ratio", 0.7, {**shape, "repeats": 1, "spread": None})]
+    write_run(tmp_path, "ours", results=results)
+    write_run(tmp_path, "flap", results=noisy)
+    write_run(tmp_path, "kwon", results=once)
+    table = table_of(report_on(tmp_path), "size")
+    share = "latency, share of the dense model's, 128 tokens x 8"
+    assert cell_of(table, share, "0.8", "ours") == Cell("0.80")
+    assert cell_of(table, share, "0.8", "flap") == Cell("0.90", remark="noisy, spread 25 %")
+    assert cell_of(table, share, "0.8", "kwon") == Cell("0.70", remark="one round")
+    assert cell_of(table, "latency, ms, 128 tokens x 8", "", "dense") == Cell("3,556.00", remark="noisy, spread 40 %")
+    assert "1 or 5 rounds" in table.caption
+    row = next(
+        row
+        for row in csv.DictReader(io.StringIO(cells_csv(report_on(tmp_path), [])))
+        if (row["method"], row["metric"]) == ("flap", "latency_ratio")
+    )
+    assert row["spread"] == "0.25"
+
+
+def test_two_rows_of_a_run_are_not_averaged(tmp_path: Path) -> None:
+    results: list[Measured] = [
+        ("pruned", "acc", share, {"task": "piqa", "limit": n}) for n, share in ((1, 1.0), (9, 0.5))
+    ]
+    write_run(tmp_path, "ours", results=results)
+    table = table_of(report_on(tmp_path), "zero-shot")
+    assert [cell.value for cell in row_of(table, "ours").cells] == ["1.0000", "0.5000"]
+    assert table.columns == ["acc ↑, piqa, limit 1", "acc ↑, piqa, limit 9"]
 
 
 def test_a_tuned_run_fills_two_rows_and_the_checkpoint_none(tmp_path: Path) -> None:
@@ -342,8 +435,8 @@ def test_latex_escapes_and_is_booktabs(tmp_path: Path) -> None:
     assert escaped("50% of_a & b#1 $x$ {y} ~ ^ \\") == (
         r"50\% of\_a \& b\#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
-    write_run(tmp_path, "our_100%", 0.8, results=perplexities(20.0))
-    write_run(tmp_path, "b&c", 0.8, results=perplexities(30.0))
+    write_run(tmp_path, "our_100%", 0.8, results=perplexities(20.0), stderr=0.5)
+    write_run(tmp_path, "b&c", 0.8, results=perplexities(30.0), stderr=0.5)
     text = latex(report_on(tmp_path))
     assert r"our\_100\% &  & 1 & \textbf{20.00} \\" in text
     assert r"b\&c &  & 1 & 30.00 \\" in text
@@ -360,6 +453,43 @@ def test_markdown_escapes(tmp_path: Path) -> None:
     write_run(tmp_path, "a|b_c*", results=perplexities(20.0))
     text = markdown(report_on(tmp_path), "figures")
     assert r"| a\|b\_c\* " in text
+
+
+EVIL = "<img src=x onerror=alert(1)>&lt;|`[x](javascript:y)\x1b]0;z\x07\u202e\r\n# t"
+
+
+def test_nothing_of_a_foreign_record_is_markup_or_steers_a_terminal(tmp_path: Path) -> None:
+    names = {"model": EVIL, "task": f"task{EVIL}"}
+    results: list[Measured] = [
+        *perplexities(20.0),
+        ("pruned", "acc", 0.5, {"task": EVIL}),
+        ("pruned", "accuracy", 0.5, {"split": EVIL}),
+        ("pruned", f"metric{EVIL}", 0.5, {}),
+    ]
+    write_run(tmp_path / "a", "ours", results=results, warnings=[EVIL], folder="one", **names)
+    write_run(tmp_path / "b", EVIL, status="failed", error=f"E: {EVIL}", folder="two", **names)
+    report = report_on(tmp_path)
+    for text in (markdown(report, "figures"), latex(report)):
+        assert all(letter.isprintable() or letter == "\n" for letter in text)
+        assert "onerror" in text, "nothing was shown at all"
+    for line in markdown(report, "figures").splitlines():
+        assert set(re.findall(r"<[^>]*>", line)) <= {"<sup>", "</sup>"}
+        assert "[x](" not in line
+        assert "&lt;|" not in line
+        assert not line.startswith("# t")
+    tables = [line for line in markdown(report, "figures").splitlines() if line.startswith("|")]
+    for line, after in itertools.pairwise(tables):
+        if set(after) <= set("|-:"):
+            assert len(re.findall(r"(?<!\\)\|", line)) == after.count("|")
+
+
+def test_plots_of_foreign_records_stay_in_their_folder(tmp_path: Path) -> None:
+    rates = [{"layer": 0, "kind": "ffn", "rate": 0.5}]
+    for model in ("../../../evil", "a/b", "a:b", "x" * 300):
+        write_run(tmp_path, "ours", model=model, keep_rates=rates, folder=str(len(list(tmp_path.iterdir()))))
+    names = [plot.name for section in report_on(tmp_path).sections for plot in section.plots]
+    assert len(set(names)) == len(names) == 4
+    assert all(re.fullmatch(r"[\w.-]{1,200}", name) for name in names)
 
 
 def test_letters_go_on_after_z() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from policyprune.results.noise import noise
 from policyprune.results.record import Record
 from policyprune.results.tables import closing_words, summary
 
@@ -25,6 +26,10 @@ def measured_record(forwards: int = 8) -> Record:
     record.add("dense", "parameters", 1234567, "", {})
     record.add("pruned", "parameters", 1000001, "", {})
     record.add("dense", "latency", 12.345, "ms", {"batch_size": 2, "length": 16})
+    shape = {"batch_size": 8, "length": 128, "repeats": 5}
+    record.add("pruned", "latency_ratio", 0.8125, "", {**shape, "spread": 0.02})
+    record.add("dense", "latency", 1200.0, "ms", {**shape, "spread": 0.04})
+    record.add("pruned", "latency", 975.0, "ms", {**shape, "spread": 0.3})
     record.add("pruned", "block_macs", None, "", {})
     record.add("dense", "acc_norm", 0.5, "", {"task": "arc_easy", "split": "validation"}, 0.01)
     record.add("pruned", "acc_norm", 0.25, "", {"task": "arc_easy", "split": "validation"}, None)
@@ -47,6 +52,31 @@ def test_every_number_is_in_its_row() -> None:
     assert cells(table, "piqa, acc norm") == ["0.7500"]
     assert cells(table, "block macs") == ["not", "finite"]
     assert cells(table, "search time, s") in (["77.12"], ["77.13"])
+
+
+def test_a_latency_is_a_share_of_the_dense_one_and_noise_is_said() -> None:
+    lines = summary(measured_record()).splitlines()
+    start = next(number for number, line in enumerate(lines) if "8 x 128" in line)
+    assert lines[start].split("rounds")[1].split("  ")[-1].strip() == "0.81 of dense"
+    assert lines[start + 1].startswith("latency, 8 x 128 tokens, 5 rounds, ms")
+    assert "1,200.00 " in lines[start + 1]
+    assert "975.00 (noisy, spread 30 %)" in lines[start + 1]
+
+
+def test_noise_of_one_round_and_of_none() -> None:
+    assert noise({"spread": 0.1, "repeats": 3}) == ""
+    assert noise({"spread": None, "repeats": 1}) == "one round"
+    assert noise({}) == ""
+
+
+def test_rows_of_one_name_have_lines_of_their_own() -> None:
+    record = measured_record()
+    for limit, value in ((10, 0.125), (20, 0.375)):
+        for subject in ("dense", "pruned"):
+            record.add(subject, "acc", value, "", {"task": "boolq", "limit": limit})
+    table = summary(record)
+    assert cells(table, "boolq, acc, limit 10") == ["0.1250", "0.1250"]
+    assert cells(table, "boolq, acc, limit 20") == ["0.3750", "0.3750"]
 
 
 def test_columns_name_what_was_measured() -> None:

@@ -1,8 +1,6 @@
 """Time of the transformer layers alone, without embeddings and heads."""
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from policyprune.evaluation.rounds import in_turns
 from policyprune.models.adapter import Adapter, adapt
 
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -41,34 +40,6 @@ def run(calls: Sequence[Call]) -> None:
         module(*args, **kwargs)
 
 
-@torch.inference_mode()
-def in_turns(
-    actions: Mapping[Any, Callable[[], object]], repeats: int, device: torch.device, warm_ups: int = 2
-) -> dict[Any, list[float]]:
-    """Seconds of each action in every round, after `warm_ups` rounds that do not count.
-
-    The actions take turns, so that a machine whose speed drifts treats them alike.
-    """
-    seconds: dict[Any, list[float]] = {name: [] for name in actions}
-    for repeat in range(warm_ups + repeats):
-        for name, action in actions.items():
-            _wait(device)
-            began = time.perf_counter()
-            action()
-            _wait(device)
-            if repeat >= warm_ups:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def relative(seconds: Mapping[Any, Sequence[float]], to: Any) -> dict[Any, float]:
-    """Median over the rounds of each action's time over that of the action `to` in the same round."""
-    return {
-        name: statistics.median(own / other for own, other in zip(values, seconds[to], strict=True))
-        for name, values in seconds.items()
-    }
-
-
 def block_seconds(
     models: Mapping[str, PreTrainedModel], batch_size: int, length: int, repeats: int
 ) -> dict[str, list[float]]:
@@ -76,8 +47,3 @@ def block_seconds(
     calls = {name: layer_calls(model, adapt(model), batch_size, length) for name, model in models.items()}
     device = next(iter(models.values())).device
     return in_turns({name: partial(run, own) for name, own in calls.items()}, repeats, device)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -14,6 +14,7 @@ from policyprune.evaluation.efficiency import latency
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_megabytes
 from policyprune.evaluation.quality import Quality
+from policyprune.evaluation.rounds import ratios, times
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.budget import Budget
 from policyprune.pruning.selection import by_metric
@@ -62,6 +63,7 @@ def compare(
         yield subject, Measure("checkpoint", checkpoint_megabytes(checkpoint), "MB", {})
     for batch_size in wanted.latency.batch_sizes if wanted.latency.repeats else ():
         shape = {"batch_size": batch_size, "length": wanted.latency.length}
-        medians = latency({"dense": dense, subject: final}, **shape, repeats=wanted.latency.repeats)
+        seconds = latency({"dense": dense, subject: final}, **shape, repeats=wanted.latency.repeats)
         protocol = {**shape, "repeats": wanted.latency.repeats, "threads": torch.get_num_threads()}
-        yield from ((name, Measure("latency", 1e3 * value, "ms", protocol)) for name, value in medians.items())
+        yield from ratios("latency_ratio", seconds, "dense", protocol)
+        yield from times("latency", seconds, protocol)

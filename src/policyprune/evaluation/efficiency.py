@@ -1,12 +1,12 @@
 """Parameters, multiply-accumulates and latency of models as they are."""
 
-import statistics
-import time
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
+from policyprune.evaluation.rounds import in_turns
 from policyprune.models.adapter import Adapter
 
 
@@ -26,27 +26,18 @@ def block_macs(adapter: Adapter, length: int) -> int:
 
 
 @torch.inference_mode()
-def latency(models: Mapping[str, PreTrainedModel], batch_size: int, length: int, repeats: int) -> dict[str, float]:
-    """Median seconds of a forward pass through the transformer without the vocabulary projection, after a warm-up.
+def latency(
+    models: Mapping[str, PreTrainedModel], batch_size: int, length: int, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of a forward pass of each model through the transformer without the vocabulary projection, per round.
 
-    The models take turns, so that a machine whose speed drifts treats them alike.
+    The models take turns, after a round of warm-up that does not count.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for repeat in range(repeats + 1):
-        for name, model in models.items():
-            ids = (
-                torch.arange(batch_size * length, device=model.device).view(batch_size, length)
-                % model.config.vocab_size
-            )
-            _wait(model)
-            began = time.perf_counter()
-            model.base_model(input_ids=ids, use_cache=False)
-            _wait(model)
-            if repeat:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    device = next(iter(models.values())).device
+    calls = {name: partial(_forward, model, batch_size, length) for name, model in models.items()}
+    return in_turns(calls, repeats, device, warm_ups=1)
 
 
-def _wait(model: PreTrainedModel) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
+def _forward(model: PreTrainedModel, batch_size: int, length: int) -> None:
+    ids = torch.arange(batch_size * length, device=model.device).view(batch_size, length) % model.config.vocab_size
+    model.base_model(input_ids=ids, use_cache=False)

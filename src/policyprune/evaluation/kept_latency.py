@@ -1,6 +1,5 @@
 """What a latency budget promised, and what the smaller model takes."""
 
-import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import LatencyBudget
-from policyprune.evaluation.block_timing import block_seconds, relative
+from policyprune.evaluation.block_timing import block_seconds
 from policyprune.evaluation.measure import Measure
+from policyprune.evaluation.rounds import ratios, times
 from policyprune.models.adapter import adapt
 from policyprune.pruning.budget import Budget
 
@@ -30,10 +30,9 @@ def kept_latency(
         "repeats": config.repeats,
         "threads": torch.get_num_threads(),
     }
-    for name, values in seconds.items():
-        yield name, Measure("block_latency", 1e3 * statistics.median(values), "ms", protocol)
+    yield from times("block_latency", seconds, protocol)
     left = float((budget.pool_limit - budget.spent(mask.to(budget.cost.device))).sum())
     promised = config.keep - left / len(adapt(dense).layers)
     protocol = {**protocol, "keep": config.keep}
     yield subject, Measure("promised_block_latency_share", promised, "", protocol)
-    yield subject, Measure("block_latency_share", relative(seconds, "dense")[subject], "", protocol)
+    yield from ratios("block_latency_share", seconds, "dense", protocol)

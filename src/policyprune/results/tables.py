@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from policyprune.results.naming import told_apart
+from policyprune.results.noise import noise
 from policyprune.results.record import FILE, Record, Row
 
 LABELS = {
@@ -23,6 +25,7 @@ def summary(record: Record, style: str = "simple") -> str:
     found = "searched" if record.search.get("forwards") else optimizer["name"].replace("_", " ")
     columns: list[str] = []
     lines: dict[str, dict[str, Row]] = {}
+    places: list[tuple[str, str]] = []  # metric and column of each row
     for row in record.results:
         column = LABELS.get(row.subject, "{metric} only, {scope}").format(
             found=found,
@@ -31,7 +34,10 @@ def summary(record: Record, style: str = "simple") -> str:
         )
         if column not in columns:
             columns.append(column)
-        lines.setdefault(_metric(row), {})[column] = row
+        places.append((_metric(row), column))
+    words = told_apart([f"{metric}: {column}" for metric, column in places], [row.protocol for row in record.results])
+    for row, (metric, column), word in zip(record.results, places, words, strict=True):
+        lines.setdefault(f"{metric}, {word}" if word else metric, {})[column] = row
     body = [[name, *(_cell(cells.get(column)) for column in columns)] for name, cells in lines.items()]
     for stage in record.stages:
         if stage["name"] in ("search", "tuning"):
@@ -47,13 +53,14 @@ def summary(record: Record, style: str = "simple") -> str:
 
 def _metric(row: Row) -> str:
     protocol = row.protocol
-    name = row.metric.replace("_", " ")
+    name = row.metric.removesuffix("_ratio").replace("_", " ")
     if row.metric == "perplexity":
         name = f"perplexity, {protocol['length']} tokens"
     elif "task" in protocol:
         name = f"{protocol['task']}, {name}"
     elif "batch_size" in protocol:
         name = f"{name}, {protocol['batch_size']} x {protocol['length']} tokens"
+        name += f", {protocol['repeats']} rounds" if "repeats" in protocol else ""
     elif "split" in protocol:
         name = f"{name}, {protocol['split']}"
     return f"{name}, {row.unit}" if row.unit else name
@@ -64,9 +71,16 @@ def _cell(row: Row | None) -> str:
         return ""
     if row.value is None:
         return "not finite"
-    if isinstance(row.value, int):
-        return f"{row.value:,}"
-    return f"{row.value:,.2f}" if row.unit or row.metric == "perplexity" else f"{row.value:.4f}"
+    doubt = noise(row.protocol)
+    return f"{_number(row, row.value)} ({doubt})" if doubt else _number(row, row.value)
+
+
+def _number(row: Row, value: float | int) -> str:
+    if row.metric.endswith("_ratio"):
+        return f"{value:.2f} of dense"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.2f}" if row.unit or row.metric == "perplexity" else f"{value:.4f}"
 
 
 def closing_words(record: Record, folder: Path) -> str:

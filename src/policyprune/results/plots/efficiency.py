@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from policyprune.results.noise import NOISY
 from policyprune.results.plots.style import FAINT, INK, Look, Plot, legend, log_ticks, panels, percent
 from policyprune.results.report.measures import DENSE, Line
 from policyprune.results.report.metrics import ARROWS, better, place_title, title
@@ -13,6 +14,7 @@ from policyprune.results.report.quality import Subject
 
 METRICS = ("perplexity", "accuracy", "f1", "exact_match", "matthews", "pearson", "spearman", "zero_shot_mean")
 MOST = 4  # panels
+RING: Any = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgecolor": FAINT, "linestyle": "none"}
 RUIN = 30  # times the perplexity of the dense model: what is above says nothing, and would press the rest together
 
 
@@ -49,24 +51,29 @@ def quality_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot |
 
 
 def latency_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot | None:
-    """A panel per batch size and length; on the dashed line latency falls as multiply-accumulates do."""
+    """A panel per batch size and length of the ratio to the dense model in the same run.
+
+    On the dashed line latency falls as multiply-accumulates do. What is noisy has a ring.
+    """
     macs, dense_macs = _macs(subject)
-    cells = subject.cells[subject.cells["metric"] == "latency"]
-    places = [place for place in dict.fromkeys(cells["place"]) if _dense(cells, place)]
+    cells = subject.cells[(subject.cells["metric"] == "latency_ratio") & subject.cells["mean"].notna()]
+    places = list(dict.fromkeys(cells["place"]))
     if not places or not macs or not dense_macs:
         return None
     figure, axes = panels(len(places), 2, 2.5)
     for place, own in zip(places, axes, strict=True):
-        of, dense = cells[cells["place"] == place], _dense(cells, place)
-        assert dense is not None
+        of = cells[cells["place"] == place]
         own.axline((1, 1), slope=1, color=FAINT, linestyle="--", linewidth=1, label="in step with MACs")
         for line, points in _lines(of):
             found = [(macs[line.method, p.keep] / dense_macs, p) for p in points if (line.method, p.keep) in macs]
-            _draw(own, found, looks[line], line.title, dense, joined=False)
+            _draw(own, found, looks[line], line.title, joined=False)
+            noisy = [(x, point.mean) for x, point in found if point.noise]
+            if noisy:
+                own.plot([x for x, _ in noisy], [y for _, y in noisy], **RING, label="noisy")
         own.plot(1.0, 1.0, marker="*", markersize=9, color=INK, linestyle="none", label=DENSE)
         known = dict(place)
         own.set_title(f"{known.get('batch_size', '?')} x {known.get('length', '?')} tokens")
-        own.set_ylabel(f"latency, % of dense ({dense:,.1f} ms)")
+        own.set_ylabel("latency, % of dense")
         for axis in (own.xaxis, own.yaxis):
             percent(axis)
         low = min(own.get_xlim()[0], own.get_ylim()[0])
@@ -74,7 +81,12 @@ def latency_against_macs(subject: Subject, looks: Mapping[Line, Look]) -> Plot |
         own.set_ylim(low, max(1.05, own.get_ylim()[1]))
     figure.supxlabel(f"multiply-accumulates of the blocks, % of dense ({dense_macs / 1e9:,.2f} G)", fontsize=8)
     legend(figure, axes)
-    caption = "Latency of a forward pass of the shrunk models against their multiply-accumulates, mean over seeds."
+    caption = (
+        "Latency of a forward pass of the shrunk models as a share of the dense model's, timed in turns in the same "
+        "run, against their multiply-accumulates, mean over seeds. Bars: deviation over seeds, for one seed the "
+        f"interquartile range of the rounds. Ring: that range is above {100 * NOISY:.0f} % of the median, or there was "
+        "one round."
+    )
     return Plot("latency-macs", caption, figure)
 
 
@@ -87,25 +99,18 @@ def _macs(subject: Subject) -> tuple[dict[tuple[str, float], float], float | Non
     ) else None
 
 
-def _dense(cells: pd.DataFrame, place: tuple[Any, ...]) -> float | None:
-    found = cells[(cells["place"] == place) & (cells["method"] == DENSE)]["mean"]
-    return float(found.iloc[0]) if len(found) else None
-
-
 def _lines(cells: pd.DataFrame) -> Iterable[tuple[Line, list[Any]]]:
     for (model, task, method, tuning), own in cells.groupby(["model", "task", "method", "tuning"], sort=False):
         if method != DENSE:
             yield Line(model, task, method, tuning), list(own.dropna(subset="mean").itertuples())
 
 
-def _draw(
-    axes: Axes, found: list[tuple[float, Any]], look: Look, name: str, scale: float = 1.0, joined: bool = True
-) -> None:
+def _draw(axes: Axes, found: list[tuple[float, Any]], look: Look, name: str, joined: bool = True) -> None:
     if not found:
         return
     found = sorted(found, key=lambda point: point[0])
-    xs, ys = [x for x, _ in found], [p.mean / scale for _, p in found]
-    spread = [p.deviation / scale if p.deviation == p.deviation else 0.0 for _, p in found]
+    xs, ys = [x for x, _ in found], [p.mean for _, p in found]
+    spread = [_bar(p) for _, p in found]
     axes.errorbar(
         xs,
         ys,
@@ -120,6 +125,13 @@ def _draw(
         elinewidth=1,
         label=name,
     )
+
+
+def _bar(point: Any) -> float:
+    """Half a bar: the deviation over seeds, for one seed half the range of the rounds where it is a time."""
+    if point.deviation == point.deviation:
+        return float(point.deviation)
+    return float(point.spread * point.mean / 2) if point.spread == point.spread else 0.0
 
 
 def _rank(column: tuple[str, tuple[Any, ...]]) -> int:

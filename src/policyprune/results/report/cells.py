@@ -11,12 +11,13 @@ from policyprune.results.report.quality import Subject, state_of
 from policyprune.results.report.reference import Published
 
 KEY = [*CELL[:-1], "protocol"]
-COLUMNS = [*KEY, "state", "mean", "deviation", "n", "stderr", "unit", "published", "difference", "source"]
+COLUMNS = [*KEY, "state", "mean", "deviation", "n", "stderr", "spread", "unit", "published", "difference", "source"]
 
 
 def cells_csv(report: Report, published: Sequence[Published]) -> str:
     """Full precision; `n` seeds, `deviation` of a sample over them, `stderr` the mean of the metric's own.
 
+    `spread` is that of a time's rounds.
     A row and keep rate without any value has one line, whose state says why.
     """
     rows = [dict(zip(KEY, key, strict=True)) | own for key, own in _measured(report.cells, published)]
@@ -31,7 +32,7 @@ def _measured(cells: pd.DataFrame, published: Sequence[Published]) -> Iterator[t
         keep = None if cell.keep != cell.keep else cell.keep
         key = (cell.model, cell.task, cell.method, cell.tuning, keep, cell.metric)
         known = next((own for own in published if own.is_of(*key, cell.place) and own.value is not None), None)
-        values = {"mean": cell.mean, "deviation": cell.deviation, "n": cell.n, "stderr": cell.stderr, "unit": cell.unit}
+        values = {name: getattr(cell, name) for name in ("mean", "deviation", "n", "stderr", "spread", "unit")}
         if known is not None and known.value is not None:
             values |= {"published": known.value, "difference": cell.mean - known.value, "source": known.source}
         state = "measured" if cell.mean == cell.mean else "not finite"

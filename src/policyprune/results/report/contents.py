@@ -1,5 +1,6 @@
 """What a report has in it: sections of tables and plots."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from policyprune.results.report.quality import Subject, quality_tables
 from policyprune.results.report.reference import Published
 from policyprune.results.report.runs import Run
 from policyprune.results.report.table import Table
+
+LONGEST = 60  # letters of a name that go into a file's
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def make_report(title: str, runs: Sequence[Run], published: Sequence[Published])
     pairs = list(zip(runs, lines_of(runs), strict=True))
     cells = over_seeds(measured(runs))
     subjects = list(_subjects(pairs, cells, published))
-    sections = [_section(subject, pairs, alone=len(subjects) == 1) for subject in subjects]
+    sections = [_section(subject, pairs, suffix) for subject, suffix in zip(subjects, _suffixes(subjects), strict=True)]
     for name, table in (
         ("Published values", published_table(published, subjects)),
         ("Runs without results", unfinished_table(pairs, subjects)),
@@ -68,10 +71,34 @@ def _subjects(
                     states[line, run.keep].append(run.status)
         expected = [Line(model, task, DENSE, ""), *(line for line, _ in states)]
         others = [Line(row.model, row.task, row.method, row.tuning) for row in own.itertuples()]
-        yield Subject(model, task, own, list(dict.fromkeys([*expected, *others])), dict(states), list(published))
+        lines = list(dict.fromkeys([*expected, *others]))
+        warnings = _warnings([pair for pair in pairs if (pair[0].model, pair[0].task) == (model, task)])
+        yield Subject(model, task, own, lines, dict(states), list(published), warnings)
 
 
-def _section(subject: Subject, pairs: Sequence[tuple[Run, list[Line]]], alone: bool) -> Section:
+def _warnings(pairs: Sequence[tuple[Run, list[Line]]]) -> dict[Line, list[str]]:
+    """What the records of each row's runs warn of, with the runs that do: `... (keep 0.8, seed 0)`."""
+    found: dict[Line, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for run, lines in pairs:
+        keep = "" if run.keep is None else f"keep {run.keep:g}, "
+        for text in run.warnings:
+            for line in lines:
+                found[line][text].append(f"{keep}seed {run.seed}")
+    return {line: [f"warning: {text} ({'; '.join(runs)})" for text, runs in own.items()] for line, own in found.items()}
+
+
+def _suffixes(subjects: Sequence[Subject]) -> list[str]:
+    """What is behind the names of each subject's plots, which become files: no more than letters, and no two alike."""
+    if len(subjects) == 1:
+        return [""]
+    names = [re.sub(r"[^\w.-]+", "-", f"{own.model[:LONGEST]}-{own.task[:LONGEST]}") for own in subjects]
+    return [
+        f"-{name}" if names.count(name) == 1 else f"-{name}-{names[: number + 1].count(name)}"
+        for number, name in enumerate(names)
+    ]
+
+
+def _section(subject: Subject, pairs: Sequence[tuple[Run, list[Line]]], suffix: str) -> Section:
     own = [(run, lines) for run, lines in pairs if (run.model, run.task) == (subject.model, subject.task)]
     look = looks(subject.lines)
     tables = (*quality_tables(subject), *cost_tables(subject, own))
@@ -83,6 +110,5 @@ def _section(subject: Subject, pairs: Sequence[tuple[Run, list[Line]]], alone: b
             layer_keep_rates(own),
             latency_against_macs(subject, look),
         )
-    suffix = "" if alone else f"-{subject.model}-{subject.task.replace('/', '-')}"
     plots = tuple(Plot(f"{plot.name}{suffix}", plot.caption, plot.figure) for plot in found if plot is not None)
     return Section(subject.name, tables, plots)

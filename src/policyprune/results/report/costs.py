@@ -4,6 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 
+import pandas as pd
+
+from policyprune.results.noise import NOISY
 from policyprune.results.report.calibration import STAGES, budgets
 from policyprune.results.report.measures import DENSE, Line
 from policyprune.results.report.metrics import place_title, title
@@ -11,8 +14,15 @@ from policyprune.results.report.quality import Subject
 from policyprune.results.report.runs import Run
 from policyprune.results.report.table import Cell, Row, Table
 
-SIZES = {"parameters": 1e6, "block_macs": 1e9, "checkpoint": 1.0, "latency": 1.0, "block_latency": 1.0}
-UNITS = {"parameters": "M", "block_macs": "G", "checkpoint": "MB", "latency": "ms", "block_latency": "ms"}
+SIZES = {  # what each is divided by, and the unit that it has then
+    "parameters": (1e6, "M"),
+    "block_macs": (1e9, "G"),
+    "checkpoint": (1.0, "MB"),
+    "latency_ratio": (1.0, ""),
+    "block_latency_share": (1.0, ""),
+    "latency": (1.0, "ms"),
+    "block_latency": (1.0, "ms"),
+}
 
 
 def cost_tables(subject: Subject, runs: Sequence[tuple[Run, list[Line]]]) -> Iterator[Table]:
@@ -79,9 +89,12 @@ def _size_table(subject: Subject) -> Iterator[Table]:
     for own in cells.itertuples():
         line = Line(own.model, own.task, own.method, own.tuning)
         keep = 1.0 if own.keep != own.keep else own.keep
+        scale = SIZES[own.metric][0]
+        shown = Cell(state="not finite")
         if own.mean == own.mean:
-            spread = f"{own.deviation / SIZES[own.metric]:,.2f}" if own.deviation > 0 else ""
-            found[keep, line][own.metric, own.place] = Cell(f"{own.mean / SIZES[own.metric]:,.2f}", spread)
+            spread = f"{own.deviation / scale:,.2f}" if own.deviation > 0 else ""
+            shown = Cell(f"{own.mean / scale:,.2f}", spread, own.noise)
+        found[keep, line][own.metric, own.place] = shown
     if not found:
         return
     order = {line: number for number, line in enumerate(subject.lines)}
@@ -96,15 +109,29 @@ def _size_table(subject: Subject) -> Iterator[Table]:
     ]
     groups = tuple(
         (
-            f"{title(metric)}, {UNITS[metric]}",
+            ", ".join(filter(None, (title(metric), SIZES[metric][1]))),
             (place_title((k, v) for k, v in place if k != "batch_size") + _batch(place),),
         )
         for metric, place in columns
     )
     caption = (
         f"Size and speed of {subject.name}, dense and shrunk. A tuned model has the mask of the one before tuning."
+        + _rounds(cells)
     )
     yield Table(f"size and speed of {subject.name}", ("keep", "method", "tuning"), groups, tuple(rows), caption)
+
+
+def _rounds(cells: pd.DataFrame) -> str:
+    """How times were taken, where there are any."""
+    counts = {own["repeats"] for several in cells["conditions"] for own in several if "repeats" in own}
+    if not counts:
+        return ""
+    said = " or ".join(str(count) for count in sorted(counts))
+    return (
+        f" Times: medians over {said} rounds; shares of the dense model's: of the ratio to the dense model in the same "
+        "round, so these can be compared between runs and milliseconds cannot. "
+        f"Noisy: the rounds' interquartile range is above {100 * NOISY:.0f} % of the median."
+    )
 
 
 def _batch(place: tuple[tuple[str, object], ...]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from policyprune.results.report.contents import Report
-from policyprune.results.report.table import Cell, Row, Table
+from policyprune.results.report.table import Cell, Row, Table, one_line
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -15,19 +15,20 @@ SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    **{letter: f"{{{letter}}}" for letter in "[]"},  # behind a line's end they would be its optional argument
 }
 
 
 def latex(report: Report) -> str:
     """A table environment for each table."""
-    blocks = [f"% {' '.join(report.title.split())}: {report.summary}"]
+    blocks = [f"% {one_line(report.title)}: {report.summary}"]
     blocks += ["\n".join(_table(table)) for section in report.sections for table in section.tables]
     return "\n\n".join(blocks) + "\n"
 
 
 def escaped(text: str) -> str:
     """Text as LaTeX prints it."""
-    return "".join(SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(SPECIAL.get(letter, letter) for letter in one_line(text))
 
 
 def _table(table: Table) -> Iterator[str]:

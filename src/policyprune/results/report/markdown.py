@@ -1,11 +1,14 @@
 """A report as Markdown."""
 
+import html
 from collections.abc import Iterator
 
 from tabulate import tabulate
 
 from policyprune.results.report.contents import Report
-from policyprune.results.report.table import Cell, Table
+from policyprune.results.report.table import Cell, Table, one_line
+
+MARKS = "\\|*_[]`~$#"
 
 
 def markdown(report: Report, figures: str) -> str:
@@ -46,6 +49,5 @@ def _cell(cell: Cell) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes as it is, on one line."""
-    escaped = "".join(f"\\{letter}" if letter in "\\|*_<>[]`" else letter for letter in text)
-    return " ".join(escaped.split())
+    """Text that Markdown takes as it is, on one line: HTML as entities, marks behind a backslash."""
+    return "".join(f"\\{letter}" if letter in MARKS else html.escape(letter, quote=False) for letter in one_line(text))

@@ -1,11 +1,14 @@
 """All measured values of some runs, tidy, and their means over seeds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from policyprune.results.naming import told_apart
+from policyprune.results.noise import noise
 from policyprune.results.report.calibration import STAGES, sequences_seen
 from policyprune.results.report.methods import row_names
 from policyprune.results.report.metrics import place
@@ -14,6 +17,7 @@ from policyprune.results.report.runs import FINISHED, Run, flattened
 ROW = ["model", "task", "method", "tuning"]
 CELL = [*ROW, "keep", "metric", "place"]
 DENSE = "dense"
+APART = "apart"  # the part of a place that tells rows of one run apart which share all the others
 NOT_IN_TABLES = "reloaded"  # the pruned or tuned model again, measured by another process
 MEASURED = [*CELL, "run", "seed", "value", "stderr", "unit", "conditions"]
 
@@ -53,12 +57,12 @@ def measured(runs: Sequence[Run]) -> pd.DataFrame:
         if run.status != FINISHED:
             continue
         conditions = _conditions(run)
-        for row in run.results:
+        for row, word in zip(run.results, _words(run), strict=True):
             if row["subject"] == NOT_IN_TABLES:
                 continue
             protocol = dict(row.get("protocol") or {})
             method, tuning = _subject(row["subject"], protocol.pop("scope", None), names[number], run)
-            where = place(protocol)
+            where = place(protocol) + (((APART, word),) if word else ())
             own = {key: value for key, value in flattened(protocol).items() if key not in dict(where)}
             if "metrics" in protocol:  # of a mean over tasks
                 own["tasks"] = ", ".join(sorted(protocol["metrics"]))
@@ -73,8 +77,8 @@ def measured(runs: Sequence[Run]) -> pd.DataFrame:
                     "place": where,
                     "run": number,
                     "seed": run.seed,
-                    "value": row["value"],
-                    "stderr": row.get("stderr"),
+                    "value": _finite(row["value"]),
+                    "stderr": _finite(row.get("stderr")),
                     "unit": row.get("unit", ""),
                     "conditions": {**_of_subject(row["subject"], conditions, run), **own},
                 }
@@ -84,15 +88,17 @@ def measured(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per cell: mean, deviation (of a sample, NaN for one seed), n seeds, mean standard error, conditions.
+    """A row per cell: mean, deviation (of a sample, NaN for one seed), n seeds, mean standard error, conditions, noise.
 
-    Runs of one seed count once, as their mean. A value that is not finite makes the cell's mean NaN.
+    Runs of one seed count once, as their mean. A value that is not finite makes the cell's mean NaN. The noise of a
+    time is that of the run whose rounds differ most, `spread` what it says in numbers.
     """
-    columns = [*CELL, "mean", "deviation", "n", "stderr", "unit", "conditions"]
+    columns = [*CELL, "mean", "deviation", "n", "stderr", "unit", "conditions", "spread", "noise"]
     rows = []
     for key, group in frame.groupby(CELL, sort=False, dropna=False):
         seeds = group.groupby("seed")["value"].agg(lambda values: values.mean(skipna=False))
         dense = key[CELL.index("method")] == DENSE  # which has no seed
+        worst = _noisiest(list(group["conditions"]))
         rows.append(
             (
                 *key,
@@ -102,9 +108,29 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
                 group["stderr"].mean(),
                 group["unit"].iloc[0],
                 list(group["conditions"]),
+                worst.get("spread"),
+                noise(worst),
             )
         )
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({"spread": float})
+
+
+def _words(run: Run) -> list[str]:
+    """What tells rows of a run apart that would share a cell, "" for almost all."""
+    names = [repr((row["subject"], row["metric"], place(row.get("protocol") or {}))) for row in run.results]
+    scopes = [str((row.get("protocol") or {}).get("scope")) for row in run.results]
+    protocols = [row.get("protocol") or {} for row in run.results]
+    return told_apart([f"{name} {scope}" for name, scope in zip(names, scopes, strict=True)], protocols)
+
+
+def _finite(value: Any) -> float | None:
+    """A number, None for what is none: records of others may have NaN or infinity where ours have null."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _noisiest(conditions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    known = [own for own in conditions if "spread" in own]
+    return max(known, key=lambda own: own["spread"] if own["spread"] is not None else 0.0, default={})
 
 
 def _subject(subject: str, scope: str | None, name: str, run: Run) -> tuple[str, str]:

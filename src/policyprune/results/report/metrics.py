@@ -25,6 +25,8 @@ NAMES = {
     "zero_shot_mean_acc": "zero-shot mean of acc",
     "block_macs": "MACs of the blocks",
     "block_latency": "latency of the blocks",
+    "latency_ratio": "latency, share of the dense model's",
+    "block_latency_share": "latency of the blocks, share of the dense model's",
 }
 ARROWS = {-1: "↓", 0: "", 1: "↑"}
 

@@ -1,12 +1,13 @@
 """Tables of how good the models are: methods against keep rates, or against zero-shot tasks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from policyprune.results.report.differences import differences
+from policyprune.results.report.leading import RULE, leading
 from policyprune.results.report.measures import DENSE, Line
 from policyprune.results.report.metrics import ARROWS, better, place_title, signed, title, written
 from policyprune.results.report.reference import Published
@@ -26,6 +27,7 @@ class Subject:
     lines: list[Line]
     states: dict[tuple[Line, float | None], list[str]]
     published: list[Published]
+    warnings: dict[Line, list[str]] = field(default_factory=dict)  # what the records say against the rows' numbers
 
     @property
     def keeps(self) -> list[float | None]:
@@ -81,23 +83,23 @@ def _table(
     best = {column: _best(column, values) for column in order}
     footnotes = Footnotes()
     told = _told(cells)
+    for line in lines:
+        told.setdefault(line.title, []).extend(subject.warnings.get(line, []))
     rows = []
     for line in lines:
         seeds = max((own.n for key, own in values.items() if key[0] == line), default=0)
-        shown = tuple(_cell(subject, line, column, values, seeds, best[column]) for column in order)
+        shown = tuple(_cell(subject, line, column, values, seeds, line in best[column]) for column in order)
         marks = footnotes.mark(told.get(line.title, []))
         names = (line.method, line.tuning, str(seeds) if seeds and line.method != DENSE else "")
         rows.append(Row(names, shown, marks, rule=line.method == DENSE))
     several = any(own.n > 1 for own in values.values())
     spread = ": mean ± standard deviation over seeds" if several else ""
     groups = tuple((group, tuple(name(column) for column in own)) for group, own in columns.items())
-    caption = f"{heading[0].upper()}{heading[1:]}{spread}; the best value of a column is bold."
+    caption = f"{heading[0].upper()}{heading[1:]}{spread}. {RULE}"
     return Table(heading, ("method", "tuning", "seeds"), groups, tuple(rows), caption, footnotes.told)
 
 
-def _cell(
-    subject: Subject, line: Line, column: Column, values: Mapping[Any, Any], seeds: int, best: float | None
-) -> Cell:
+def _cell(subject: Subject, line: Line, column: Column, values: Mapping[Any, Any], seeds: int, best: bool) -> Cell:
     metric, place, keep = column
     found = values.get((line, metric, place, keep)) or values.get((line, metric, place, None))
     published = _published(subject, line, column)
@@ -115,7 +117,7 @@ def _cell(
         remarks.append(f"published {written(metric, published)}, {signed(metric, found.mean - published)}")
     spread = written(metric, found.deviation) if found.deviation == found.deviation else ""
     shown = written(metric, found.mean)
-    return Cell(shown, spread, ", ".join(remarks), best=line.method != DENSE and found.mean == best)
+    return Cell(shown, spread, ", ".join(remarks), best=best)
 
 
 def state_of(subject: Subject, line: Line, keep: float | None) -> str:
@@ -126,11 +128,11 @@ def state_of(subject: Subject, line: Line, keep: float | None) -> str:
     return "" if "finished" in states else next(own for own in UNFINISHED if own in states)
 
 
-def _best(column: Column, values: Mapping[Any, Any]) -> float | None:
-    """The best mean of a column, None where there is nothing to compare."""
+def _best(column: Column, values: Mapping[Any, Any]) -> set[Hashable]:
+    """The rows that are ahead in a column; the dense model takes no part."""
     metric, place, keep = column
-    means = [own.mean for (_, *rest), own in values.items() if rest == [metric, place, keep] and own.mean == own.mean]
-    return max(means, key=lambda mean: better(metric) * mean) if len(means) > 1 else None
+    own = {line: cell for (line, *rest), cell in values.items() if rest == [metric, place, keep]}
+    return leading(metric, {line: cell for line, cell in own.items() if line.method != DENSE})
 
 
 def _published(subject: Subject, line: Line, column: Column) -> float | None:

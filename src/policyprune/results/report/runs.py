@@ -60,6 +60,11 @@ class Run:
         return self._list("results")
 
     @property
+    def warnings(self) -> list[str]:
+        """What makes its numbers doubtful, a line each."""
+        return [str(text) for text in self._list("warnings")]
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """How the data was made."""
         return self._mapping("protocol")

@@ -45,6 +45,11 @@ class Table:
         ]
 
 
+def one_line(text: str) -> str:
+    """Text of others, as it may be shown: on one line, without letters that steer a terminal or turn lines around."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+
+
 @dataclass
 class Footnotes:
     """Letters for remarks, the same letter for the same remark."""
