@@ -111,7 +111,8 @@ def test_a_run_by_hand_is_the_run_of_the_sweep() -> None:
         "importance.sequences=128",
         "tuning.sequences=128",
     ]
-    measured = ["evaluation.one_shot=[]", "evaluation.fresh_process=false", "evaluation.latency.repeats=2"]
+    measured = ["evaluation.one_shot=[]", "evaluation.fresh_process=false"]
+    measured += ["evaluation.latency.batch_sizes=[2]", "evaluation.latency.repeats=7"]
     measured += ["evaluation=zero_shot", "evaluation.zero_shot.tasks=[arc_easy,piqa]", "evaluation.zero_shot.limit=10"]
     config = settle(compose_run(*by_hand, *sizes, *measured, "evaluation.max_tokens=2048"))
     assert fingerprint(config) == fingerprint(job.config)
