@@ -10,6 +10,7 @@ named parts anew. Prints tables in Markdown of what has been measured so far.
 
 import argparse
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from policyprune.config.options import conf_dir
 from policyprune.config.settle import run_label, settle
 from policyprune.config.store import register
 from policyprune.files import write_whole
+from policyprune.results.record import read_record
 from policyprune.tasks import build
 from policyprune.tasks.language_modeling import TextTask
 
@@ -53,7 +55,9 @@ class Point:
 
     def windows(self, count: int) -> torch.Tensor:
         """Test windows (count, 128) of the run's own text."""
-        task = build(self.config.task, self.pruned().tokenizer)
+        tokenizer, record = self.pruned().tokenizer, read_record(self.folder)
+        assert record is not None
+        task = build(replace(self.config.task, bos=record.protocol["bos"]), tokenizer)
         assert isinstance(task, TextTask)
         return task.windows(128, 128 * count)
 

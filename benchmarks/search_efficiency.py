@@ -146,7 +146,7 @@ def one(arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     model, tokenizer = load(config.model, config.task)
     adapter = adapt(model)
     space = space_of(adapter, config.granularity.units, config.granularity.spared)
-    budget, task = make_budget(config.budget, adapter, space), build(config.task, tokenizer)
+    budget, task = make_budget(config.budget, adapter, space), build(config.task, tokenizer, model)
     windows, quick = task.windows(128, config.evaluation.max_tokens), in_search_dtype(model, config.model)
     sliced = Sliced(quick, adapter, space.units)
     began = time.perf_counter()

@@ -51,7 +51,7 @@ def main() -> None:
     adapter = adapt(model)
     space = space_of(adapter, config.granularity.units, config.granularity.spared)
     budget = make_budget(config.budget, adapter, space)
-    task = Timed(build(config.task, tokenizer))
+    task = Timed(build(config.task, tokenizer, model))
     start = torch.full((space.n,), config.budget.keep)
     rows = torch.arange(config.optimizer.batch_size)
     with torch.inference_mode():

@@ -66,7 +66,7 @@ def test_the_layer_with_the_least_influence_goes(ran: Any, tiny_checkpoint: Path
     assert AutoModelForCausalLM.from_pretrained(checkpoint).config.num_hidden_layers == 2
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
-    task = build(settled(*small_run(tiny_checkpoint, tmp_path / "stories.txt")).task, tokenizer)
+    task = build(settled(*small_run(tiny_checkpoint, tmp_path / "stories.txt")).task, tokenizer, model)
     states: list[Any] = []
     for module in (*model.model.layers, model.model.norm):
         module.register_forward_pre_hook(lambda module, args: states.append(args[0]))

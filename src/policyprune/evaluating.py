@@ -1,11 +1,12 @@
 """Measure a checkpoint, whoever made it, with the protocol and the record of a run."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from policyprune.config.schema import Evaluating, LanguageModeling
+from policyprune.config.schema import Evaluating, LanguageModeling, Task
 from policyprune.errors import UsageError
 from policyprune.evaluation.efficiency import latency, parameters
 from policyprune.evaluation.measures import size, weight_megabytes
@@ -44,6 +45,13 @@ def run(config: Evaluating, folder: Path) -> Record:
     return record
 
 
+def task_of(config: Evaluating) -> Task:
+    """The task, with BOS where it stood when the checkpoint was made: a pruned model is not asked anew."""
+    if isinstance(config.task, LanguageModeling) and config.task.bos == "auto" and config.recorded_bos is not None:
+        return replace(config.task, bos=config.recorded_bos)
+    return config.task
+
+
 @torch.no_grad()
 def _run(config: Evaluating, folder: Path) -> Record:
     torch.manual_seed(config.seed)
@@ -52,7 +60,7 @@ def _run(config: Evaluating, folder: Path) -> Record:
         with measured("load", record.stages):
             model, tokenizer = load(config.model, config.task)
         with measured("data", record.stages):
-            task = build(config.task, tokenizer)
+            task = build(task_of(config), tokenizer, model)
             record.protocol = task.protocol
             quality = quality_of(task, wanted, tokenizer)
             rehearse_evaluation(quality, model)

@@ -4,11 +4,12 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from policyprune.config.schema import Config
+from policyprune.config.schema import Config, LanguageModeling
 from policyprune.distributed import Team
 from policyprune.errors import RunError
 from policyprune.forwards import Forwards
@@ -22,7 +23,8 @@ from policyprune.tasks import build
 
 def briefing(n: int, protocol: dict[str, Any]) -> dict[str, Any]:
     """What must be the same on all ranks: the number of decisions, and where the data came from."""
-    return {"decisions": n, "protocol": protocol}
+    said = {key: value for key, value in protocol.items() if key != "bos_measured"}  # by rank 0 alone
+    return {"decisions": n, "protocol": said}
 
 
 @torch.no_grad()
@@ -44,7 +46,10 @@ def follow(config: Config) -> int:
 def prepared(config: Config, told: dict[str, Any]) -> Iterator[Each]:
     """How this rank evaluates masks; ValueError where its model or data are not those of rank 0."""
     model, tokenizer = load(config.model, config.task)
-    adapter, task = adapt(model), build(config.task, tokenizer)
+    wanted = config.task
+    if isinstance(wanted, LanguageModeling):
+        wanted = replace(wanted, bos=told["protocol"]["bos"])
+    adapter, task = adapt(model), build(wanted, tokenizer)
     space = space_of(adapter, config.granularity.units, config.granularity.spared)
     if briefing(space.n, task.protocol) != told:
         raise ValueError("the model or the data are not the same as on rank 0")

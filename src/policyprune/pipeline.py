@@ -100,7 +100,7 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
 
             budget = budget_in(config.budget.scope)
         with measured("data", record.stages):
-            task = build(config.task, tokenizer)
+            task = build(config.task, tokenizer, model)
             record.protocol = task.protocol
             quality = quality_of(task, config.evaluation, tokenizer)
             observed = Observed(task)

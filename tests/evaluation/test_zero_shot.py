@@ -225,3 +225,32 @@ def test_the_harness_is_imported_only_when_it_is_used() -> None:
             names = [own.name for own in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.startswith("lm_eval") for name in names), path
+
+
+@embedded
+@pytest.mark.parametrize("bos", [True, False])
+def test_bos_stands_in_front_of_every_question_where_the_run_has_it_so(
+    model: Any, tiny_tokenizer: Any, bos: bool
+) -> None:
+    seen: list[int] = []
+    model.model.embed_tokens.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs[0][:, 0].tolist()))
+    harness = ZeroShot(config_of("arc_easy", limit=2), tiny_tokenizer, bos)
+    rows = harness.of(model)
+    assert ({*seen} == {tiny_tokenizer.bos_token_id}) == bos
+    assert rows[0].protocol.get("bos") == ("window" if bos else None)
+    assert tiny_tokenizer("a")["input_ids"][0] != tiny_tokenizer.bos_token_id, "the tokenizer is left as it was"
+
+
+@embedded
+def test_a_tokenizer_without_bos_and_eos_is_refused_in_one_line(tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.bos_token = tokenizer.eos_token = None
+    with pytest.raises(UsageError, match=r"evaluation\.zero_shot\.tasks: .*neither a BOS nor an EOS"):
+        ZeroShot(config_of("arc_easy"), tokenizer)
+
+
+@embedded
+def test_a_tokenizer_with_bos_alone_is_enough(model: Any, tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.eos_token = tokenizer.pad_token = None
+    assert ZeroShot(config_of("arc_easy", limit=2), tokenizer).of(model)[0].protocol["documents"] == 2

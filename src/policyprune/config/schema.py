@@ -233,6 +233,7 @@ class Evaluating:
     task: Task = MISSING
     evaluation: Evaluation = MISSING
     state: str | None = MISSING  # digest of the weight files, so that changed ones are measured again
+    recorded_bos: str | None = choice("none", "text", "window")  # what task.bos=auto was in the run; null: measured
     sequence_length: int = number(at_least=1)  # tokens, for the multiply-accumulates of attention
     seed: int = number(at_least=0)
     force: bool = MISSING

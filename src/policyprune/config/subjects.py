@@ -21,12 +21,13 @@ LOADING = ("device", "dtype", "attn_implementation", "device_map")  # how a run 
 
 @dataclass(frozen=True)
 class Subject:
-    """`source` for model.source; for a run its folder and its recorded config."""
+    """`source` for model.source; for a run its folder, its recorded config, and where BOS stood in its data."""
 
     source: str
     name: str
     folder: Path | None = None
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    bos: str | None = None
 
     @property
     def checkpoint(self) -> bool:
@@ -50,8 +51,9 @@ def subject(source: str) -> Subject:
         return Subject(source, source.rpartition("/")[2])
     if (path / "record.json").is_file():
         try:
-            config = json.loads((path / "record.json").read_text(encoding="utf-8"))["config"]
-            return Subject(str(path / "checkpoint"), config["model"]["name"], path, config)
+            record = json.loads((path / "record.json").read_text(encoding="utf-8"))
+            config, bos = record["config"], record["protocol"].get("bos")
+            return Subject(str(path / "checkpoint"), config["model"]["name"], path, config, bos)
         except (ValueError, KeyError) as error:
             raise UsageError(f"source: {source!r} has a record.json that cannot be read") from error
     if path.is_file() and path.suffix == ".gguf":
@@ -78,6 +80,7 @@ def evaluating(source: str, given: list[str]) -> list[str]:
                 _store(group, "as_recorded", found.config[group], schemas)
                 added.append(f"{group}=as_recorded")
         added.append(f"seed={found.config['seed']}")
+        added.append(f"recorded_bos={found.bos or 'null'}")
         if "budget" in found.config:
             added.append(f"sequence_length={found.config['budget']['sequence_length']}")
     return added

@@ -40,7 +40,7 @@ class LanguageModeling(Task):
     text_column: str = MISSING
     key_column: str | None = MISSING  # what the held-out share is hashed by; null: the text itself
     separator: str = MISSING  # joins the test documents
-    bos: str = choice("none", "text", "window")  # where BOS stands: nowhere, first in the whole text, in each window
+    bos: str = choice("auto", "none", "text", "window")  # nowhere, first in the test text, in each sequence and window
     test_documents: int | None = number(at_least=1)  # null: all
     calibration: Calibration = field(default_factory=Calibration)
 

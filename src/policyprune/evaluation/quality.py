@@ -49,7 +49,8 @@ def quality_of(task: Task, config: Evaluation, tokenizer: PreTrainedTokenizerBas
         return Answering(task, config)
     assert isinstance(task, TextTask)
     windows = {length: task.windows(length, config.max_tokens) for length in config.lengths}
-    return Predicting(windows, config, ZeroShot(config.zero_shot, tokenizer) if config.zero_shot.tasks else None)
+    asked = ZeroShot(config.zero_shot, tokenizer, task.bos is not None) if config.zero_shot.tasks else None
+    return Predicting(windows, config, asked)
 
 
 def _digest(ids: Tensor) -> str:

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config import schema
+from policyprune.errors import UsageError
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.questions import load_tasks, origins
 
@@ -23,18 +24,19 @@ class ZeroShot:
     """Asks models in memory the questions of the tasks in the config, which are loaded once.
 
     `acc`: the share of questions whose answer has the highest log-likelihood; `acc_norm`: the same with the
-    log-likelihood per character of the answer. UsageError for questions that cannot be had.
+    log-likelihood per character of the answer. `bos`: the BOS token stands in front of every question, whatever the
+    tokenizer does by itself. UsageError for questions that cannot be had, or not be begun.
     """
 
-    def __init__(self, config: schema.ZeroShot, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._config, self._tokenizer = config, tokenizer
+    def __init__(self, config: schema.ZeroShot, tokenizer: PreTrainedTokenizerBase, bos: bool = False) -> None:
+        self._config, self._bos, self._tokenizer = config, bos, beginning(tokenizer, bos)
         self._origins = origins(config)
         with generators_restored():
             self._tasks = load_tasks(config)
 
     def identity(self) -> dict[str, Any]:
         """What is asked."""
-        return {**asdict(self._config), "origins": self._origins}
+        return {**asdict(self._config), "origins": self._origins, "bos": self._bos}
 
     def sample(self) -> "ZeroShot":
         """The same with the first question of each task."""
@@ -56,12 +58,13 @@ class ZeroShot:
             task.set_config(key="num_fewshot", value=config.num_fewshot)
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
         with generators_restored():
-            # a copy, as lm-eval sets a padding token where there is none
-            harness = HFLM(pretrained=model, tokenizer=copy.deepcopy(self._tokenizer), batch_size=config.batch_size)
+            harness = HFLM(pretrained=model, tokenizer=self._tokenizer, batch_size=config.batch_size)
             found = evaluate(harness, {"tasks": self._tasks}, limit=config.limit, log_samples=False)
         assert found is not None
         dtype = str(model.dtype).removeprefix("torch.")
         stated = {"limit": config.limit, "num_fewshot": config.num_fewshot, "dtype": dtype}
+        if self._bos:
+            stated["bos"] = "window"
         rows = {name: self._rows(name, found, stated) for name in self._tasks}
         best = {name: own.get("acc_norm", own["acc"]) for name, own in rows.items()}
         plain = {name: own["acc"] for name, own in rows.items()}
@@ -89,6 +92,23 @@ class ZeroShot:
             for metric in ("acc", "acc_norm")
             if f"{metric},none" in numbers
         }
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase, bos: bool) -> PreTrainedTokenizerBase:
+    """A copy for lm-eval, which sets a padding token in it; with `bos` it puts the BOS token first in every text."""
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise UsageError(
+            "evaluation.zero_shot.tasks: this tokenizer has neither a BOS nor an EOS token, and questions begin with "
+            "one; use evaluation=perplexity"
+        )
+    own = copy.deepcopy(tokenizer)
+    if bos and own("a")["input_ids"][0] != own.bos_token_id:
+        own.add_bos_token = True
+        if own("a")["input_ids"][0] != own.bos_token_id:
+            raise UsageError(
+                "evaluation.zero_shot.tasks: this tokenizer puts no BOS token in front, which task.bos wants"
+            )
+    return own
 
 
 def mean(metric: str, rows: dict[str, Measure], stated: dict[str, Any]) -> Measure:

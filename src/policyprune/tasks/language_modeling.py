@@ -1,8 +1,9 @@
 """Next-token prediction: calibration sequences, test windows, and the loss of each sequence."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,12 +13,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from policyprune.config.schema import LanguageModeling
 from policyprune.errors import UsageError
 from policyprune.models.causal_loss import token_losses
-from policyprune.tasks.corpora import Document, calibration_documents, test_documents
+from policyprune.tasks.bos import LENGTH, WINDOWS, decide, led_by
+from policyprune.tasks.corpora import calibration_documents, test_documents
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TextTask:
-    """Tokenised text. `calibration` is (N, L), `test` is flat; `protocol` says how both were made."""
+    """Tokenised text. `calibration` is (N, L), `test` is flat; `protocol` says how both were made.
+
+    `bos` is the token in front of each window, which each calibration sequence has too; None: they begin anywhere.
+    """
 
     calibration: Tensor
     test: Tensor
@@ -47,17 +54,19 @@ class TextTask:
             raise UsageError(
                 f"evaluation.lengths: {length} is more than the {len(self.test)} tokens of the test split, use less"
             )
-        windows = self.test[: count * fresh].view(count, fresh)
-        if self.bos is None:
-            return windows
-        return torch.cat([torch.full((count, 1), self.bos), windows], dim=1)
+        return led_by(self.bos, self.test[: count * fresh].view(count, fresh))
 
 
-def build(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> TextTask:
-    """Read, split and tokenise the corpus; UsageError when it is too small for what is asked."""
-    if config.bos == "window" and tokenizer.bos_token_id is None:
-        raise UsageError("task.bos: 'window', but this tokenizer has no BOS token, use text or none")
+def build(
+    config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
+) -> TextTask:
+    """Read, split and tokenise the corpus; UsageError when it is too small for what is asked.
+
+    `model` is asked where `task.bos=auto` leaves open how its sequences and windows begin.
+    """
     held_out = test_documents(config)
+    keys = {document.key for document in held_out if document.text.strip()}
+    config, measured = _with_bos(config, tokenizer, model, keys)
     text = config.separator.join(document.text for document in held_out)
     test = torch.tensor(_encode(tokenizer, [text], special=config.bos == "text")[0], dtype=torch.long)
     protocol = {
@@ -67,6 +76,7 @@ def build(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> TextT
         **({"test_source": config.test_source, "test_subset": config.test_subset} if config.test_source else {}),
         "separator": config.separator,
         "bos": config.bos,
+        **({"bos_measured": measured} if measured else {}),
         "tokenizer": hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:12],
         "calibration": {
             "split": config.calibration_split,
@@ -78,33 +88,55 @@ def build(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> TextT
         "test_text": hashlib.sha256(text.encode()).hexdigest()[:12],
     }
     bos = int(tokenizer.bos_token_id) if config.bos == "window" else None
-    documents = calibration_documents(config, {document.key for document in held_out if document.text.strip()})
-    return TextTask(_calibration(config, tokenizer, documents), test, bos, protocol)
+    return TextTask(_calibration(config, tokenizer, keys, bos), test, bos, protocol)
 
 
-def _calibration(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, documents: Iterator[Document]) -> Tensor:
-    """Documents packed one behind the other with the separator, cut into (count, length)."""
-    wanted = config.calibration.count * config.calibration.length
-    separator = _encode(tokenizer, [config.separator])[0]
-    tokens: list[int] = []
-    batch: list[str] = []
-    for document in documents:
-        batch.append(document.text)
-        if len(batch) == 64:
-            tokens += _join(_encode(tokenizer, batch), separator)
-            batch = []
-            if len(tokens) >= wanted:
-                break
-    tokens += _join(_encode(tokenizer, batch), separator) if batch else []
-    if len(tokens) < wanted:
-        most = len(tokens) // config.calibration.length
+def _with_bos(
+    config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None, held_out: set[str]
+) -> tuple[LanguageModeling, dict[str, float | int]]:
+    """The config with `auto` decided, and what was measured to that end: on the same text whatever the run's seed."""
+    if tokenizer.bos_token_id is None:
+        if config.bos == "window":
+            raise UsageError("task.bos: 'window', but this tokenizer has no BOS token, use text or none")
+        return (replace(config, bos="none") if config.bos == "auto" else config), {}
+    if config.bos != "auto":
+        return config, {}
+    assert model is not None, "only a model can tell where BOS has to stand"
+    seeded = replace(config, calibration=replace(config.calibration, seed=0))
+    tokens = _tokens(seeded, tokenizer, held_out, WINDOWS * LENGTH)
+    if len(tokens) < 2:
+        raise UsageError(f"task.{'source' if config.source else 'files'}: no text is left for calibration")
+    chosen, measured = decide(model, int(tokenizer.bos_token_id), torch.tensor(tokens))
+    losses = measured["loss_with_bos"], measured["loss_without_bos"]
+    log.info("task.bos=auto: %s, the model's loss is %.3f with BOS in front of windows, %.3f without", chosen, *losses)
+    return replace(config, bos=chosen), measured
+
+
+def _calibration(
+    config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, held_out: set[str], bos: int | None
+) -> Tensor:
+    """Sequences (count, length) cut from the packed documents and shuffled, led by `bos` where it is given."""
+    count, length = config.calibration.count, config.calibration.length
+    fresh = length if bos is None else length - 1
+    tokens = _tokens(config, tokenizer, held_out, count * fresh)
+    if len(tokens) < count * fresh:
         raise UsageError(
-            f"task.calibration.count: {config.calibration.count} sequences of {config.calibration.length} tokens are "
-            f"more than the corpus holds, use at most {most}"
+            f"task.calibration.count: {count} sequences of {length} tokens are "
+            f"more than the corpus holds, use at most {len(tokens) // fresh}"
         )
-    sequences = torch.tensor(tokens[:wanted], dtype=torch.long).view(config.calibration.count, -1)
-    order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(config.calibration.seed))
-    return sequences[order]
+    sequences = torch.tensor(tokens, dtype=torch.long).view(count, fresh)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(config.calibration.seed))
+    return led_by(bos, sequences[order])
+
+
+def _tokens(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, held_out: set[str], wanted: int) -> list[int]:
+    """The first `wanted` tokens, or all there are, of the calibration documents packed one behind the other."""
+    separator = _encode(tokenizer, [config.separator])[0]
+    documents = calibration_documents(config, held_out)
+    tokens: list[int] = []
+    while len(tokens) < wanted and (batch := [document.text for document in islice(documents, 64)]):
+        tokens += _join(_encode(tokenizer, batch), separator)
+    return tokens[:wanted]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool = False) -> list[list[int]]:
