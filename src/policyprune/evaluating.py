@@ -70,7 +70,7 @@ def _run(config: Evaluating, folder: Path) -> Record:
             if wanted.fresh_process:
                 checkpoint = locate("model.source", config.model.source)
                 assert checkpoint is not None
-                for measure in quality.elsewhere(checkpoint, model):
+                for measure in quality.elsewhere(checkpoint, model, config.model.trust_remote_code):
                     record.add("reloaded", *measure)
             if model.config.model_type in FAMILIES:
                 for measure in size(model, config.sequence_length):

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from policyprune.config.schema import Classification, Evaluation, LanguageModeling, QuestionAnswering
 from policyprune.errors import UsageError
+from policyprune.models.modelling_file import brings_only_ours
 from policyprune.models.sources import PACKAGE, locate
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
@@ -120,7 +121,7 @@ def _model(found: Subject) -> list[str]:
         return added
     recorded = found.config["model"]
     same = [f"model.{key}={'null' if recorded[key] is None else recorded[key]}" for key in LOADING]
-    return [*added, *same, f"model.trust_remote_code={found.checkpoint or recorded['trust_remote_code']}"]  # its own
+    return [*added, *same, f"model.trust_remote_code={brings_only_ours(Path(found.source))}"]  # a record may be anyone's
 
 
 def _store(group: str, name: str, values: dict[str, Any], schemas: tuple[type, ...]) -> None:

@@ -55,7 +55,7 @@ def compare(
         yield from ((subject, row) for row in quality.of(subject, model))
     subject, final = list(smaller.items())[-1]
     if wanted.fresh_process:
-        yield from (("reloaded", row) for row in quality.elsewhere(checkpoint, final))
+        yield from (("reloaded", row) for row in quality.elsewhere(checkpoint, final, config.model.trust_remote_code))
     for name, model in (("dense", dense), (subject, final)):
         yield from ((name, row) for row in size(model, length))
     if "hf" in config.export.formats:

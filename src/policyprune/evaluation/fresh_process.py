@@ -12,18 +12,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from policyprune.errors import UsageError
+from policyprune.models.modelling_file import brings_only_ours
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.tasks import by_length
 from policyprune.tasks.encoded import Encoded
 
+BATCH = 32  # examples at a time
 LOAD = """
 import json, math, sys
 sys.modules["policyprune"] = None  # importing it is an error from here on
 import torch, transformers
 from safetensors.torch import load_file, save_file
 
-folder, data, kind, dtype, device, batch = sys.argv[1:]
-model = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, trust_remote_code=True).to(device).eval()
+folder, data, kind, dtype, device, batch, trusted = sys.argv[1:]
+model = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, trust_remote_code=trusted == "True")
+model.to(device).eval()
 torch.set_grad_enabled(False)
 """
 PERPLEXITY = """
@@ -50,6 +54,12 @@ for number, inputs in batches.items():
     found.update({f"{number}.{name}": out[name].float().cpu().contiguous() for name in out.keys()})
 save_file(found, data)
 """
+FIND = """
+import importlib.util
+for name in ("torch", "transformers", "safetensors"):
+    if importlib.util.find_spec(name) is None:
+        raise ImportError(f"no {name}")
+"""
 EVERY = """
 import json, sys
 sys.modules["policyprune"] = None  # importing it is an error from here on
@@ -59,15 +69,26 @@ from safetensors.torch import load_file, save_file
 data, *jobs = sys.argv[1:]
 torch.set_grad_enabled(False)
 ids, found = load_file(data), {}
-for folder, kind in zip(jobs[::2], jobs[1::2]):
-    model = getattr(transformers, kind).from_pretrained(folder, trust_remote_code=True).eval()
+for folder, kind, trusted in zip(jobs[::3], jobs[1::3], jobs[2::3]):
+    model = getattr(transformers, kind).from_pretrained(folder, trust_remote_code=trusted == "True").eval()
     found[folder] = model(input_ids=ids[folder]).logits.float().contiguous()
 save_file(found, data)
 """
 
 
+def check_fresh_process() -> None:
+    """UsageError where a fresh process would find no torch or transformers. Imports neither, takes 0.1 s."""
+    try:
+        _python(FIND)
+    except RuntimeError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise UsageError(
+            f"evaluation.fresh_process: {sys.executable} cannot load a checkpoint by itself ({reason}), set it to false"
+        ) from error
+
+
 def perplexity_elsewhere(
-    checkpoint: Path, windows: Mapping[int, Tensor], like: PreTrainedModel, batch_tokens: int
+    checkpoint: Path, windows: Mapping[int, Tensor], like: PreTrainedModel, batch_tokens: int, trusted: bool = False
 ) -> dict[int, float | None]:
     """Perplexity by window length, None where it is not finite, computed there by transformers and torch alone.
 
@@ -76,15 +97,15 @@ def perplexity_elsewhere(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "windows.safetensors"
         save_file({str(length): ids.clone() for length, ids in windows.items()}, file)
-        printed = _run(LOAD + PERPLEXITY, checkpoint, file, like, batch_tokens)
+        printed = _run(LOAD + PERPLEXITY, checkpoint, file, like, batch_tokens, trusted)
     return {int(length): value for length, value in json.loads(printed.splitlines()[-1]).items()}
 
 
 def outputs_elsewhere(
-    checkpoint: Path, examples: Encoded, names: tuple[str, ...], like: PreTrainedModel, batch: int = 32
+    checkpoint: Path, examples: Encoded, names: tuple[str, ...], like: PreTrainedModel, trusted: bool = False
 ) -> list[tuple[Tensor, ...]]:
     """The named outputs of each example, in order, computed there; RuntimeError with the cause."""
-    batches = by_length(examples.lengths, batch)
+    batches = by_length(examples.lengths, BATCH)
     tensors = {
         f"{number}.{name}": tensor.contiguous()
         for number, rows in enumerate(batches)
@@ -93,7 +114,7 @@ def outputs_elsewhere(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "batches.safetensors"
         save_file(tensors, file)
-        _run(LOAD + OUTPUTS, checkpoint, file, like, batch)
+        _run(LOAD + OUTPUTS, checkpoint, file, like, BATCH, trusted)
         found = load_file(file)
     rows: list[tuple[Tensor, ...]] = [()] * len(examples.lengths)
     for number, own in enumerate(batches):
@@ -110,19 +131,24 @@ def logits_elsewhere(checkpoints: Mapping[Path, tuple[str, Tensor]]) -> dict[Pat
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "ids.safetensors"
         save_file({str(folder): ids.clone() for folder, (_, ids) in checkpoints.items()}, file)
-        _python(EVERY, str(file), *(word for folder, (kind, _) in checkpoints.items() for word in (str(folder), kind)))
+        jobs = [(str(folder), kind, str(brings_only_ours(folder))) for folder, (kind, _) in checkpoints.items()]
+        _python(EVERY, str(file), *(word for job in jobs for word in job))
         found = load_file(file)
     return {folder: found[str(folder)] for folder in checkpoints}
 
 
-def _run(script: str, checkpoint: Path, data: Path, like: PreTrainedModel, batch: int) -> str:
+def _run(script: str, checkpoint: Path, data: Path, like: PreTrainedModel, batch: int, trusted: bool) -> str:
+    """`trusted`: the config gives leave to run the checkpoint's own code; what we wrote ourselves needs none."""
     dtype = str(like.dtype).removeprefix("torch.")
     arguments = [str(checkpoint), str(data), auto_class(like), dtype, str(torch.device(like.device)), str(batch)]
-    return _python(script, *arguments)
+    return _python(script, *arguments, str(trusted or brings_only_ours(checkpoint)))
 
 
 def _python(script: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-I", "-c", script, *arguments], capture_output=True, text=True)
+    """Run a script apart from the current folder and the user's settings, with the packages that this process finds."""
+    packages = [folder for folder in sys.path if folder]  # those of PYTHONPATH and the user's own would be missing
+    told = [sys.executable, "-I", "-c", f"import sys\nsys.path[:] = {packages!r}\n{script}", *arguments]
+    done = subprocess.run(told, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the checkpoint does not load in a fresh process: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout

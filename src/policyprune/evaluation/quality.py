@@ -37,8 +37,11 @@ class Quality(Protocol):
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
         """Measures of a model in memory."""
 
-    def elsewhere(self, checkpoint: Path, like: PreTrainedModel) -> list[Measure]:
-        """Measures of a checkpoint that another process loads without policyprune, on the device of `like`."""
+    def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
+        """Measures of a checkpoint that another process loads without policyprune, on the device of `like`.
+
+        `trusted`: leave to run code of the checkpoint that is not ours.
+        """
 
 
 def quality_of(task: Task, config: Evaluation, tokenizer: PreTrainedTokenizerBase) -> Quality:
@@ -87,9 +90,9 @@ class Predicting:
             rows.append(Measure("perplexity", finite(value), "", self._protocol(length, model)))
         return rows + (self.zero_shot.of(model) if self.zero_shot else [])
 
-    def elsewhere(self, checkpoint: Path, like: PreTrainedModel) -> list[Measure]:
+    def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
         """The perplexities in a fresh process, with an independent computation."""
-        values = perplexity_elsewhere(checkpoint, self.windows, like, self.config.batch_tokens)
+        values = perplexity_elsewhere(checkpoint, self.windows, like, self.config.batch_tokens, trusted)
         return [Measure("perplexity", value, "", self._protocol(length, like)) for length, value in values.items()]
 
     def _protocol(self, length: int, model: PreTrainedModel) -> dict[str, int | str]:
@@ -123,10 +126,10 @@ class Classifying:
             rows += self._rows(split, found)
         return rows
 
-    def elsewhere(self, checkpoint: Path, like: PreTrainedModel) -> list[Measure]:
+    def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
         """Measures on the first split."""
         split, examples = next(iter(self.task.tests.items()))
-        return list(self._rows(split, outputs_elsewhere(checkpoint, examples.encoded, ("logits",), like)))
+        return list(self._rows(split, outputs_elsewhere(checkpoint, examples.encoded, ("logits",), like, trusted)))
 
     def _rows(self, split: str, found: list[tuple[Tensor, ...]]) -> Iterator[Measure]:
         logits = torch.stack([row[0] for row in found])
@@ -169,11 +172,11 @@ class Answering:
             rows += self._rows(split, found)
         return rows
 
-    def elsewhere(self, checkpoint: Path, like: PreTrainedModel) -> list[Measure]:
+    def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
         """Measures on the first split."""
         split, questions = next(iter(self.task.tests.items()))
         names = ("start_logits", "end_logits")
-        return self._rows(split, outputs_elsewhere(checkpoint, questions.windows.encoded, names, like))
+        return self._rows(split, outputs_elsewhere(checkpoint, questions.windows.encoded, names, like, trusted))
 
     def _rows(self, split: str, found: list[tuple[Tensor, ...]]) -> list[Measure]:
         questions = self.task.tests[split]

@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from policyprune.models import unequal
-
 MODULE = "modeling_pruned"
+CODE = Path(__file__).with_name("unequal.py")  # is read, not imported: config/ asks here, without torch
 OLDEST = "5.15"  # of transformers: 5.0 reads other numbers for GPT-NeoX, 4 for BERT and others
 HEAD = """# Written by policyprune; load with {auto}.from_pretrained(folder, trust_remote_code=True)
 import transformers
@@ -48,7 +47,7 @@ def class_name(base: str) -> str:
 
 def text(auto: str, base: str, table: dict[str, Any]) -> str:
     """The file for the stock class `base`, which `auto` loads; `table` says where its widths are (`unequal.resize`)."""
-    source = Path(unequal.__file__).read_text(encoding="utf-8")
+    source = CODE.read_text(encoding="utf-8")
     source = source.replace("from transformers", f"from transformers import {base}\nfrom transformers", 1)
     data = pprint.pformat(table, width=110, sort_dicts=False)
     return HEAD.format(auto=auto, oldest=OLDEST, module=MODULE) + source + CLASS.format(table=data, base=base)
