@@ -1,4 +1,4 @@
-"""The fresh process runs a checkpoint's code with the config's leave or where it is ours, and finds what this one finds."""
+"""The fresh process runs a checkpoint's code with leave or where it is ours, and finds the packages of this one."""
 
 import json
 import sys

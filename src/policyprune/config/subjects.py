@@ -121,7 +121,8 @@ def _model(found: Subject) -> list[str]:
         return added
     recorded = found.config["model"]
     same = [f"model.{key}={'null' if recorded[key] is None else recorded[key]}" for key in LOADING]
-    return [*added, *same, f"model.trust_remote_code={brings_only_ours(Path(found.source))}"]  # a record may be anyone's
+    trusted = brings_only_ours(Path(found.source))  # whatever the record says, which may be anyone's
+    return [*added, *same, f"model.trust_remote_code={trusted}"]
 
 
 def _store(group: str, name: str, values: dict[str, Any], schemas: tuple[type, ...]) -> None:
