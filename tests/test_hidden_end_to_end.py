@@ -11,7 +11,8 @@ from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corp
 from policyprune.errors import UsageError
 from policyprune.pipeline import run
 from policyprune.results.record import Record
-from policyprune.surgery.plan import lay, read_plan
+from policyprune.surgery.plan import lay
+from policyprune.surgery.plan_file import read_plan
 
 QUICK = ["evaluation.fresh_process=false", *SMALL_EVALUATION]
 STEPS = ["optimizer.steps=3", "optimizer.batch_size=4"]

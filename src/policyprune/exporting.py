@@ -16,7 +16,8 @@ from policyprune.results.card import write_card
 from policyprune.results.record import read_record
 from policyprune.surgery import formats
 from policyprune.surgery.checkpoint import auto_class
-from policyprune.surgery.plan import EDITS, FILE, Plan, check_base, lay, read_plan
+from policyprune.surgery.plan import Plan, check_base, lay
+from policyprune.surgery.plan_file import EDITS, FILE, read_plan
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 

@@ -36,7 +36,8 @@ from policyprune.results.state import Content, StateFile, once
 from policyprune.results.tables import closing_words, summary
 from policyprune.search import search
 from policyprune.surgery import formats
-from policyprune.surgery.plan import FILE, base_of, write_plan
+from policyprune.surgery.plan import base_of
+from policyprune.surgery.plan_file import FILE, write_plan
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import build
 from policyprune.tasks.observed import Observed
