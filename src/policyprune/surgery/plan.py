@@ -79,12 +79,12 @@ def check_base(plan: Plan, model: PreTrainedModel) -> None:
             f"model.source: the plan is for {wanted.parameters:,} parameters, this model has {found.parameters:,}"
         )
     adapter = adapt(model)
-    for group in plan.space.groups:
-        there = adapter.hidden.count if adapter.hidden is not None and not adapter.hidden.obstacle else 0
-        if (group.layer, group.kind) == HIDDEN and group.count != there:
-            raise UsageError(
-                f"model.source: the plan is for {group.count} hidden channels, this model can lose {there}"
-            )
+    channels = adapter.hidden.count if adapter.hidden is not None and not adapter.hidden.obstacle else 0
+    stated = next((group.count for group in plan.space.groups if (group.layer, group.kind) == HIDDEN), channels)
+    if stated != channels:
+        raise UsageError(
+            f"model.source: the plan is for {stated} hidden channels, this model can lose {channels or 'none'}"
+        )
     if plan.edits is not None:
         _check_edits(plan, plan.edits, model, adapter)
 
@@ -101,12 +101,14 @@ def _check_edits(plan: Plan, edits: Edits, model: PreTrainedModel, adapter: Adap
     blocks = {(block.layer, block.kind): block for block in adapter.blocks}
     for name, tensors in (("weight", edits.weights), ("bias", edits.biases)):
         for key, tensor in tensors.items():
-            shape: tuple[int, ...] = ()
+            shape: list[int] = []
             if key in blocks:
                 out = model.get_submodule(blocks[key].out)
-                shape = (out.weight.shape[dimension(out, "out")],)  # type: ignore[index, union-attr]
-                shape += (kept.get(key, blocks[key].count) * blocks[key].width,) if name == "weight" else ()
-            if tuple(tensor.shape) != shape or not bool(tensor.isfinite().all()):
+                weight = out.weight
+                assert isinstance(weight, Tensor)
+                shape = [weight.shape[dimension(out, "out")]]
+                shape += [kept.get(key, blocks[key].count) * blocks[key].width] if name == "weight" else []
+            if list(tensor.shape) != shape or not bool(tensor.isfinite().all()):
                 raise UsageError(
-                    f"plan: the mask file's {name} for the {key[1]} of layer {key[0]} is no {list(shape)} of numbers"
+                    f"plan: the mask file's {name} for the {key[1]} of layer {key[0]} is no {shape} of numbers"
                 )
