@@ -67,7 +67,7 @@ def test_a_walk_gives_each_layer_what_a_plain_forward_does(name: str) -> None:
         handle.remove()
     for layer, (hidden, out) in zip(walk(own.model, own.adapter, [batch]), plain, strict=True):
         torch.testing.assert_close(layer.hidden, [hidden])
-        torch.testing.assert_close(list(layer.outputs()), [out])
+        torch.testing.assert_close(layer.outputs(), [out])
     assert not any("forward" in vars(layer) for layer in layers)
 
 

@@ -1,4 +1,7 @@
-"""Walk through a model layer by layer, so that each layer sees what the layers before it, already changed, produce."""
+"""Walk through a model layer by layer, so that each layer sees what the layers before it, already changed, produce.
+
+Whoever walks learns of the tokens that count alone: no metric and no tuning sees padding.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,34 +21,50 @@ Others = tuple[tuple[Any, ...], dict[str, Any]]
 class Layer:
     """A layer and its inputs: hidden states (B, T, d) per batch, and the other arguments that the model passes it.
 
-    Whoever has run the layer in its final state may leave the outputs in `produced`; they are not computed again then.
+    `counts` says which tokens (B * T,) of each batch count. Whoever has run the layer in its final state may leave the
+    outputs in `produced`; they are not computed again then.
     """
 
     index: int
     module: nn.Module
     hidden: list[Tensor]
     others: list[Others]
+    counts: list[Tensor]
     produced: list[Tensor] | None = None
 
-    def outputs(self) -> Iterator[Tensor]:
+    def output(self, batch: int) -> Tensor:
+        """Run the layer as it is now on one of the batches."""
+        args, named = self.others[batch]
+        out = self.module(self.hidden[batch], *args, **named)
+        states = out[0] if isinstance(out, tuple) else out
+        assert isinstance(states, Tensor)
+        return states
+
+    def outputs(self) -> list[Tensor]:
         """Run the layer as it is now on every batch."""
-        for hidden, (args, named) in zip(self.hidden, self.others, strict=True):
-            out = self.module(hidden, *args, **named)
-            yield out[0] if isinstance(out, tuple) else out
+        return [self.output(batch) for batch in range(len(self.hidden))]
+
+    def counted(self, states: list[Tensor]) -> list[Tensor]:
+        """The tokens (N, d) that count among hidden states (B, T, d) of each batch."""
+        return [_rows(own, rows) for own, rows in zip(states, self.counts, strict=True)]
 
 
 @torch.no_grad()
-def walk(model: PreTrainedModel, adapter: Adapter, batches: list[dict[str, Tensor]]) -> Iterator[Layer]:
+def walk(
+    model: PreTrainedModel, adapter: Adapter, batches: list[dict[str, Tensor]], first_token: bool = False
+) -> Iterator[Layer]:
     """Yield the layers in order. What the caller changes in a layer shows in the inputs of the next one.
 
-    No layer's hidden states but the current ones are held.
+    All tokens but padding count; with `first_token` the first one of each sequence alone in the last layer, since a
+    classifier looks at no other. No layer's hidden states but the current ones are held.
     """
     modules = [model.get_submodule(path) for path in adapter.layers]
     hidden, others = _arguments(model, modules, batches)
     for index, module in enumerate(modules):
-        layer = Layer(index, module, hidden, others[index])
+        last = index == len(modules) - 1
+        layer = Layer(index, module, hidden, others[index], [_counts(own, first_token and last) for own in batches])
         yield layer
-        hidden = layer.produced if layer.produced is not None else list(layer.outputs())
+        hidden = layer.produced if layer.produced is not None else layer.outputs()
 
 
 def _arguments(
@@ -90,23 +109,24 @@ def _arguments(
 
 
 def watch(model: nn.Module, layer: Layer, names: list[str], final: bool) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Run the layer on every batch; the inputs (tokens, F) and outputs (tokens, d) of its modules `names`, by name.
+    """Run the layer on every batch; what goes in (tokens, F) and out (tokens, d) of its modules `names`, by name.
 
-    `final`: the layer is in its final state, so its own outputs are left in `produced`.
+    The tokens are those that count. `final`: the layer is in its final state, so its outputs are left in `produced`.
     """
     held: dict[str, tuple[Tensor, Tensor]] = {}
 
     def hook(name: str) -> Callable[..., None]:
         def hold(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-            # OPT's FFN has them flat already; Falcon adds to the output in place afterwards
-            held[name] = args[0].flatten(0, -2), out.flatten(0, -2).clone()
+            held[name] = _rows(args[0], rows), _rows(out, rows)  # copies: Falcon adds to the output in place afterwards
 
         return hold
 
     handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     produced: list[Tensor] = []
     try:
-        for out in layer.outputs():
+        for batch in range(len(layer.hidden)):
+            rows = layer.counts[batch]  # of the batch that the hooks are about to see
+            out = layer.output(batch)
             if final:
                 produced.append(out)
             yield dict(held)
@@ -118,7 +138,12 @@ def watch(model: nn.Module, layer: Layer, names: list[str], final: bool) -> Iter
         layer.produced = produced
 
 
-def counted(batch: dict[str, Tensor], first_token: bool = False) -> Tensor:
+def _rows(states: Tensor, rows: Tensor) -> Tensor:
+    """States (B, T, d), or flat ones (B * T, d) as in OPT's FFN, of the tokens `rows` (B * T,): (N, d), a copy."""
+    return states.flatten(0, -2)[rows.to(states.device)]
+
+
+def _counts(batch: dict[str, Tensor], first_token: bool) -> Tensor:
     """Which tokens (B * T,) of a batch count: not padding, or the first one of each sequence alone."""
     mask = batch.get("attention_mask")
     rows = torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,12 +49,14 @@ class QuestionAnsweringTask:
         return replace(self, tests={split: questions.first() for split, questions in self.tests.items()})
 
     def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
-        """Mean cross-entropy of start and end of each window: rows (B,) -> (B,) float32."""
+        """Mean cross-entropy of start and end of each window, over its tokens: rows (B,) -> (B,) float32."""
         inputs = {name: tensor.to(model.device) for name, tensor in self.inputs(rows).items()}
         out = model(**inputs)
         spans = self.calibration.spans[rows].to(model.device)
-        start = functional.cross_entropy(out.start_logits.float(), spans[:, 0], reduction="none")
-        return (start + functional.cross_entropy(out.end_logits.float(), spans[:, 1], reduction="none")) / 2
+        padding = inputs["attention_mask"] == 0
+        both = [own.float().masked_fill(padding, -torch.inf) for own in (out.start_logits, out.end_logits)]
+        start, end = (functional.cross_entropy(own, spans[:, i], reduction="none") for i, own in enumerate(both))
+        return (start + end) / 2
 
 
 def build(config: QuestionAnswering, tokenizer: PreTrainedTokenizerBase) -> QuestionAnsweringTask:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.layerwise import counted, walk
+from policyprune.pruning.layerwise import walk
 
 
 @torch.no_grad()
@@ -15,14 +15,11 @@ def score(evidence: Evidence) -> Tensor:
     The influence is 1 minus the mean over all tokens but padding of the cosine similarity between the layer's input and
     output in the dense model.
     """
-    batches = evidence.batches()
     influence: list[float] = []
-    for layer in walk(evidence.model, evidence.adapter, batches):
-        layer.produced = list(layer.outputs())
-        alike = []
-        for batch, before, after in zip(batches, layer.hidden, layer.produced, strict=True):
-            own = counted(batch).to(before.device)
-            alike.append(cosine_similarity(before.flatten(0, 1)[own].double(), after.flatten(0, 1)[own].double()))
+    for layer in walk(evidence.model, evidence.adapter, evidence.batches()):
+        layer.produced = layer.outputs()
+        pairs = zip(layer.counted(layer.hidden), layer.counted(layer.produced), strict=True)
+        alike = [cosine_similarity(before.double(), after.double()) for before, after in pairs]
         influence.append(1 - float(torch.cat(alike).mean()))
     units = [sum(group.count for group in evidence.space.groups if group.layer == i) for i in range(len(influence))]
     return torch.cat(

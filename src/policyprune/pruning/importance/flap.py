@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.layerwise import counted, projection, walk, watch
+from policyprune.pruning.layerwise import projection, walk, watch
 
 
 @torch.no_grad()
@@ -17,13 +17,12 @@ def score(evidence: Evidence) -> Tensor:
     padding. Standardised scores are compared over all blocks as they are, not per cost.
     """
     scores = []
-    batches = evidence.batches()
-    for layer in walk(evidence.model, evidence.adapter, batches):
+    for layer in walk(evidence.model, evidence.adapter, evidence.batches()):
         blocks = [block for block in evidence.blocks() if block.layer == layer.index]
         moments = {block.out: Moments() for block in blocks}
-        for batch, seen in zip(batches, watch(evidence.model, layer, list(moments), final=True), strict=True):
+        for seen in watch(evidence.model, layer, list(moments), final=True):
             for name, (x, _) in seen.items():
-                moments[name].add(x[counted(batch).to(x.device)])
+                moments[name].add(x)
         for block in blocks:
             weight, _ = projection(evidence.model, block)
             per_column = moments[block.out].variance() * weight.double().square().sum(0)

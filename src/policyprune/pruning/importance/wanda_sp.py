@@ -1,14 +1,11 @@
 """Wanda-sp (An et al., AAAI 2024): weight magnitude times input norm, summed over the columns of a unit."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from policyprune.models.adapter import Block
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.layerwise import Layer, walk
+from policyprune.pruning.layerwise import Layer, projection, walk, watch
 from policyprune.pruning.masking import Masking
 
 
@@ -16,8 +13,9 @@ from policyprune.pruning.masking import Masking
 def score(evidence: Evidence) -> Tensor:
     """Scores (n,) float32 on the CPU: mean over rows i of |W_ij| * ||X_j||_2, summed over a unit's columns j.
 
-    W is the output or down projection and X its input on the calibration data. The layers are scored in order; after
-    each, its worst `1 - keep` units are masked, so that the next layers see already pruned inputs (methods, section 3).
+    W is the output or down projection and X its input on all calibration tokens but padding. The layers are scored in
+    order; after each, its worst `1 - keep` units are masked, so that the next layers see already pruned inputs
+    (methods, section 3).
     """
     model, space = evidence.model, evidence.space
     masking = Masking(evidence.adapter, space)
@@ -28,9 +26,7 @@ def score(evidence: Evidence) -> Tensor:
         for layer in walk(model, evidence.adapter, evidence.batches()):
             blocks = [block for block in evidence.blocks() if block.layer == layer.index]
             for block, norms in zip(blocks, _input_norms(model, layer, blocks), strict=True):
-                linear = model.get_submodule(block.out)
-                weight = linear.weight.detach()  # type: ignore[union-attr,operator]
-                per_column = weight.float().abs().mean(1 if isinstance(linear, Conv1D) else 0) * norms
+                per_column = projection(model, block)[0].float().abs().mean(0) * norms
                 unit = per_column.view(block.count, block.width).sum(1).cpu()
                 scores[block.layer, block.kind] = unit
                 worst = unit.argsort(stable=True)[: block.count - round(evidence.keep * block.count)]
@@ -40,19 +36,9 @@ def score(evidence: Evidence) -> Tensor:
 
 
 def _input_norms(model: nn.Module, layer: Layer, blocks: list[Block]) -> list[Tensor]:
-    """L2 norm over all tokens of each input feature of the blocks' output projections: (features,) float32 each."""
-    squares: dict[str, Tensor] = {}
-
-    def collect(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            total = args[0].detach().flatten(0, -2).float().square().sum(0)
-            squares[name] = squares[name] + total if name in squares else total
-
-        return hook
-
-    handles = [model.get_submodule(block.out).register_forward_pre_hook(collect(block.out)) for block in blocks]
-    for _ in layer.outputs():
-        pass
-    for handle in handles:
-        handle.remove()
-    return [squares[block.out].sqrt() for block in blocks]
+    """L2 norm over the tokens of each input feature of the blocks' output projections: (features,) float32 each."""
+    squares: dict[str, Tensor | float] = {block.out: 0.0 for block in blocks}
+    for seen in watch(model, layer, list(squares), final=False):
+        for name, (x, _) in seen.items():
+            squares[name] = squares[name] + x.float().square().sum(0)
+    return [torch.as_tensor(squares[block.out]).sqrt() for block in blocks]

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from policyprune.config.schema import BiasCompensation
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.edits import Edits
-from policyprune.pruning.layerwise import columns_of, counted, projection, walk, watch
+from policyprune.pruning.layerwise import columns_of, projection, walk, watch
 from policyprune.pruning.space import Space
 
 
@@ -30,8 +30,7 @@ def compensate(
     """
     views = space.views(mask.bool().cpu())
     biases, report = {}, []
-    for layer in walk(model, adapter, batches):
-        first = first_token and layer.index == len(adapter.layers) - 1
+    for layer in walk(model, adapter, batches, first_token):
         pruned = {key for key, view in views.items() if key[0] == layer.index and not view.all()}
         own = [block for block in adapter.blocks if (block.layer, block.kind) in pruned]
         lost = {b.out: columns_of(b, (~views[b.layer, b.kind]).nonzero().flatten()).to(model.device) for b in own}
@@ -39,11 +38,10 @@ def compensate(
         tokens = 0
         sums: dict[str, Tensor | float] = dict.fromkeys(lost, 0.0)
         energy = dict.fromkeys(lost, 0.0)
-        for batch, seen in zip(batches, watch(model, layer, list(lost), final=True), strict=True):
-            rows = counted(batch, first)
+        for rows, seen in zip(layer.counts, watch(model, layer, list(lost), final=True), strict=True):
             tokens += int(rows.sum())
             for name, (x, _) in seen.items():
-                output = x[rows.to(x.device)][:, lost[name]].double() @ weights[name].T
+                output = x[:, lost[name]].double() @ weights[name].T
                 sums[name] = sums[name] + output.sum(0)
                 energy[name] += float(output.square().sum())
         for block in own:

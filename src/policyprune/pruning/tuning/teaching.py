@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.models.adapter import Adapter, Block
-from policyprune.pruning.layerwise import columns_of, counted, projection, walk, watch
+from policyprune.pruning.layerwise import columns_of, projection, walk, watch
 from policyprune.pruning.space import Space
 
 
@@ -52,19 +52,18 @@ def lessons(
     blocks = {(block.layer, block.kind): block for block in adapter.blocks}
     last = len(adapter.layers) - 1
     prune(False)
-    teacher_layers = walk(model, adapter, batches)
+    teacher_layers = walk(model, adapter, batches, first_token)
     teacher = next(teacher_layers)
-    student_layers = walk(model, adapter, batches)
+    student_layers = walk(model, adapter, batches, first_token)
     pupil = next(student_layers)
 
     def samples(block: Block, columns: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         seen = watch(model, pupil, _watched(block), final=False)
-        for now, target, weight, batch in zip(seen, targets[block.out], weights, batches, strict=True):
+        for now, target, weight in zip(seen, targets[block.out], weights, strict=True):
             x, out = now[block.out]
             wanted = target - (_reached(now, block) - out) - (0.0 if bias is None else bias)
-            rows = counted(batch, first_token and block.layer == last).to(x.device)
-            factor = 1.0 if block.norm else weight.to(x.device)[rows]
-            yield x[rows][:, columns] * factor, wanted[rows] * factor
+            factor = 1.0 if block.norm else weight.to(x.device)
+            yield x[:, columns] * factor, wanted * factor
 
     for index in range(len(adapter.layers)):
         kinds = [kind for kind in ("attention", "ffn") if (index, kind) in views and views[index, kind].any()]
@@ -74,7 +73,7 @@ def lessons(
         for now in watch(model, teacher, [name for block in own for name in _watched(block)], final=True):
             for block in own:
                 targets[block.out].append(_reached(now, block))
-        weights = [_weight(out) for out in teacher.produced or ()]
+        weights = [_weight(out) for out in teacher.counted(teacher.produced or [])]
         for kind in kinds:
             block, kept = blocks[index, kind], views[index, kind].nonzero().flatten()
             columns = columns_of(block, kept).to(model.device)
@@ -88,8 +87,8 @@ def lessons(
 
 
 def _weight(residual: Tensor) -> Tensor:
-    """1 over the root mean square of each token of a residual (B, T, d): (B * T, 1)."""
-    return residual.flatten(0, -2).float().square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt().to(residual.dtype)
+    """1 over the root mean square of each token of a residual (tokens, d): (tokens, 1)."""
+    return residual.float().square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt().to(residual.dtype)
 
 
 def _watched(block: Block) -> list[str]:

@@ -1,0 +1,129 @@
+"""No metric, tuning or loss sees padding: more columns of it change nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
+
+from encoders import make_encoder
+import harness
+from policyprune.config.schema import Classification, QuestionAnswering
+from policyprune.models.adapter import Adapter, adapt
+from policyprune.pruning.importance import METRICS, Evidence
+from policyprune.pruning.space import Space, space_of
+from policyprune.pruning.tuning import TUNINGS
+from policyprune.tasks import Task
+from policyprune.tasks.encoded import Encoded
+from policyprune.tasks.glue import ClassificationTask, LabelledExamples
+from policyprune.tasks.squad import QuestionAnsweringTask
+from policyprune.tasks.windows import Windows
+
+settled = cache(harness.settled)
+LENGTHS, PAD, MORE = torch.tensor([5, 9, 12, 7, 12, 3]), 2, 8
+
+
+@dataclass(frozen=True)
+class Padded(Encoded):
+    """The same examples behind `MORE` columns of padding more than the longest of a batch needs."""
+
+    def inputs(self, rows: Tensor) -> dict[str, Tensor]:
+        found = super().inputs(rows)
+        padding = {name: torch.full((len(rows), MORE), PAD if name == "input_ids" else 0) for name in found}
+        return {name: torch.cat([tensor, padding[name]], 1) for name, tensor in found.items()}
+
+
+def examples(kind: type[Encoded]) -> Encoded:
+    mask = torch.arange(12) < LENGTHS[:, None]
+    drawn = torch.randint(3, 300, mask.shape, generator=torch.Generator().manual_seed(0))
+    return kind({"input_ids": torch.where(mask, drawn, PAD), "attention_mask": mask.long()}, LENGTHS)
+
+
+def encoder(labels: int = 2) -> PreTrainedModel:
+    return make_encoder(num_labels=labels, pad_token_id=PAD)
+
+
+def decoder(labels: int = 2) -> PreTrainedModel:
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24}
+    config = LlamaConfig(vocab_size=300, num_hidden_layers=3, num_labels=labels, pad_token_id=PAD, **sizes)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    return model  # type: ignore[no-any-return]
+
+
+def classification(encoded: Encoded, classes: int = 2) -> ClassificationTask:
+    config = settled("task=glue/sst2", "model=bert_base").task
+    assert isinstance(config, Classification)
+    labels = torch.arange(len(LENGTHS)) % 2 if classes > 1 else torch.linspace(0, 5, len(LENGTHS))
+    return ClassificationTask(LabelledExamples(encoded, labels), {}, replace(config, classes=classes))
+
+
+def questions(encoded: Encoded) -> QuestionAnsweringTask:
+    config = settled("task=squad_v1", "model=bert_base").task
+    assert isinstance(config, QuestionAnswering)
+    spans = torch.stack([torch.zeros_like(LENGTHS), LENGTHS - 1], 1)
+    return QuestionAnsweringTask(Windows(encoded, torch.arange(len(LENGTHS)), [], spans), {}, config)
+
+
+def same(found: Callable[[Encoded], Any]) -> None:
+    """Equal to rounding, which the solvers of the tunings magnify."""
+    torch.testing.assert_close(found(examples(Padded)), found(examples(Encoded)), rtol=2e-3, atol=1e-4)
+
+
+def parts(model: PreTrainedModel) -> tuple[Adapter, Space]:
+    adapter = adapt(model)
+    return adapter, space_of(adapter, ["attention", "ffn"])
+
+
+@pytest.mark.parametrize("make", [encoder, decoder])
+@pytest.mark.parametrize("name", METRICS)
+def test_no_metric_sees_padding(name: str, make: Callable[[], PreTrainedModel]) -> None:
+    model = make()
+    adapter, space = parts(model)
+    rows = [torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])]
+
+    def scores(encoded: Encoded) -> Tensor:
+        task = classification(encoded)
+        evidence = Evidence(model, adapter, space, rows, task.inputs, lambda own: task.loss(model, own), 0.5, seed=0)
+        return METRICS[name](evidence)
+
+    same(scores)
+
+
+@pytest.mark.parametrize("first_token", [False, True])
+@pytest.mark.parametrize("make", [encoder, decoder])
+@pytest.mark.parametrize("name", TUNINGS)
+def test_no_tuning_sees_padding(name: str, make: Callable[[], PreTrainedModel], first_token: bool) -> None:
+    model = make()
+    adapter, space = parts(model)
+    mask = torch.arange(space.n) % 3 > 0
+    config = settled(f"tuning={name}").tuning
+
+    def edits(encoded: Encoded) -> list[dict[str, Tensor]]:
+        batches = [encoded.inputs(torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4, 5])]
+        found, report = TUNINGS[name](model, adapter, space, mask, batches, config, first_token)
+        errors = {f"{row['kind']}.{row['layer']}": torch.tensor(float(row["error"])) for row in report}
+        return [found.tensors(space), errors]
+
+    same(edits)
+
+
+@pytest.mark.parametrize(
+    ("make", "task"),
+    [
+        (encoder, classification),
+        (decoder, classification),
+        (lambda: encoder(1), lambda own: classification(own, 1)),
+        (lambda: make_encoder("QuestionAnswering", pad_token_id=PAD), questions),
+    ],
+    ids=["encoder", "decoder", "regression", "questions"],
+)
+def test_no_loss_sees_padding(make: Callable[[], PreTrainedModel], task: Callable[[Encoded], Task]) -> None:
+    model = make()
+    same(lambda encoded: task(encoded).loss(model, torch.arange(len(LENGTHS))))
