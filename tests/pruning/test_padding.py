@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
 
-from encoders import make_encoder
 import harness
+from encoders import make_encoder
 from policyprune.config.schema import Classification, QuestionAnswering
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.importance import METRICS, Evidence
