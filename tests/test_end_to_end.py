@@ -143,6 +143,20 @@ def test_checkpoint_has_the_widths_of_the_mask(searched: Ran) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == searched.values("parameters", "pruned")[0]
 
 
+def test_a_checkpoint_tells_nothing_of_the_machine(searched: Ran, corpus: Path, tiny_checkpoint: Path) -> None:
+    texts = [path for path in (searched.folder / "checkpoint").iterdir() if path.suffix != ".safetensors"]
+    assert {"README.md", "config.json", "tokenizer_config.json"} <= {path.name for path in texts}
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        for private in (corpus.parent, tiny_checkpoint.parent, searched.cwd, Path.home(), Path(__file__).parent):
+            assert len(private.parts) < 2 or str(private) not in text, path
+    card = (searched.folder / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "Made from `tiny`" in card
+    assert f"model.source={tiny_checkpoint.name}" in card
+    assert f"task.files=[{corpus.name}]" in card.replace("'", "")
+    assert str(corpus) in " ".join(searched.record.command)
+
+
 def test_every_subject_is_measured(searched: Ran) -> None:
     measured = {(row.subject, row.metric) for row in searched.record.results}
     assert {(subject, "perplexity") for subject in ("dense", "one_shot", "pruned", "reloaded")} <= measured

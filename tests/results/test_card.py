@@ -9,6 +9,7 @@ import yaml
 
 from harness import settled
 from policyprune.results.card import card, write_card
+from policyprune.results.published import argument, prose
 from policyprune.results.record import Record
 
 
@@ -46,13 +47,67 @@ def test_a_card_has_method_budget_numbers_and_command() -> None:
     assert "needs transformers 5.15 or later and refuses older versions" in text
 
 
-@pytest.mark.parametrize("source", ["pkg://llm/model.gguf", "/disk/model", "./model"])
-def test_a_file_is_no_base_model_on_the_hub(source: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("pkg://llm/model.gguf", "pkg://llm/model.gguf"),
+        ("/home/joe/disk/model", "smollm2_135m"),
+        ("./joe/model", "smollm2_135m"),
+        ("~/joe/model.gguf", "smollm2_135m"),
+        ("C:\\Users\\joe\\model", "smollm2_135m"),
+        ("owner/name/model.gguf", "owner/name/model.gguf"),
+    ],
+)
+def test_a_file_is_no_base_model_on_the_hub_and_is_said_by_name(source: str, said: str) -> None:
     text = card(record(), source, "LlamaForCausalLM", False)
     assert "base_model" not in front(text)
-    assert f"Made from `{source}`" in text
+    assert f"Made from `{said}`" in text
+    assert "joe" not in text
     assert "trust_remote_code" not in text
     assert "the names that transformers 4.57 reads" in text
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "joe" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    made = record()
+    made.command = ["policyprune", "model.source=joe/model", "task.source=owner/data"]
+    text = card(made, "joe/model", "LlamaForCausalLM", False)
+    assert "base_model" not in front(text)
+    assert "joe" not in text
+    assert "policyprune model.source=model task.source=owner/data" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("model.source=/home/joe/my model", "model.source=my model"),
+        ("model.source='/home/joe/a b/epoch=3'", "model.source='epoch=3'"),
+        ("task.files=[/home/joe/a.txt,'~/joe/b c.txt',joe/c/d.txt]", "task.files=[a.txt,'b c.txt',d.txt]"),
+        ("task.data_files={train:/home/joe/a.csv,test:b.csv}", "task.data_files={train:a.csv,test:b.csv}"),
+        ("+task.data_files.train=/home/joe/a.csv", "+task.data_files.train=a.csv"),
+        ("hydra.run.dir=../joe/run/", "hydra.run.dir=run"),
+        ("--config-dir=/home/joe/conf", "--config-dir=conf"),
+        ("task.files=[https://joe@host/x/a.txt]", "task.files=[a.txt]"),
+        ("optimizer.folder=\\\\host\\joe\\run", "optimizer.folder=run"),
+        ("model.source=HuggingFaceTB/SmolLM2-135M", "model.source=HuggingFaceTB/SmolLM2-135M"),
+        ("model.source=pkg://llm/a/b.gguf", "model.source=pkg://llm/a/b.gguf"),
+        ("task=glue/sst2", "task=glue/sst2"),
+        ("hydra/launcher=workers", "hydra/launcher=workers"),
+        ("budget.keep=.5", "budget.keep=.5"),
+        ("~tracker", "~tracker"),
+    ],
+)
+def test_the_command_names_files_and_not_where_they_lie(given: str, said: str) -> None:
+    assert argument(given) == said
+
+
+def test_warnings_name_files_and_not_where_they_lie() -> None:
+    told = "read '/home/joe/my data/a.txt' and /home/joe/b.txt, 3/4 of pkg://llm/x and a/b at 10 tokens/s"
+    assert prose(told) == "read 'a.txt' and b.txt, 3/4 of pkg://llm/x and a/b at 10 tokens/s"
+    made = record()
+    made.warnings = ["the weights of /home/joe/model differ"]
+    assert "**Warning:** the weights of model differ" in card(made, "a/b", "LlamaForCausalLM", False)
 
 
 def test_the_card_is_written_beside_the_weights(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The model card of a checkpoint, from the record of its run."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ import yaml
 
 from policyprune.files import write_whole
 from policyprune.models.modelling_file import OLDEST
+from policyprune.results.published import HUB_ID, argument, of_hub, prose, source_name
 from policyprune.results.record import Record
 from policyprune.results.tables import summary
 
 FILE = "README.md"
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 PIPELINES = {"CausalLM": "text-generation", "SequenceClassification": "text-classification"}
 
 
@@ -26,11 +25,11 @@ def write_card(record: Record, checkpoint: Path, source: str) -> None:
 
 
 def card(record: Record, source: str, architecture: str, remote_code: bool) -> str:
-    """Front matter, method, budget, numbers and command."""
+    """Front matter, method, budget, numbers and command; of local files no more than their names."""
     config = record.config
     head = architecture.rpartition("For")[2]
     front: dict[str, Any] = {"library_name": "transformers"}
-    if HUB_ID.fullmatch(source) and not Path(source).exists():
+    if HUB_ID.fullmatch(source) and of_hub(source):
         front["base_model"] = source
         front["base_model_relation"] = "finetune"
     front["pipeline_tag"] = PIPELINES.get(head, "question-answering")
@@ -54,7 +53,7 @@ def card(record: Record, source: str, architecture: str, remote_code: bool) -> s
 
 # {name}, pruned to {budget["keep"]:.0%}
 
-Made from `{source}` by structured pruning with policyprune.
+Made from `{source_name(source, name)}` by structured pruning with policyprune.
 
 - units: {units} (`{config["granularity"]["name"]}`)
 - budget: {budget["keep"]:g} of `{budget["name"]}`, {budget["scope"].replace("_", " ")}
@@ -77,11 +76,11 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this")
 ## Command
 
 ```
-{shlex.join(["policyprune", *record.command[1:]])}
+{shlex.join(["policyprune", *map(argument, record.command[1:])])}
 ```
 """
 
 
 def _numbers(record: Record) -> str:
-    warnings = "".join(f"**Warning:** {text}\n\n" for text in record.warnings)
+    warnings = "".join(f"**Warning:** {prose(text)}\n\n" for text in record.warnings)
     return warnings + (summary(record, "github") if record.results else "Nothing was measured.")
