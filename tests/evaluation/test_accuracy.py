@@ -67,17 +67,24 @@ def test_regressions_agree_with_nothing() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_logits_that_are_no_numbers_are_an_error(value: float) -> None:
+def test_logits_that_are_no_numbers_have_no_metrics(value: float) -> None:
+    """A run goes on with null; the class with the highest logit says nothing."""
     logits = logits_of(CHOSEN)
     logits[3] = value
-    with pytest.raises(FloatingPointError, match="not a number"):
-        classification_metrics(logits, LABELS, ["accuracy"], None)
+    names = ["accuracy", "f1", "matthews"]
+    found = classification_metrics(logits, LABELS, names, logits_of(CHOSEN))
+    assert found == dict.fromkeys([*names, "cross_entropy", "agreement"])
+    assert classification_metrics(logits_of(CHOSEN), LABELS, ["accuracy"], logits)["agreement"] is None
+    assert standard_errors(logits, LABELS, None)["cross_entropy"] is None
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_correlation_with_a_constant_is_an_error() -> None:
-    with pytest.raises(FloatingPointError, match="not a number"):
-        classification_metrics(torch.ones(4, 1), torch.tensor([1.0, 2.0, 3.0, 4.0]), ["spearman"], None)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scores", [[1.0] * 4, [math.nan, 1, 2, 3], [math.inf, 1, 2, 3]])
+def test_a_correlation_that_is_not_defined_is_none_and_says_nothing(scores: list[float]) -> None:
+    labels = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    found = classification_metrics(torch.tensor(scores)[:, None], labels, ["pearson", "spearman"], None)
+    assert (found["pearson"], found["spearman"]) == (None, None)
+    assert (found["squared_error"] is None) == (scores[0] != 1)
 
 
 def test_standard_errors_are_those_of_means_over_examples() -> None:

@@ -181,8 +181,10 @@ class Answering:
     def _rows(self, split: str, found: list[tuple[Tensor, ...]]) -> list[Measure]:
         questions = self.task.tests[split]
         texts = answers(questions, [row[0] for row in found], [row[1] for row in found], self.task.config)
+        protocol = {"split": split, "questions": len(questions.rows)}
+        if texts is None:
+            return [Measure(name, None, "", protocol) for name in ("exact_match", "f1")]
         scores = [exact_and_f1(text, row["answers"]["text"]) for text, row in zip(texts, questions.rows, strict=True)]
-        protocol = {"split": split, "questions": len(scores)}
         columns = dict(zip(("exact_match", "f1"), zip(*scores, strict=True), strict=True))
         return [
             Measure(name, sum(values) / len(scores), "", protocol, standard_error(values))
