@@ -22,7 +22,7 @@ from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.stages import measured
 from policyprune.results.tables import closing_words, summary
-from policyprune.tasks import build
+from policyprune.tasks import build, check_fit, check_head
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def run(config: Evaluating, folder: Path) -> Record:
     else:
         origins(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
         empty = skeleton(config.model, config.task)
+        check_head(config.task, empty)
         if isinstance(config.task, LanguageModeling):
             check_lengths(config.evaluation, empty)
         record = _run(config, folder)
@@ -62,6 +63,8 @@ def _run(config: Evaluating, folder: Path) -> Record:
         with measured("data", record.stages):
             task = build(task_of(config), tokenizer, model)
             record.protocol = task.protocol
+            for line in check_fit(task, model):
+                record.warn(line)
             quality = quality_of(task, wanted, tokenizer)
             rehearse_evaluation(quality, model)
         with measured("evaluation", record.stages):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from policyprune.config.schema import Classification, Finetuning, QuestionAnswering
@@ -21,8 +21,9 @@ from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.stages import measured
 from policyprune.results.tables import closing_words, summary
-from policyprune.tasks import build
-from policyprune.tasks.glue import ClassificationTask
+from policyprune.tasks import build, check_fit
+from policyprune.tasks.glue import ClassificationTask, aligned
+from policyprune.tasks.labels import name_classes
 from policyprune.tasks.squad import QuestionAnsweringTask
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,12 @@ def _run(config: Finetuning, folder: Path) -> Record:
             task = build(config.task, tokenizer)
             assert isinstance(task, ClassificationTask | QuestionAnsweringTask)
             record.protocol = task.protocol
+            if isinstance(task, ClassificationTask) and task.calibration.names:
+                name_classes(model, task.calibration.names, task.config)
+            for line in check_fit(task, model):
+                record.warn(line)
             quality = quality_of(task, config.evaluation, tokenizer)
             rehearse_evaluation(quality, model)
-        if isinstance(task, ClassificationTask) and task.calibration.names:
-            model.config.id2label = dict(enumerate(task.calibration.names))
-            model.config.label2id = {name: index for index, name in model.config.id2label.items()}
         with measured("training", record.stages), torch.enable_grad():
             model.requires_grad_(True)
             state = folder / "trainer"
@@ -78,9 +80,8 @@ def _run(config: Finetuning, folder: Path) -> Record:
                 train_sampling_strategy="group_by_length",
                 length_column_name="length",
             )
-            trainer = Trainer(
-                model, arguments, train_dataset=TrainingSet(task), data_collator=DataCollatorWithPadding(tokenizer)
-            )
+            examples, collator = TrainingSet(task, model), DataCollatorWithPadding(tokenizer)
+            trainer = Trainer(model, arguments, train_dataset=examples, data_collator=collator)
             last = get_last_checkpoint(str(state)) if state.is_dir() else None
             trainer.train(resume_from_checkpoint=last)
         model.eval().requires_grad_(False)
@@ -96,8 +97,9 @@ def _run(config: Finetuning, folder: Path) -> Record:
 class TrainingSet(Dataset[dict[str, Any]]):
     """The calibration examples of a task as the Trainer wants them, without padding."""
 
-    def __init__(self, task: ClassificationTask | QuestionAnsweringTask) -> None:
+    def __init__(self, task: ClassificationTask | QuestionAnsweringTask, model: PreTrainedModel) -> None:
         self._task = task
+        self._labels = aligned(task.calibration, model) if isinstance(task, ClassificationTask) else None
 
     def __len__(self) -> int:
         return len(self._task.lengths)
@@ -110,6 +112,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
 
     def _target(self, index: int) -> dict[str, Tensor]:
         if isinstance(self._task, ClassificationTask):
-            return {"labels": self._task.calibration.labels[index]}
+            assert self._labels is not None
+            return {"labels": self._labels[index]}
         start, end = self._task.calibration.spans[index]
         return {"start_positions": start, "end_positions": end}

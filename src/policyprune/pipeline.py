@@ -39,7 +39,7 @@ from policyprune.surgery import formats
 from policyprune.surgery.plan import base_of
 from policyprune.surgery.plan_file import FILE, write_plan
 from policyprune.surgery.shrink import shrink
-from policyprune.tasks import build
+from policyprune.tasks import build, check_fit, check_head
 from policyprune.tasks.observed import Observed
 from policyprune.tracking import Tracker, open_tracker
 
@@ -64,6 +64,7 @@ def check_budget(config: Config) -> None:
     device_of(config.model)
     origins(config.evaluation.zero_shot)
     empty = skeleton(config.model, config.task)
+    check_head(config.task, empty)
     if isinstance(config.task, LanguageModeling):
         check_lengths(config.evaluation, empty)
     formats.check_formats(config.export.formats, empty, export_settings(config))
@@ -103,6 +104,8 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
         with measured("data", record.stages):
             task = build(config.task, tokenizer, model)
             record.protocol = task.protocol
+            for line in check_fit(task, model):
+                record.warn(line)
             quality = quality_of(task, config.evaluation, tokenizer)
             observed = Observed(task)
             if team is not None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from torch import Tensor
 from torch.nn import functional
 
 from encoders import encoder_tokenizer, make_encoder, reviews, write_lines
@@ -15,7 +14,8 @@ from policyprune.config.schema import Classification, Examples
 from policyprune.errors import UsageError
 from policyprune.tasks import build
 from policyprune.tasks.encoded import Encoded
-from policyprune.tasks.glue import ClassificationTask, LabelledExamples, aligned, losses
+from policyprune.tasks.glue import ClassificationTask, losses
+from policyprune.tasks.labels import Names
 
 TRAIN, TEST = reviews(30, seed=1), reviews(12, seed=2)
 Make = Callable[..., ClassificationTask]
@@ -43,6 +43,7 @@ def config(**changes: Any) -> Classification:
         "text_columns": ["sentence"],
         "label_column": "label",
         "classes": 2,
+        "label_names": [],
         "metrics": ["accuracy"],
     }
     return Classification(**(values | changes))
@@ -167,31 +168,10 @@ def test_half_precision_logits_have_full_precision_losses() -> None:
     torch.testing.assert_close(found, functional.cross_entropy(logits.bfloat16().float(), labels, reduction="none"))
 
 
-def named(names: list[str] | None, labels: list[int]) -> LabelledExamples:
-    tensors: dict[str, Tensor] = {"input_ids": torch.zeros(len(labels), 1, dtype=torch.long)}
-    return LabelledExamples(Encoded(tensors, torch.ones(len(labels), dtype=torch.long)), torch.tensor(labels), names)
-
-
-@pytest.mark.parametrize(
-    ("data", "model", "expected"),
-    [
-        (["entailment", "neutral", "contradiction"], ["contradiction", "ENTAILMENT", "Neutral"], [1, 2, 0, 1]),
-        (["entailment", "neutral", "contradiction"], ["entailment", "neutral", "contradiction"], [0, 1, 2, 0]),
-        (["entailment", "neutral", "contradiction"], ["LABEL_0", "LABEL_1", "LABEL_2"], [0, 1, 2, 0]),
-        (["entailment", "neutral", "contradiction"], ["contradiction", "neutral", "yes"], [0, 1, 2, 0]),
-        (None, ["contradiction", "entailment", "neutral"], [0, 1, 2, 0]),
-    ],
-)
-def test_labels_follow_the_names_of_the_model(data: list[str] | None, model: list[str], expected: list[int]) -> None:
-    encoder = make_encoder(num_labels=3)
-    encoder.config.label2id = {name: index for index, name in enumerate(model)}
-    assert aligned(named(data, [0, 1, 2, 0]), encoder).tolist() == expected
-
-
 def test_the_loss_uses_the_labels_of_the_model(make: Make) -> None:
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])})
     task = make(Dataset.from_list(TRAIN, features=features), Dataset.from_list(TEST, features=features))
-    assert task.calibration.names == ["bad", "good"]
+    assert task.calibration.names == Names(["bad", "good"])
     model, rows = make_encoder(num_labels=2), torch.arange(6)
     plain = task.loss(model, rows)
     model.config.label2id = {"good": 0, "bad": 1}
@@ -239,6 +219,14 @@ def test_offline_files_serve_where_the_hub_is_out_of_reach(
     assert task.protocol["tests"]["validation"]["source"] == files["validation"]
 
 
-def test_labels_that_are_words_are_refused_with_the_key(make: Make) -> None:
-    with pytest.raises(UsageError, match=r"^task\.label_column: "):
+def test_words_and_numbers_together_are_refused_with_the_key(make: Make) -> None:
+    with pytest.raises(UsageError, match=r"^task\.label_column: 12 of 12 labels of validation are not bad, good "):
         make(train=[{**row, "label": "good" if row["label"] else "bad"} for row in TRAIN])
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a"]])
+def test_cells_that_are_no_text_are_refused(make: Make, value: Any) -> None:
+    rows = [*TEST[:2], {"sentence": value, "label": 0}]
+    rows = [{**row, "sentence": value} for row in TEST[:3]] if value is not None else rows
+    with pytest.raises(UsageError, match=r"^task\.data_files: \d of 3 cells of 'sentence' in validation are no text"):
+        make(test=rows)

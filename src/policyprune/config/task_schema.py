@@ -77,6 +77,7 @@ class Classification(Labelled):
     text_columns: list[str] = MISSING
     label_column: str = MISSING
     classes: int = number(at_least=1)  # 1: regression
+    label_names: list[str] = MISSING  # in the order of the numbers in the data; empty: the data's own, if any
     metrics: list[str] = choice("accuracy", "f1", "matthews", "pearson", "spearman")
 
 

@@ -56,6 +56,11 @@ def quality_of(task: Task, config: Evaluation, tokenizer: PreTrainedTokenizerBas
     return Predicting(windows, config, asked)
 
 
+def _commonest(labels: Tensor) -> float:
+    """The share of the most frequent class, which a model reaches that has learnt nothing."""
+    return float(labels.unique(return_counts=True)[1].max()) / len(labels)
+
+
 def _digest(ids: Tensor) -> str:
     return hashlib.sha256(ids.numpy().tobytes()).hexdigest()
 
@@ -138,7 +143,9 @@ class Classifying:
         errors = standard_errors(logits, labels, dense)
         self.dense.setdefault(split, logits)
         protocol = {"split": split, "examples": len(found)}
-        yield from (Measure(name, value, "", protocol, errors.get(name)) for name, value in metrics.items())
+        for name, value in metrics.items():
+            own = {**protocol, "chance": _commonest(labels)} if name == "accuracy" else protocol
+            yield Measure(name, value, "", own, errors.get(name))
 
 
 @dataclass

@@ -4,9 +4,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config import schema
 from policyprune.tasks import glue, language_modeling, squad
+from policyprune.tasks.fit import check_fit, check_head
 from policyprune.tasks.task import Task, by_length
 
-__all__ = ["Task", "build", "by_length"]
+__all__ = ["Task", "build", "by_length", "check_fit", "check_head"]
 
 
 def build(config: schema.Task, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> Task:

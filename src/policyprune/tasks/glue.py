@@ -3,16 +3,17 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.schema import Classification
 from policyprune.errors import UsageError
+from policyprune.tasks import labels
 from policyprune.tasks.encoded import Encoded, encode
-from policyprune.tasks.splits import drawn, load_splits, without
+from policyprune.tasks.labels import Names
+from policyprune.tasks.splits import check_texts, drawn, load_splits, without
 
 SAMPLE = 4  # examples of a rehearsal
 
@@ -23,7 +24,7 @@ class LabelledExamples:
 
     encoded: Encoded
     labels: Tensor
-    names: list[str] | None = None
+    names: Names | None = None
 
     def first(self, count: int) -> "LabelledExamples":
         """The first `count` of them."""
@@ -55,25 +56,20 @@ class ClassificationTask:
     def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
         """Cross-entropy (squared error for a regression) of each example: rows (B,) -> (B,) float32."""
         inputs = {name: tensor.to(model.device) for name, tensor in self.inputs(rows).items()}
-        labels = aligned(self.calibration, model)[rows].to(model.device)
-        return losses(model(**inputs).logits, labels)
+        wanted = aligned(self.calibration, model)[rows].to(model.device)
+        return losses(model(**inputs).logits, wanted)
 
 
-def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss of each example (B,) float32 from logits (B, classes)."""
+def losses(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Loss of each example (B,) float32 from logits (B, classes) and labels (B,)."""
     if logits.shape[-1] == 1:
-        return (logits.float().squeeze(-1) - labels.float()).square()
-    return functional.cross_entropy(logits.float(), labels, reduction="none")
+        return (logits.float().squeeze(-1) - wanted.float()).square()
+    return functional.cross_entropy(logits.float(), wanted, reduction="none")
 
 
 def aligned(examples: LabelledExamples, model: PreTrainedModel) -> Tensor:
-    """The labels in the order of the model's classes, where model and data name them alike; else as they are."""
-    known = {str(name).lower(): int(index) for name, index in (model.config.label2id or {}).items()}
-    names = [name.lower() for name in examples.names or []]
-    if not names or set(names) != set(known):
-        return examples.labels
-    order = torch.tensor([known[name] for name in names])
-    return order[examples.labels]
+    """The labels in the order of the model's classes, where model and data name them; else as they are."""
+    return labels.aligned(examples.labels, examples.names, model)
 
 
 def build(config: Classification, tokenizer: PreTrainedTokenizerBase) -> ClassificationTask:
@@ -82,9 +78,13 @@ def build(config: Classification, tokenizer: PreTrainedTokenizerBase) -> Classif
     loaded = {split: rows_of[split] for split in config.test_splits}
     train, origin = rows_of[config.calibration_split]
     for name, rows in [("calibration", train), *((split, rows) for split, (rows, _) in loaded.items())]:
-        missing = [column for column in [*config.text_columns, config.label_column] if column not in rows.column_names]
-        if missing:
-            raise UsageError(f"task.text_columns: {name} has no {missing[0]!r}, only {', '.join(rows.column_names)}")
+        for key, columns in (("task.text_columns", config.text_columns), ("task.label_column", [config.label_column])):
+            missing = [column for column in columns if column not in rows.column_names]
+            if missing:
+                raise UsageError(f"{key}: {name} has no {missing[0]!r}, only {', '.join(rows.column_names)}")
+        for column in config.text_columns:
+            check_texts(rows, column, name)
+    names = labels.names_of({split: rows for split, (rows, _) in rows_of.items()}, config)
     train = without(train, [rows for rows, _ in loaded.values()], config.text_columns)
     train = drawn(train, config.calibration)
     protocol = {
@@ -92,18 +92,13 @@ def build(config: Classification, tokenizer: PreTrainedTokenizerBase) -> Classif
         "calibration": {"source": origin, "count": len(train), "seed": config.calibration.seed},
         "tests": {split: {"source": where, "examples": len(rows)} for split, (rows, where) in loaded.items()},
         "max_length": config.max_length,
+        "classes": names.names if names else None,
     }
-    tests = {split: _labelled(rows, config, tokenizer) for split, (rows, _) in loaded.items()}
-    return ClassificationTask(_labelled(train, config, tokenizer), tests, config, protocol)
 
+    def examples(rows: Dataset, split: str) -> LabelledExamples:
+        texts = [list(rows[column]) for column in config.text_columns]
+        encoded = tokenizer(*texts, truncation=True, max_length=config.max_length)
+        return LabelledExamples(encode(tokenizer, encoded), labels.labels_of(rows, split, config, names), names)
 
-def _labelled(rows: Dataset, config: Classification, tokenizer: PreTrainedTokenizerBase) -> LabelledExamples:
-    texts = [list(rows[column]) for column in config.text_columns]
-    encoded = tokenizer(*texts, truncation=True, max_length=config.max_length)
-    dtype = torch.float if config.classes == 1 else torch.long
-    feature = rows.features[config.label_column]
-    names = list(feature.names) if isinstance(feature, ClassLabel) else None
-    labels = list(rows[config.label_column])
-    if not all(isinstance(label, int | float) for label in labels):
-        raise UsageError(f"task.label_column: {config.label_column!r} holds more than numbers, e.g. {labels[0]!r}")
-    return LabelledExamples(encode(tokenizer, encoded), torch.tensor(labels, dtype=dtype), names)
+    tests = {split: examples(rows, split) for split, (rows, _) in loaded.items()}
+    return ClassificationTask(examples(train, config.calibration_split), tests, config, protocol)

@@ -1,20 +1,17 @@
 """Splits of labelled data: from the hub, from files, or from installed packages."""
 
-import csv
-import gzip
-import json
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, load_dataset
 
 from policyprune.config.origins import task_origin
 from policyprune.config.schema import Examples, Labelled
 from policyprune.errors import UsageError
 from policyprune.models.hub import NO_NETWORK, snapshot, trouble
-from policyprune.models.sources import locate
+from policyprune.tasks.tables import read_table
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +31,20 @@ def load_splits(task: Labelled) -> dict[str, tuple[Dataset, str]]:
 
 def load_split(task: Labelled, split: str, embedded: bool = False) -> tuple[Dataset, str]:
     """The rows of a split, and where they came from."""
-    files = task.data_files
-    if split in files:
-        return _clean(_from_file(files[split], "task.data_files"), task), files[split]
-    if embedded:
+    if split in task.data_files:
+        source = task.data_files[split]
+        rows = read_table(f"task.data_files.{split}", source)
+    elif embedded:
         source = task.offline_files[split]
-        return _clean(_from_file(source, "task.offline_files"), task), source
-    if task.source is None:
+        rows = read_table(f"task.offline_files.{split}", source)
+    elif task.source is None:
         raise UsageError(f"task.data_files: no file for the split {split!r}, give ++task.data_files.{split}=...")
-    return _clean(_from_hub(task.source, task, split), task), f"{task.source}/{task.subset or ''}"
+    else:
+        source, rows = f"{task.source}/{task.subset or ''}", _from_hub(task.source, task, split)
+    chosen = _clean(rows, task)
+    if len(chosen) == 0:
+        raise UsageError(f"task.keep_rows: none of the {len(rows)} rows of {split} ({source}) is left")
+    return chosen, source
 
 
 def _from_hub(source: str, task: Labelled, split: str) -> Dataset:
@@ -50,9 +52,20 @@ def _from_hub(source: str, task: Labelled, split: str) -> Dataset:
     place = str(snapshot(source) or source) if away else source
     try:
         return load_dataset(place, task.subset, split=split)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of whatever library reads it
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"task.source: {source!r} (split {split}) cannot be loaded: {reason}") from error
+
+
+def check_texts(rows: Dataset, column: str, split: str) -> None:
+    """UsageError for cells that are no text."""
+    values = list(rows[column])
+    wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
+    if wrong:
+        raise UsageError(
+            f"task.data_files: {len(wrong)} of {len(values)} cells of {column!r} in {split} are no text (the first is "
+            f"{values[wrong[0]]!r} in row {wrong[0] + 1})"
+        )
 
 
 def without(rows: Dataset, held_out: list[Dataset], columns: list[str]) -> Dataset:
@@ -63,6 +76,8 @@ def without(rows: Dataset, held_out: list[Dataset], columns: list[str]) -> Datas
 
 def drawn(rows: Dataset, examples: Examples) -> Dataset:
     """As many rows as asked for, drawn by the seed."""
+    if len(rows) == 0:
+        raise UsageError("task.calibration_split: every row of it is a row of a test split, nothing is left")
     count = examples.count or len(rows)
     if len(rows) < count:
         raise UsageError(f"task.calibration.count: {count} is more than the {len(rows)} there are")
@@ -82,48 +97,3 @@ def _clean(rows: Dataset, task: Labelled) -> Dataset:
         if old in rows.column_names and new not in rows.column_names:
             rows = rows.rename_column(old, new)
     return rows
-
-
-def _from_file(name: str, key: str) -> Dataset:
-    path = locate(key, name)
-    if path is None:
-        raise UsageError(f"{key}: {name!r} does not exist")
-    if path.is_dir():
-        return load_from_disk(str(path))
-    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"] or [""]
-    kind = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}.get(suffixes[-1])
-    if kind is None:
-        raise UsageError(f"{key}: {path.name!r} is none of .csv, .tsv, .parquet, .json, .jsonl or a saved data set")
-    if suffixes[-1] == ".json":
-        try:
-            content = _json(path)
-        except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile) as error:
-            raise UsageError(f"{key}: {name!r} cannot be read: {error}") from error
-        if isinstance(content, dict) and "data" in content:
-            return Dataset.from_list(flatten_squad(content["data"]))
-        return Dataset.from_list(content)
-    extra: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffixes[-1] == ".tsv" else {}
-    return load_dataset(kind, data_files=str(path), split="train", **extra)
-
-
-def _json(path: Path) -> Any:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        return json.load(file)
-
-
-def flatten_squad(articles: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Questions of SQuAD's nested JSON as flat rows of id, context, question and answers {text, answer_start}."""
-    return [
-        {
-            "id": str(question["id"]),
-            "context": paragraph["context"],
-            "question": question["question"],
-            "answers": {
-                "text": [answer["text"] for answer in question.get("answers", [])],
-                "answer_start": [answer["answer_start"] for answer in question.get("answers", [])],
-            },
-        }
-        for article in articles
-        for paragraph in article["paragraphs"]
-        for question in paragraph["qas"]
-    ]

@@ -4,13 +4,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.schema import QuestionAnswering
 from policyprune.errors import UsageError
-from policyprune.tasks.splits import drawn, load_splits, without
+from policyprune.tasks.splits import check_texts, drawn, load_splits, without
+from policyprune.tasks.tables import NoTableError, answers_of
 from policyprune.tasks.windows import Windows, choose, make_windows
 
 
@@ -63,18 +65,19 @@ def build(config: QuestionAnswering, tokenizer: PreTrainedTokenizerBase) -> Ques
     """Load and tokenise; of the calibration questions' windows those count that hold the answer, if there is one."""
     if not tokenizer.is_fast:
         raise UsageError("model.source: question answering needs a fast tokenizer, for its character offsets")
-    rows_of = load_splits(config)
+    rows_of = {split: (_normal(rows, split), source) for split, (rows, source) in load_splits(config).items()}
     loaded = {split: rows_of[split] for split in config.test_splits}
     train, origin = rows_of[config.calibration_split]
-    for name, rows in [("calibration", train), *((split, rows) for split, (rows, _) in loaded.items())]:
-        missing = [column for column in ("question", "context", "answers") if column not in rows.column_names]
-        if missing:
-            raise UsageError(f"task.rename: {name} has no {missing[0]!r}, only {', '.join(rows.column_names)}")
     train = without(train, [rows for rows, _ in loaded.values()], ["question", "context"])
     train = drawn(train, config.calibration)
     windows = make_windows(list(train), config, tokenizer)
     if not config.no_answer:  # a window without its answer teaches nothing where every question has one
         holding = windows.spans[:, 1].nonzero().flatten()
+        if not len(holding):
+            raise UsageError(
+                f"task.calibration_split: no window of the {len(train)} questions of {config.calibration_split} holds "
+                "an answer, and task.no_answer=false"
+            )
         windows = choose(windows, holding)
     tests = {}
     for split, (rows, _) in loaded.items():
@@ -88,3 +91,18 @@ def build(config: QuestionAnswering, tokenizer: PreTrainedTokenizerBase) -> Ques
         "stride": config.stride,
     }
     return QuestionAnsweringTask(windows, tests, config, protocol)
+
+
+def _normal(rows: Dataset, split: str) -> Dataset:
+    """Question, context and answers of each row, checked, the answers in one form."""
+    missing = [column for column in ("question", "context", "answers") if column not in rows.column_names]
+    if missing:
+        raise UsageError(f"task.rename: {split} has no {missing[0]!r}, only {', '.join(rows.column_names)}")
+    for column in ("question", "context"):
+        check_texts(rows, column, split)
+    try:
+        found = [answers_of(value, f"row {number}") for number, value in enumerate(rows["answers"], 1)]
+    except NoTableError as error:
+        raise UsageError(f"task.data_files: {split} {error}") from error
+    columns = {name: list(rows[name]) for name in ("id", "question", "context") if name in rows.column_names}
+    return Dataset.from_dict({**columns, "answers": found})

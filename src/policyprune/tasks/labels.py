@@ -1,0 +1,177 @@
+"""Labels as numbers, whatever they were written as, in one order of classes; what is no label is refused."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import ClassLabel, Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from policyprune.config.schema import Classification
+from policyprune.errors import UsageError
+
+GENERIC = re.compile(r"(label|class)?_?\d+")
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names of the classes in the order of the labels; `ordered` is False where words in the data alone give them."""
+
+    names: list[str]
+    ordered: bool = True
+
+
+def plain(name: object) -> str:
+    """A class's name without what differs between spellings: case, spaces, hyphens, underscores."""
+    return re.sub(r"[\W_]+", "_", str(name).strip().casefold()).strip("_")
+
+
+def names_of(splits: dict[str, Dataset], config: Classification) -> Names | None:
+    """What the classes are called: by the config, by the data's own class names, or by the words in the data.
+
+    None where nothing names them: the numbers in the data count then.
+    """
+    own = {split: _own_names(rows, config) for split, rows in splits.items()}
+    if config.classes == 1:
+        return None
+    if config.label_names:
+        if len(config.label_names) != config.classes:
+            raise UsageError(f"task.label_names: {len(config.label_names)} names for task.classes={config.classes}")
+        for split, names in own.items():
+            if names and set(map(plain, names)) != set(map(plain, config.label_names)):
+                raise UsageError(
+                    f"task.label_names: {', '.join(config.label_names)}, but {split} names its classes "
+                    f"{', '.join(names)}; rename one of them, or task.label_names=[] takes the data's"
+                )
+        return Names(list(config.label_names))
+    found = [names for names in own.values() if names]
+    if found:
+        return Names(found[0])
+    words: set[str] = set()
+    for rows in splits.values():
+        labels = rows[config.label_column][:]
+        words |= {label.strip() for label in labels if isinstance(label, str) and not _integer(label)} - {""}
+    if not words:
+        return None
+    if len({plain(word) for word in words}) > config.classes:
+        some = ", ".join(sorted(words)[:8])
+        raise UsageError(f"task.classes: {config.classes}, but the labels are {len(words)} words: {some}")
+    return Names(sorted({plain(word): word for word in sorted(words)}.values()), ordered=False)
+
+
+def _own_names(rows: Dataset, config: Classification) -> list[str] | None:
+    feature = rows.features[config.label_column]
+    if not isinstance(feature, ClassLabel) or all(GENERIC.fullmatch(plain(name)) for name in feature.names):
+        return None
+    return list(feature.names)
+
+
+def labels_of(rows: Dataset, split: str, config: Classification, names: Names | None) -> Tensor:
+    """Class numbers (N,) int64 in the order of `names`, or scores (N,) float32 of a regression.
+
+    UsageError for values that are none, with the first of them and how many there are.
+    """
+    values = list(rows[config.label_column])
+    if config.classes == 1:
+        return torch.tensor(_all(values, _score, "are no numbers", split, config), dtype=torch.float)
+    own = _own_names(rows, config)
+    order = {plain(name): index for index, name in enumerate(names.names if names else [])}
+
+    def number(value: Any) -> int | None:
+        if isinstance(value, str) and not _integer(value):
+            return order.get(plain(value))
+        if isinstance(value, str):
+            value = int(value)
+        if names and not names.ordered:
+            return None  # where words say what the classes are, a number says nothing
+        if not isinstance(value, int) or not 0 <= value < config.classes:
+            return None
+        return order[plain(own[value])] if own and order else int(value)
+
+    numbers = [] if names and not names.ordered else [f"0 to {config.classes - 1}"]
+    known = " or ".join([*numbers, *([", ".join(names.names)] if names else [])])
+    return torch.tensor(_all(values, number, f"are not {known}{_hint(values, config)}", split, config))
+
+
+def _integer(text: str) -> bool:
+    return re.fullmatch(r"\s*-?\d+\s*", text) is not None
+
+
+def _score(value: Any) -> float | None:
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        return None
+    return score if math.isfinite(score) else None
+
+
+def _hint(values: Sequence[Any], config: Classification) -> str:
+    numbers = {int(own) for own in values if isinstance(own, int) or (isinstance(own, str) and _integer(own))}
+    if numbers == {-1}:
+        return "; -1 stands for labels that are kept secret, take another split"
+    if numbers and min(numbers) == 1 and max(numbers) == config.classes:
+        return "; count the classes from 0"
+    return ""
+
+
+def _all(
+    values: Sequence[Any], convert: Callable[[Any], Any], fault: str, split: str, config: Classification
+) -> list[Any]:
+    found = [convert(value) for value in values]
+    wrong = [row for row, value in enumerate(found) if value is None]
+    if wrong:
+        raise UsageError(
+            f"task.label_column: {len(wrong)} of {len(found)} labels of {split} {fault} (the first is "
+            f"{values[wrong[0]]!r} in row {wrong[0] + 1})"
+        )
+    return found
+
+
+def model_names(model: PreTrainedModel) -> dict[str, int] | None:
+    """The classes that a model names, without differences in spelling; None where it only counts them."""
+    known = {plain(name): int(index) for name, index in (model.config.label2id or {}).items()}
+    return None if not known or all(GENERIC.fullmatch(name) for name in known) else known
+
+
+def aligned(labels: Tensor, names: Names | None, model: PreTrainedModel) -> Tensor:
+    """The labels in the order of the model's classes, where model and data name them; else as they are."""
+    known = model_names(model)
+    if names is None or known is None:
+        return labels
+    return torch.tensor([known[plain(name)] for name in names.names])[labels]
+
+
+def check_names(names: Names | None, model: PreTrainedModel) -> None:
+    """UsageError where labels that have names cannot be told apart in the model."""
+    known = model_names(model)
+    if names is None:
+        return
+    if known is None:
+        if not names.ordered:
+            raise UsageError(
+                f"task.label_names: the labels are words ({', '.join(names.names)}), and the model counts its classes "
+                f"only; give their order, as in task.label_names=[{','.join(names.names)}]"
+            )
+        return
+    stated = {plain(name) for name in names.names}
+    if stated - set(known) or (names.ordered and set(known) != stated):
+        raise UsageError(
+            f"task.label_names: the data name their classes {', '.join(names.names)}, the model {', '.join(known)}; "
+            "rename them in the data or in the model's config.json (id2label, label2id)"
+        )
+
+
+def name_classes(model: PreTrainedModel, names: Names, config: Classification) -> None:
+    """Call the classes of a head that is to be trained as the data do, unless it has these names in another order.
+
+    UsageError where the data have fewer names than the head has classes.
+    """
+    if len(names.names) != config.classes:
+        raise UsageError(f"task.classes: {config.classes}, but the labels are only {', '.join(names.names)}")
+    if set(model_names(model) or {}) != {plain(name) for name in names.names}:
+        model.config.id2label = dict(enumerate(names.names))
+        model.config.label2id = {name: index for index, name in enumerate(names.names)}
