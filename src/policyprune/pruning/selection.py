@@ -1,5 +1,6 @@
 """From a score per unit to a mask that meets the budget."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import torch
@@ -99,30 +100,55 @@ def _take_in_order(mask: Tensor, items: Items, budget: Budget) -> None:
 
 
 def _fill(mask: Tensor, items: Items, budget: Budget) -> None:
+    """Give what is left of each pool to the best items that still fit, in the order of their scores."""
     closed = budget.space.closed(mask) if budget.space else mask
-    left = (budget.pool_limit - budget.spent(closed)).tolist()
+    left = budget.pool_limit - budget.spent(closed)
+    opened = None if budget.opening is None else torch.arange(len(budget.opening)) == 0
+    if opened is not None:
+        assert budget.opens is not None
+        opened[budget.opens[mask].flatten()] = True
+    order = torch.argsort(items.score, descending=True, stable=True)
+    order = order[~mask[items.first[order]]]
+    for pool in range(len(left)):
+        own = order[budget.pool[items.first[order]] == pool]
+        _fill_pool(mask, items, budget, own, float(left[pool]), opened)
+
+
+def _fill_pool(mask: Tensor, items: Items, budget: Budget, order: Tensor, left: float, opened: Tensor | None) -> None:
+    """The same in one pool, whose items that are not taken yet are `order` (k,); `opened` (O,) is brought up to date.
+
+    One after the other would take seconds. In each round all that fit by themselves are taken, the first of each
+    segment in a per-layer budget, as long as they fit together and none opens something: what it opens makes the later
+    ones cheaper. So there are no more rounds than openings and different costs.
+    """
+    slack = SLACK * min(1.0, float(items.cost.min())) if len(items.cost) else 0.0
     per_layer = len(budget.limit) != len(budget.pool_limit)
-    opened: set[int] = {0}
-    if budget.opens is not None:
-        opened |= set(budget.opens[mask].flatten().tolist())
-    taken = mask[items.first]
-    cheapest = float(items.cost.min()) if len(items.cost) else 0.0
-    topped: set[int] = set()
-    for item in torch.argsort(torch.where(taken, -torch.inf, items.score), descending=True, stable=True).tolist():
-        if max(left) < cheapest * (1 - SLACK):
-            break
-        leaf = int(items.first[item])
-        pool, segment, price = int(budget.pool[leaf]), int(budget.segment[leaf]), float(items.cost[item])
-        new = set(budget.opens[leaf].tolist()) - opened if budget.opens is not None else set()
-        if new:
+    topped = torch.zeros(len(budget.limit), dtype=torch.bool)
+    while len(order := order[items.cost[order] <= left + slack]):
+        segment, price = budget.segment[items.first[order]], items.cost[order]
+        if opened is not None:
+            assert budget.opens is not None
             assert budget.opening is not None
-            price += sum(float(budget.opening[index]) for index in new)
-        if taken[item] or price > left[pool] + SLACK * min(1.0, cheapest) or (per_layer and segment in topped):
-            continue
-        mask[items.members[item]] = True
-        left[pool] -= price
-        opened |= new
-        topped.add(segment)
+            price = price + torch.where(opened, 0, budget.opening)[budget.opens[items.first[order]]].sum(1)
+        tried = ((price <= left + slack) & ~topped[segment]).nonzero().flatten()
+        if per_layer:
+            place = torch.arange(len(tried))
+            earliest = torch.full_like(topped, len(tried), dtype=torch.long)
+            earliest = earliest.scatter_reduce(0, segment[tried], place, "amin")
+            tried = tried[earliest[segment[tried]] == place]
+        ends = (price > items.cost[order])[tried].nonzero().flatten()[:1]
+        running = price[tried].cumsum(0)
+        count = int((running <= left + slack).long().cumprod(0).sum())
+        count = min([count, *(ends + 1).tolist()])
+        if not count:
+            return
+        taken = order[tried[:count]]
+        mask[items.members[taken].flatten()] = True
+        left -= float(running[count - 1])
+        topped[segment[tried[:count]]] = per_layer
+        if opened is not None and budget.opens is not None:
+            opened[budget.opens[items.first[taken]].flatten()] = True
+        order = order[int(tried[count - 1]) + 1 :]
 
 
 def _take_equal(mask: Tensor, items: Items, budget: Budget) -> None:
@@ -133,7 +159,8 @@ def _take_equal(mask: Tensor, items: Items, budget: Budget) -> None:
     kinds = sorted({group.kind for group in space.groups}, reverse=True)  # channels first, they are the smaller ones
     of_kind = {kind: [i for i, group in enumerate(space.groups) if group.kind == kind] for kind in kinds}
     order = torch.argsort(items.score, descending=True, stable=True)
-    ranked = {i: order[block[order] == i] for i in range(len(space.groups))}
+    by_block = order[torch.argsort(block[order], stable=True)]
+    ranked = by_block.split(torch.bincount(block, minlength=len(space.groups)).tolist())
     counts = {}
     for kind, blocks in of_kind.items():
         fitting = []
@@ -154,8 +181,8 @@ def _take_equal(mask: Tensor, items: Items, budget: Budget) -> None:
         return enough and bool((budget.spent(wear(tried)) <= budget.pool_limit * (1 + 1e-9)).all())
 
     for kind in kinds:
-        while fits({**counts, kind: counts[kind] + 1}):
-            counts[kind] += 1
+        more = range(counts[kind], max(len(ranked[i]) for i in of_kind[kind]) + 1)
+        counts[kind] += bisect_left(more, True, lo=1, key=lambda count: not fits({**counts, kind: count})) - 1
     mask |= wear(counts)
 
 
