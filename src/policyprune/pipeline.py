@@ -18,6 +18,7 @@ from policyprune.evaluation.questions import origins
 from policyprune.evaluation.windows import check_lengths
 from policyprune.following import briefing
 from policyprune.latency_table import block_latency
+from policyprune.mending import mender
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.loading import device_of, load, skeleton
 from policyprune.models.precision import in_search_dtype
@@ -49,7 +50,7 @@ log = logging.getLogger(__name__)
 def run(config: Config, folder: Path) -> Record:
     """Do one run in `folder`, or show the record of the same run when it is finished already."""
     with leading() as team:
-        record = finished_before(config, folder)
+        record = finished_before(config, folder, mender(config, folder, export_settings(config)))
         if record is not None:
             log.info("this run is finished already, force=true repeats it")
         else:

@@ -11,8 +11,7 @@ from policyprune.config.launcher import check_launcher, launch
 from policyprune.config.options import sweeps
 from policyprune.config.schema import Config
 from policyprune.config.sweep import Job, Sweep, jobs, opened, points
-from policyprune.results.record import read_record
-from policyprune.results.standing import Standing, note_failure, standing
+from policyprune.results.standing import Standing, noting_failure, standing
 
 KILLED = "ended without a word: it was killed, or another process is still at it"
 
@@ -45,14 +44,10 @@ def run(name: str, overrides: list[str], dry_run: bool = False) -> int:
 
 def perform(config: Config, folder: Path) -> None:
     """One run of the sweep. Whatever ends it is in its record afterwards."""
-    before = read_record(folder)
-    try:
+    with noting_failure(config, folder):
         from policyprune import pipeline  # imports torch
 
         pipeline.run(config, folder)
-    except Exception as error:
-        note_failure(config, folder, error, before)
-        raise
 
 
 def _do(sweep: Sweep, due: list[Job]) -> None:

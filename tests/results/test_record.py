@@ -4,12 +4,17 @@ import dataclasses
 import json
 import math
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import policyprune
-from policyprune.results.record import FILE, Record, git_state, hardware, read_record
+from policyprune.config.subjects import LOADING, subject
+from policyprune.errors import UsageError
+from policyprune.results.reading import FILE, UnreadableError
+from policyprune.results.record import Record, git_state, hardware, read_record
+from policyprune.results.report.runs import find_runs
 
 
 def some_record() -> Record:
@@ -77,10 +82,76 @@ def test_what_is_not_finite_is_said_in_one_line(caplog: pytest.LogCaptureFixture
     assert [entry.getMessage() for entry in caplog.records] == record.warnings
 
 
-@pytest.mark.parametrize("content", ["", '{"schema": 1, "config"', '{"schema": 0}', "{}"])
-def test_what_cannot_be_read_is_no_record(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["", '{"schema": 1, "config"', '{"schema": 0}', "{}", "[]", "null", "7", "[" * 9999]
+)
+def test_what_cannot_be_read_says_why_in_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
-    assert read_record(tmp_path) is None
+    with pytest.raises(UnreadableError, match=r"record\.json' cannot be read: [^\n]+$"):
+        read_record(tmp_path)
+
+
+def test_a_folder_in_the_place_of_a_record_says_so(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(UnreadableError, match="Is a directory"):
+        read_record(tmp_path)
+
+
+def test_fields_that_are_not_known_are_let_be_and_those_that_lack_are_empty(tmp_path: Path) -> None:
+    some_record().write(tmp_path)
+    content = json.loads((tmp_path / FILE).read_text())
+    del content["versions"], content["command"], content["results"][0]["unit"]
+    content["later"] = content["results"][0]["later"] = {"added": 1}
+    (tmp_path / FILE).write_text(json.dumps(content))
+    record = read_record(tmp_path)
+    assert record is not None
+    assert (record.versions, record.command, record.results[0].unit) == ({}, [], "")
+    assert record.results[1:] == some_record().results[1:]
+
+
+def paths(value: object, above: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The way to every part of nested JSON."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [above, *(path for key, own in parts for path in paths(own, (*above, key)))]
+
+
+def complaint_of(reader: Callable[[], object]) -> str:
+    try:
+        reader()
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("other", [None, [], {}, [1], {"a": 1}, 7, "text", "gone"], ids=str)
+def test_any_wrong_shape_is_read_or_refused_in_one_line_by_all_readers(tmp_path: Path, other: object) -> None:
+    record = some_record()
+    record.config["model"] = {"name": "tiny", "trust_remote_code": False, **dict.fromkeys(LOADING)}
+    record.files = {"mask.safetensors": {"bytes": 3, "sha256": "abc"}}
+    record.write(tmp_path)
+    whole = json.loads((tmp_path / FILE).read_text())
+    for path in paths(whole):
+        content = json.loads(json.dumps(whole))
+        at = content
+        for key in path[:-1]:
+            at = at[key]
+        if not path:
+            content = other
+        elif other == "gone":
+            del at[path[-1]]
+        else:
+            at[path[-1]] = other
+        (tmp_path / FILE).write_text(json.dumps(content))
+        (run,) = find_runs([tmp_path])
+        for reader in (lambda: read_record(tmp_path), lambda: subject(str(tmp_path))):
+            complaint = complaint_of(reader)
+            assert "\n" not in complaint
+            if run.status == "unreadable":
+                assert complaint, path
+            else:
+                assert not complaint or "without the model" in complaint, (path, complaint)
+        told = (run.model, run.task, run.tuning, run.seed, run.keep, run.seconds("load"), run.peak_memory(["load"]))
+        assert len(told) == 7
 
 
 def test_no_file_is_no_record(tmp_path: Path) -> None:

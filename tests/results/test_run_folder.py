@@ -15,8 +15,9 @@ from policyprune.config.schema import Config
 from policyprune.config.settle import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.results.interruption import INTERRUPTION
-from policyprune.results.record import FILE
+from policyprune.results.record import FILE, Record
 from policyprune.results.run import finished_before, recorded
+from policyprune.results.standing import Standing, standing
 
 CPU = torch.device("cpu")
 
@@ -51,7 +52,7 @@ def test_config_file_is_the_whole_config(config: Config, tmp_path: Path) -> None
     assert content["budget"]["keep"] == config.budget.keep
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of\n  memory"), UsageError("task.x: wrong"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [RuntimeError("out of\n  memory"), RunError("it broke"), KeyboardInterrupt()])
 def test_failed_with_the_error(config: Config, tmp_path: Path, error: BaseException) -> None:
     def fail() -> None:
         with recorded(config, tmp_path, CPU) as record:
@@ -183,3 +184,119 @@ def test_a_disk_too_full_for_the_record_does_not_hide_the_reason(
         fail()
     assert "the curve" in caplog.text
     assert on_disk(tmp_path)["status"] == "running"
+
+
+def folder_of(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def refused(config: Config, folder: Path, *, searched: bool = False) -> None:
+    def run() -> None:
+        with recorded(config, folder, CPU) as record:
+            record.add("dense", "perplexity", 3.0, "", {})
+            (folder / "curve.jsonl").write_text("")
+            (folder / "importance.state").write_bytes(b"state")
+            (folder / "tensorboard").mkdir(exist_ok=True)
+            if searched:
+                (folder / "search.state").write_bytes(b"state")
+            raise UsageError("task.data_files: the labels are wrong")
+
+    with pytest.raises(UsageError, match="labels"):
+        run()
+
+
+def test_a_run_that_is_refused_before_it_searched_leaves_nothing(config: Config, tmp_path: Path) -> None:
+    refused(config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with recorded(settled("optimizer=one_shot", "seed=1"), tmp_path, CPU):
+        pass
+
+
+def test_a_refusal_leaves_a_finished_run_as_it_was(config: Config, tmp_path: Path) -> None:
+    with recorded(config, tmp_path, CPU):
+        (tmp_path / "curve.jsonl").write_text("a curve")
+        (tmp_path / "mask.safetensors").write_text("a mask")
+    before = folder_of(tmp_path)
+    refused(settled("optimizer=one_shot", "force=true"), tmp_path)
+    assert folder_of(tmp_path) == before
+
+
+def test_a_refusal_after_the_search_is_recorded_and_protects_what_was_found(config: Config, tmp_path: Path) -> None:
+    refused(config, tmp_path, searched=True)
+    assert on_disk(tmp_path)["status"] == "failed"
+    with pytest.raises(UsageError, match="another config"):
+        finished_before(settled("optimizer=one_shot", "seed=1"), tmp_path)
+
+
+def test_a_failed_run_without_a_search_gives_way_to_another_config(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "importance.state").write_bytes(b"of another config")
+    with pytest.raises(RuntimeError), recorded(config, tmp_path, CPU):
+        raise RuntimeError
+    caplog.clear()
+    other = settled("optimizer=one_shot", "seed=1")
+    assert finished_before(other, tmp_path) is None
+    with recorded(other, tmp_path, CPU):
+        assert not (tmp_path / "importance.state").exists()
+    assert finished_before(other, tmp_path) is not None
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("content", ["", '{"schema": 1, "status": "finished", "con', "[]", "null", '{"schema": 7}'])
+def test_a_record_that_cannot_be_read_is_not_overwritten(config: Config, tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(UsageError, match=r"hydra\.run\.dir: .* cannot be read \([^\n]*\), force=true [^\n]*$"):
+        finished_before(config, tmp_path)
+    assert finished_before(settled("optimizer=one_shot", "force=true"), tmp_path) is None
+    with recorded(config, tmp_path, CPU):
+        pass
+    assert finished_before(config, tmp_path) is not None
+
+
+def finished_with_files(config: Config, folder: Path) -> None:
+    with recorded(config, folder, CPU):
+        for name in ("mask.safetensors", "plan.json", "curve.jsonl", "checkpoint/model.safetensors"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"a whole file")
+
+
+DAMAGES = {
+    "is missing": lambda path: path.unlink(),
+    "has 6 of 12 bytes": lambda path: path.write_bytes(b"a whol"),
+    "is damaged (checksum)": lambda path: path.write_bytes(b"a whole lie!"),
+}
+
+
+@pytest.mark.parametrize("name", ["mask.safetensors", "plan.json", "curve.jsonl", "checkpoint/model.safetensors"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_finished_run_that_lost_a_file_is_not_taken_for_a_whole_one(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    finished_with_files(config, tmp_path)
+    assert finished_before(config, tmp_path) is not None
+    assert standing(config, tmp_path).state == "finished"
+    DAMAGES[damage](tmp_path / name)
+    if name.startswith("checkpoint") and "checksum" in damage:
+        return  # weights are too large to be read for this
+    mended: list[Record] = []
+    was = standing(config, tmp_path)
+    found = finished_before(config, tmp_path, mended.append)
+    assert caplog.records[0].message == f"{tmp_path}: the run is finished, but {name} {damage}"
+    if name == "curve.jsonl":  # only pictures need it
+        assert (found is not None, mended, was.state) == (True, [], "finished")
+        return
+    assert was == Standing("incomplete", f"{name} {damage}")
+    if name == "mask.safetensors":
+        assert (found, mended) == (None, []), "without the mask there is nothing to mend by"
+    else:
+        assert mended == [found]
+
+
+def test_what_a_killed_run_was_writing_is_removed_by_the_next_one(config: Config, tmp_path: Path) -> None:
+    for name in ("checkpoint", "search.state", "mask.safetensors"):
+        left = tmp_path / f".policyprune-{name}-0a1b2c3d.tmp"
+        left.mkdir()
+        (left / "new").write_bytes(b"half")
+    with recorded(config, tmp_path, CPU):
+        assert not list(tmp_path.glob(".policyprune*"))

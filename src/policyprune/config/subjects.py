@@ -15,6 +15,7 @@ from policyprune.config.schema import Classification, Evaluation, LanguageModeli
 from policyprune.errors import UsageError
 from policyprune.models.modelling_file import brings_only_ours
 from policyprune.models.sources import PACKAGE, locate
+from policyprune.results.reading import FILE, read_content
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
 LOADING = ("device", "dtype", "attn_implementation", "device_map")  # how a run held its model
@@ -50,13 +51,13 @@ def subject(source: str) -> Subject:
         if not HUB_ID.fullmatch(source):
             raise UsageError(f"source: {source!r} is no folder of a run, no checkpoint and no hub id")
         return Subject(source, source.rpartition("/")[2])
-    if (path / "record.json").is_file():
-        try:
-            record = json.loads((path / "record.json").read_text(encoding="utf-8"))
-            config, bos = record["config"], record["protocol"].get("bos")
-            return Subject(str(path / "checkpoint"), config["model"]["name"], path, config, bos)
-        except (ValueError, KeyError) as error:
-            raise UsageError(f"source: {source!r} has a record.json that cannot be read") from error
+    record = read_content(path / FILE) if path.is_dir() else None
+    if record is not None:
+        config = record["config"]
+        model = config.get("model")
+        if not (isinstance(model, dict) and {"name", *LOADING, "trust_remote_code"} <= set(model)):
+            raise UsageError(f"source: {source!r} has a record.json without the model that was run")
+        return Subject(str(path / "checkpoint"), str(model["name"]), path, config, record.get("protocol", {}).get("bos"))
     if path.is_file() and path.suffix == ".gguf":
         return Subject(source, path.stem)
     if (path / "config.json").is_file():

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from policyprune.files import write_whole
+from policyprune.results.reading import FILE, SCHEMA, read_content
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
 TOLD = ("task", "split", "length", "scope")  # parts of a protocol that a warning names
-FILE = "record.json"
 PACKAGES = (
     "policyprune",
     "torch",
@@ -66,6 +65,7 @@ class Record:
     keep_rates: list[dict[str, Any]] = field(default_factory=list)
     results: list[Row] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a finished run (`artefacts.noted`)
     schema: int = SCHEMA
 
     def add(
@@ -100,14 +100,16 @@ class Record:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in a run's folder, None where there is none or it was written by another schema."""
-    try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    """The record in a run's folder, None where there is none; UnreadableError where it cannot be understood."""
+    content = read_content(folder / FILE)
+    if content is None:
         return None
-    if content.get("schema") != SCHEMA:
-        return None
-    return Record(**{**content, "results": [Row(**row) for row in content["results"]]})
+    blank = Record({}, "", {}, command=[], versions={}, git={})
+    known = {own.name: content.get(own.name, getattr(blank, own.name)) for own in dataclasses.fields(Record)}
+    names = {own.name for own in dataclasses.fields(Row)}
+    blank_row = {"unit": "", "protocol": {}}
+    rows = [blank_row | {name: value for name, value in row.items() if name in names} for row in known["results"]]
+    return Record(**{**known, "results": [Row(**row) for row in rows]})
 
 
 def git_state() -> dict[str, Any]:

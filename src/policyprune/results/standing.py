@@ -1,7 +1,8 @@
 """How far the run in a folder is, as its record tells it."""
 
-import contextlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 from policyprune.config.schema import Config
 from policyprune.config.settle import fingerprint
 from policyprune.errors import UsageError
+from policyprune.results.artefacts import CURVE, lost, work
 from policyprune.results.lock import only_one
+from policyprune.results.reading import FILE, UnreadableError
 from policyprune.results.record import Record, hardware, read_record
 
 log = logging.getLogger(__name__)
@@ -17,7 +20,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Standing:
-    """`state`: new (no record), running (also when killed), interrupted, failed or finished; and why it ended."""
+    """`state`: new (no record), running (also when killed), interrupted, failed, finished, incomplete (finished, but
+    files of it are lost) or unreadable (its record); and why."""
 
     state: str
     reason: str = ""
@@ -25,28 +29,51 @@ class Standing:
 
 def standing(config: Config, folder: Path) -> Standing:
     """Look at the record; UsageError when it is that of another config."""
-    record = read_record(folder)
+    try:
+        record = read_record(folder)
+    except UnreadableError as error:
+        return Standing("unreadable", error.reason)
     if record is None:
         return Standing("new")
     if record.config_hash != fingerprint(config):
+        if record.status != "finished" and not work(folder):
+            return Standing("new")
         raise UsageError(
             f"hydra.sweep.dir: {str(folder)!r} holds a run of another config ({record.config_hash}), "
             "name another folder"
         )
+    gone = lost(record.files, folder) if record.status == "finished" else {}
+    if set(gone) - {CURVE}:
+        return Standing("incomplete", ", ".join(gone.values()))
     return Standing(record.status, record.error or "")
 
 
-def note_failure(config: Config, folder: Path, error: Exception, before: Record | None) -> None:
-    """Record an error that came before the run had a record of its own.
+@contextmanager
+def noting_failure(config: Config, folder: Path) -> Iterator[None]:
+    """Record an error of the block that came before the run had a record of its own, or ended without one."""
+    before = _on_disk(folder)
+    try:
+        yield
+    except Exception as error:
+        with suppress(UsageError, OSError), only_one(folder):
+            if _on_disk(folder) == before:  # or the run told its end itself
+                _note(config, folder, error)
+        raise
 
-    `before` is the record that was there when the run began: where it has changed, the run told its end itself.
-    """
-    with contextlib.suppress(UsageError, OSError), only_one(folder):
-        if read_record(folder) != before:
-            return
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        log.error("the run failed: %s", reason)
-        record = before or Record(asdict(config), fingerprint(config), hardware(config.model.device, 0))
-        record.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        record.status, record.error = "failed", reason
-        record.write(folder)
+
+def _note(config: Config, folder: Path, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    log.error("the run failed: %s", reason)
+    record = read_record(folder) or Record(asdict(config), fingerprint(config), hardware(config.model.device, 0))
+    if record.status == "finished":  # force=true was refused
+        return
+    record.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    record.status, record.error = "failed", reason
+    record.write(folder)
+
+
+def _on_disk(folder: Path) -> bytes | None:
+    try:
+        return (folder / FILE).read_bytes()
+    except OSError:
+        return None

@@ -7,7 +7,8 @@ from tabulate import tabulate
 
 from policyprune.results.naming import told_apart
 from policyprune.results.noise import noise
-from policyprune.results.record import FILE, Record, Row
+from policyprune.results.reading import FILE
+from policyprune.results.record import Record, Row
 
 LABELS = {
     "dense": "dense",

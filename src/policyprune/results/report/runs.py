@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from policyprune.results.record import FILE, SCHEMA
+from policyprune.results.reading import FILE, UnreadableError, read_content
 
 FINISHED = "finished"
 UNFINISHED = ("failed", "interrupted", "running", "unreadable")
@@ -84,7 +84,7 @@ class Run:
         if stage == "search" and self.search.get("seconds") is not None:
             return float(self.search["seconds"])
         spent = [own["seconds"] for own in self._list("stages") if own["name"] == stage]
-        return float(sum(spent)) if spent else None
+        return float(sum(own or 0 for own in spent)) if spent else None
 
     def peak_memory(self, stages: Sequence[str]) -> float | None:
         """Highest memory of some stages in MB: the GPU's where one was used, otherwise the process's."""
@@ -112,34 +112,18 @@ class Run:
 def find_runs(folders: Iterable[Path]) -> list[Run]:
     """All runs below the folders, each once, in the order in which they began."""
     paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob(FILE))}
-    runs = [_read(path) for path in paths.values()]
+    runs = [run for run in map(_read, paths.values()) if run is not None]
     return sorted(runs, key=lambda run: (str(run.content.get("started", "")), str(run.folder)))
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path) -> Run | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return Run(path.parent, {}, "unreadable", " ".join(str(error).split()))
-    wrong = _wrong(content)
-    if wrong:
-        return Run(path.parent, {}, "unreadable", wrong)
+        content = read_content(path)
+    except UnreadableError as error:
+        return Run(path.parent, {}, "unreadable", error.reason)
+    if content is None:  # removed just now
+        return None
     return Run(path.parent, content, content["status"], str(content.get("error") or ""))
-
-
-def _wrong(content: Any) -> str:
-    """What keeps a record from being understood."""
-    if not isinstance(content, dict):
-        return "it is no mapping"
-    if content.get("schema") != SCHEMA:
-        return f"its schema is {content.get('schema')}, not {SCHEMA}"
-    if content.get("status") not in (FINISHED, *UNFINISHED):
-        return f"its status is {content.get('status')!r}"
-    if not isinstance(content.get("config"), dict):
-        return "it has no config"
-    if not all({"subject", "metric", "value"} <= set(row) for row in content.get("results", [])):
-        return "a result lacks its subject, metric or value"
-    return ""
 
 
 def _lines(path: Path) -> Iterator[dict[str, float]]:

@@ -1,0 +1,79 @@
+"""A finished run that has lost files, and one that was refused: what the same command, or the mended one, does then."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from harness import SMALL_SEARCH, paragraphs, settled, small_run, write_corpus
+from policyprune import pipeline
+from policyprune.config.schema import Config
+from policyprune.errors import UsageError
+from policyprune.results.record import Record, read_record
+from policyprune.results.run import finished_before
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Config:
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "stories.txt", paragraphs(150))
+    given = ["evaluation=none", "tuning=cg2", "tuning.sequences=8", *SMALL_SEARCH]
+    return settled(*small_run(tiny_checkpoint, corpus, *given))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    pipeline.run(config, folder)
+    return folder
+
+
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "checkpoint": lambda run: shutil.rmtree(run / "checkpoint"),
+    "checkpoint/model.safetensors": lambda run: (run / "checkpoint" / "model.safetensors").write_bytes(b"cut"),
+    "plan.json": lambda run: (run / "plan.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("lost", LOSSES)
+def test_exports_are_made_again_from_the_mask(
+    config: Config, finished: Path, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    LOSSES[lost](run)
+    monkeypatch.setattr(pipeline, "search", lambda *arguments: pytest.fail("it searched again"))
+    pipeline.run(config, run)
+    for name in ("plan.json", "checkpoint/config.json", "mask.safetensors"):
+        assert (run / name).read_bytes() == (finished / name).read_bytes()
+    weights, expected = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (run, finished))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    record, before = read_record(run), read_record(finished)
+    assert isinstance(record, Record)
+    assert isinstance(before, Record)
+    assert record.warnings == ["the exports were made again from the mask, after the numbers were measured"]
+    assert (record.status, record.files) == ("finished", before.files)
+    assert finished_before(config, run) is not None
+    assert (run / "checkpoint" / "README.md").is_file()
+
+
+def test_without_its_mask_a_run_is_run_again(config: Config, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    mask = run / "mask.safetensors"
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:-1])
+    record = pipeline.run(config, run)
+    assert (record.status, record.warnings) == ("finished", [])
+    assert mask.read_bytes() == whole
+
+
+def test_a_refused_command_does_not_block_its_folder(tiny_checkpoint: Path, tmp_path: Path, config: Config) -> None:
+    corpus = write_corpus(tmp_path / "stories.jsonl", paragraphs(60))
+    wrong = settled(*small_run(tiny_checkpoint, corpus, "task.text_column=body"))
+    with pytest.raises(UsageError, match=r"task\.text_column"):
+        pipeline.run(wrong, tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+    assert pipeline.run(config, tmp_path / "run").status == "finished"
