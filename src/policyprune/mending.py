@@ -7,7 +7,7 @@ import torch
 
 from policyprune.config.schema import Config
 from policyprune.models.adapter import adapt
-from policyprune.models.loading import load, source_for
+from policyprune.models.loading import load
 from policyprune.pruning.edits import load_edits
 from policyprune.pruning.mask import FILE as MASK
 from policyprune.pruning.mask import load_mask
@@ -26,7 +26,7 @@ def mender(config: Config, folder: Path, settings: formats.Settings) -> Callable
         space, mask = load_mask(folder / MASK)
         edits = load_edits(folder / MASK, space)
         model, tokenizer = load(config.model, config.task)
-        base = base_of(model, source_for(config.model, config.task.name), config.model.revision, config.task.name)
+        base = base_of(model, config.model.source, config.model.revision, config.task.name)
         smaller = shrink(model, adapt(model), space, mask, edits)
         write_plan(folder / FILE, base, space, mask, edits)
         record.warn("the exports were made again from the mask, after the numbers were measured")

@@ -15,7 +15,8 @@ from policyprune.config.schema import Config
 from policyprune.config.settle import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.results.interruption import INTERRUPTION
-from policyprune.results.record import FILE, Record
+from policyprune.results.reading import FILE
+from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.standing import Standing, standing
 
