@@ -14,7 +14,8 @@ from policyprune.pruning.mask import load_mask
 from policyprune.results.card import write_card
 from policyprune.results.record import Record
 from policyprune.surgery import formats
-from policyprune.surgery.plan import FILE, base_of, write_plan
+from policyprune.surgery.plan import base_of
+from policyprune.surgery.plan_file import FILE, write_plan
 from policyprune.surgery.shrink import shrink
 
 

@@ -57,7 +57,9 @@ def subject(source: str) -> Subject:
         model = config.get("model")
         if not (isinstance(model, dict) and {"name", *LOADING, "trust_remote_code"} <= set(model)):
             raise UsageError(f"source: {source!r} has a record.json without the model that was run")
-        return Subject(str(path / "checkpoint"), str(model["name"]), path, config, record.get("protocol", {}).get("bos"))
+        return Subject(
+            str(path / "checkpoint"), str(model["name"]), path, config, record.get("protocol", {}).get("bos")
+        )
     if path.is_file() and path.suffix == ".gguf":
         return Subject(source, path.stem)
     if (path / "config.json").is_file():
