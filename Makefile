@@ -32,6 +32,7 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/search_loop.py
 	$(BIN)/python benchmarks/sliced_forward.py
+	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/deploy.py granularity.align=32
 
 # the search against the authors' own: hours, goes on where it was stopped

@@ -40,7 +40,7 @@ from policyprune.models.loading import load
 from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.budget import make_budget
 from policyprune.pruning.edits import Edits
-from policyprune.pruning.importance import METRICS
+from policyprune.pruning.importance import scores_of
 from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.optimizers import OPTIMIZERS, Problem
 from policyprune.pruning.selection import select
@@ -150,7 +150,7 @@ def one(arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     windows, quick = task.windows(128, config.evaluation.max_tokens), in_search_dtype(model, config.model)
     sliced = Sliced(quick, adapter, space.units)
     began = time.perf_counter()
-    metric = space.pooled(METRICS[config.importance.name](gather(config, model, quick, adapter, space.units, task)))
+    metric = space.pooled(scores_of(config.importance.name, gather(config, model, quick, adapter, space.units, task)))
     start = initial_probabilities(metric, space, budget, config.importance).to(model.device)
 
     def measure(mask: Tensor) -> float:

@@ -23,7 +23,7 @@ from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.loading import device_of, load, skeleton
 from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.budget import Budget, make_budget
-from policyprune.pruning.importance import METRICS
+from policyprune.pruning.importance import scores_of
 from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.mask import keep_rates, save_mask
 from policyprune.pruning.optimizers import Found
@@ -162,7 +162,7 @@ def _found(
         evidence = gather(config, model, quick, adapter, space.units, observed)
 
         def score() -> Content:
-            metric = space.pooled(METRICS[config.importance.name](evidence))
+            metric = space.pooled(scores_of(config.importance.name, evidence))
             start = initial_probabilities(metric, space, budget, config.importance)
             return {"metric": metric, "start": start, "calibration": observed.taken()}
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from policyprune.errors import RunError
 from policyprune.models.adapter import adapt
 from policyprune.models.causal_loss import token_losses
-from policyprune.pruning.importance import METRICS, Evidence
+from policyprune.pruning.importance import METRICS, Evidence, scores_of
 from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink
 
@@ -138,6 +139,21 @@ def test_every_metric_scores_what_an_earlier_pruning_left(evidence: Evidence, na
     ids = evidence.inputs
     scores = METRICS[name](replace(evidence, loss=lambda own: token_losses(half, ids(own)["input_ids"]).mean(-1)))
     assert scores.shape == (int(mask.sum()),)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_score_that_is_not_finite_is_refused_by_name(evidence: Evidence, name: str, value: float) -> None:
+    evidence.model.model.layers[1].mlp.down_proj.weight[:, 3] = value  # type: ignore[union-attr,index,operator]
+    if name in ("random", "constant"):
+        assert scores_of(name, evidence).isfinite().all()
+        return
+    with pytest.raises(RunError) as raised:
+        scores_of(name, evidence)
+    assert str(raised.value).startswith(f"importance: {name} gives ")
+    assert "\n" not in str(raised.value)
+    if name in ("magnitude", "wanda_sp"):
+        assert "the first in the ffn of layer 1; " in str(raised.value)
 
 
 def test_random_scores_depend_on_the_seed_alone(evidence: Evidence) -> None:
