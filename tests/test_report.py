@@ -160,7 +160,7 @@ def test_nothing_heavy_is_imported(few: Path) -> None:
         (["{empty}"], "report: no record.json below '{empty}'"),
         (["{empty}", "--table", "paper/pg"], "report: --table 'paper/pg' is not one of paper/gpruner_glue, "),
         (["{empty}", "--tabel", "x"], "report: unrecognized arguments: --tabel x"),
-        (["{runs}", "--output", "{file}"], "report: --output '{file}' is a file, it must be a folder"),
+        (["{runs}", "--output", "{file}"], "report: --output: '{file}' is a file, name a folder"),
     ],
 )
 def test_refusals_are_one_line(arguments: list[str], line: str, few: Path, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """The command `policyprune [verb] ...`. torch is imported only when a run begins."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from policyprune.errors import UsageError
+from policyprune.errors import UsageError, on_one_line, told
 
 
 def run(arguments: list[str]) -> int:
@@ -41,8 +42,9 @@ def sweep(arguments: list[str]) -> int:
     from policyprune import sweeping
 
     flags = [argument for argument in arguments if argument.startswith("-")]
-    if set(flags) - {"--dry-run"}:
-        raise UsageError(f"sweep: {flags[0]} is no flag of it, it has --dry-run")
+    unknown = [flag for flag in flags if flag != "--dry-run"]
+    if unknown:
+        raise UsageError(f"sweep: {unknown[0]} is no flag of it, it has --dry-run")
     words = [argument for argument in arguments if argument not in flags]
     if not words:
         print(sweeping.listing())
@@ -141,6 +143,11 @@ def main() -> None:
         verb = VERBS[arguments.pop(0)]
     elif arguments and arguments[0].isalpha():
         _refuse(f"{arguments[0]!r} is not a verb or key=value, the verbs are {', '.join(VERBS)}")
+    if "--version" in arguments:
+        from importlib.metadata import version
+
+        print(f"policyprune {version('policyprune')}")
+        sys.exit(0)
     if "--help" in arguments or "-h" in arguments:
         from policyprune.config.help import help_text
 
@@ -152,10 +159,16 @@ def main() -> None:
         _refuse(str(error))
     except KeyboardInterrupt as error:
         status = getattr(error, "exit_code", 130)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        if not getattr(error, "logged", False):  # the run told it in its log
+            print(f"policyprune: {told(error)}", file=sys.stderr)
+        status = 1
     sys.stdout.flush()
     sys.exit(status)
 
 
 def _refuse(message: str) -> None:
-    print(f"policyprune: {' '.join(message.split())}", file=sys.stderr)
+    print(f"policyprune: {on_one_line(message)}", file=sys.stderr)
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""Ends of a run that need no traceback."""
+"""Ends of a run that need no traceback, and how they are told."""
 
 import signal
 
@@ -17,3 +17,22 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
         self.exit_code = 128 + number
+
+
+def told(error: BaseException) -> str:
+    """An error in one line: what we raise in its own words, files and disks by their path, others with their class."""
+    if isinstance(error, OSError) and error.strerror:
+        words = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    elif isinstance(error, UsageError | RunError):
+        words = str(error)
+    else:
+        words = f"{type(error).__name__}: {error}"
+    return on_one_line(words)
+
+
+def on_one_line(text: str) -> str:
+    """The text with its line breaks as spaces, and with other characters that a terminal would obey as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in " ".join(text.split())
+    )

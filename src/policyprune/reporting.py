@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from policyprune.config.places import place
 from policyprune.errors import UsageError
 from policyprune.files import write_whole
 
@@ -92,8 +93,7 @@ def _check(folders: Sequence[Path], output: Path) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"report: {str(folder)!r} is no folder")
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"report: --output {str(output)!r} is a file, it must be a folder")
+    place("report: --output", str(output))
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(f"report: {', '.join(missing)} is not installed, pip install 'policyprune[report]' brings it")

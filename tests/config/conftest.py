@@ -41,7 +41,7 @@ def refusal(call_main: Callable[..., tuple[int, str]], monkeypatch: pytest.Monke
     def begins(*given: object) -> None:
         pytest.fail("the run begins")
 
-    monkeypatch.setattr(application, "_job", begins)
+    monkeypatch.setattr(application._Jobs, "perform", begins)
 
     def call(*arguments: str) -> str:
         status, error = call_main(*arguments)

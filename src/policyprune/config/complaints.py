@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+import shlex
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from policyprune.errors import UsageError
+from policyprune.errors import UsageError, on_one_line, told
 
 
 def one_line(error: Exception) -> str:
@@ -19,14 +20,25 @@ def one_line(error: Exception) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group}: {option!r} is not one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {error.message.splitlines()[0]}"
+        return f"{error.override}: {error.message.splitlines()[0]}{_hint(error.override)}"
     detail = error if isinstance(error, OmegaConfBaseException) else cause
     if isinstance(detail, ConfigAttributeError | ConfigKeyError):
         return f"{_key(error, detail)}: unknown key, the choices are {', '.join(_choices(detail))}"
     if isinstance(detail, ValidationError):
         return f"{_key(error, detail)}: {str(detail.msg or detail).splitlines()[0]}"
-    text = str(error) if isinstance(error, HydraException) else str(detail or error)
-    return re.sub(r"\s+", " ", text).strip()
+    if isinstance(detail, OmegaConfBaseException) and detail.full_key:
+        return on_one_line(f"{detail.full_key}: {str(detail.msg or detail).strip().splitlines()[0]}")
+    if isinstance(error, HydraException | OmegaConfBaseException) or cause is not None:
+        return on_one_line(str(error) if isinstance(error, HydraException) else str(detail or error))
+    return told(error)
+
+
+def _hint(override: str | None) -> str:
+    """How to give a value in which Hydra sees more than a word."""
+    key, equals, value = (override or "").partition("=")
+    if not equals or re.search(r"[\[\]{}()'\"$]", value):
+        return ""
+    return "; if it is one word, quote it: " + shlex.quote(f'{key}="{value}"')
 
 
 def _key(error: Exception, detail: OmegaConfBaseException) -> str:

@@ -1,6 +1,7 @@
 """Starting the jobs of a sweep through Hydra's launchers: here one after the other, in processes, or on a cluster."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,9 +13,9 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from policyprune.config.literal import quoted
 from policyprune.config.schema import Config
 from policyprune.config.settle import settle
-from policyprune.config.subjects import quoted
 from policyprune.config.sweep import Job, Sweep, join_group
 from policyprune.errors import UsageError
 
@@ -55,6 +56,7 @@ def _perform(name: str, action: Action, composed: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     # the record tells this very job, whatever program the launcher started
     sys.argv[:] = ["policyprune", "sweep", name, *hydra_config.overrides.task]
+    os.chdir(hydra_config.runtime.cwd)  # with hydra.job.chdir relative paths would mean something else
     config = settle(composed)
     join_group(config, name)
     action(config, Path(hydra_config.runtime.output_dir))

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from policyprune.config.evaluation_schema import Evaluation, Latency, ZeroShot
-from policyprune.config.fields import choice, number
+from policyprune.config.fields import choice, number, size
 from policyprune.config.search_schema import (
     PPO,
     BiasCompensation,
@@ -145,7 +145,7 @@ class Export:
     hf: bool = False
     onnx: bool = False
     gguf: bool = False
-    max_shard_size: str = MISSING  # of the safetensors files
+    max_shard_size: str = size()  # of the safetensors files
     gguf_dtype: str = choice("f32", "f16", "q8_0")
 
     @property
@@ -248,7 +248,7 @@ class Exporting:
     format: str = choice("hf", "onnx", "gguf", "plan")
     dtype: str | None = choice("f32", "f16", "bf16", "q8_0")
     output: str | None = MISSING
-    max_shard_size: str = MISSING
+    max_shard_size: str = size()
 
 
 @dataclass
@@ -258,7 +258,7 @@ class Applying:
     model: Model = MISSING
     plan: str = MISSING
     output: str | None = MISSING
-    max_shard_size: str = MISSING
+    max_shard_size: str = size()
 
 
 SCHEMAS: dict[str, Any] = {

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,19 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from policyprune.config.schema import Classification, Evaluation, LanguageModeling, QuestionAnswering
+from policyprune.config.complaints import one_line
+from policyprune.config.literal import literal, quoted
+from policyprune.config.schema import Classification, Evaluation, LanguageModeling, Model, QuestionAnswering
 from policyprune.errors import UsageError
 from policyprune.models.modelling_file import brings_only_ours
 from policyprune.models.sources import PACKAGE, locate
 from policyprune.results.reading import FILE, read_content
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
+NAMED_FIRST = ("run", "plan", "state")  # keys that the first word of the command line decides
+GROUPS = {"task": (LanguageModeling, Classification, QuestionAnswering), "evaluation": (Evaluation,)}
 LOADING = ("device", "dtype", "attn_implementation", "device_map")  # how a run held its model
 
 
@@ -38,10 +44,14 @@ class Subject:
 
 
 def split(verb: str, arguments: list[str], what: str) -> tuple[str, list[str]]:
-    """The first argument, which is no key=value, and the others."""
-    if not arguments or "=" in arguments[0] or arguments[0].startswith(("-", "~", "+")):
+    """The first argument, which is no key=value unless there is such a path, and the others."""
+    first = arguments[0] if arguments else "-"
+    if first.startswith(("-", "~", "+")) or ("=" in first and not os.path.lexists(first)):
         raise UsageError(f"{verb}: name {what} first, as in policyprune {verb} PATH key=value")
-    return arguments[0], arguments[1:]
+    for own in arguments[1:]:
+        if own.partition("=")[0].lstrip("+~") in NAMED_FIRST:
+            raise UsageError(f"{own}: not to be set, policyprune {verb} PATH says it")
+    return first, arguments[1:]
 
 
 def subject(source: str) -> Subject:
@@ -53,13 +63,9 @@ def subject(source: str) -> Subject:
         return Subject(source, source.rpartition("/")[2])
     record = read_content(path / FILE) if path.is_dir() else None
     if record is not None:
-        config = record["config"]
-        model = config.get("model")
-        if not (isinstance(model, dict) and {"name", *LOADING, "trust_remote_code"} <= set(model)):
-            raise UsageError(f"source: {source!r} has a record.json without the model that was run")
-        return Subject(
-            str(path / "checkpoint"), str(model["name"]), path, config, record.get("protocol", {}).get("bos")
-        )
+        config, bos = record["config"], record.get("protocol", {}).get("bos")
+        model = _held(str(path / FILE), config.get("model"))
+        return Subject(str(path / "checkpoint"), model["name"], path, {**config, "model": model}, bos)
     if path.is_file() and path.suffix == ".gguf":
         return Subject(source, path.stem)
     if (path / "config.json").is_file():
@@ -76,17 +82,14 @@ def evaluating(source: str, given: list[str]) -> list[str]:
     state = _state(found.source)
     added += [f"state={state}"] if state else []
     if found.config:
-        for group, schemas in (
-            ("task", (LanguageModeling, Classification, QuestionAnswering)),
-            ("evaluation", (Evaluation,)),
-        ):
+        for group, schemas in GROUPS.items():
             if not any(own.startswith(f"{group}=") for own in given):
-                _store(group, "as_recorded", found.config[group], schemas)
+                _store(source, group, found.config.get(group), schemas)
                 added.append(f"{group}=as_recorded")
-        added.append(f"seed={found.config['seed']}")
-        added.append(f"recorded_bos={found.bos or 'null'}")
+        added.append(f"seed={_number(source, found.config, 'seed')}")
+        added.append(f"recorded_bos={quoted(found.bos) if isinstance(found.bos, str) else 'null'}")
         if "budget" in found.config:
-            added.append(f"sequence_length={found.config['budget']['sequence_length']}")
+            added.append(f"sequence_length={_number(source, found.config['budget'], 'sequence_length')}")
     return added
 
 
@@ -99,23 +102,48 @@ def exporting(source: str) -> list[str]:
 def applying(plan: str, given: list[str]) -> list[str]:
     """Overrides that point `policyprune apply` at a plan, and give the model that it was made for."""
     try:
-        base = json.loads(Path(plan).read_text(encoding="utf-8"))["base"]
-        stated = {key: base[key] for key in ("source", "revision", "dtype")}
+        content = json.loads(Path(plan).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"plan: {plan!r} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"plan: {plan!r} is no plan of policyprune") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"plan: {plan!r} is no plan of policyprune: it is no JSON") from error
+    base = content.get("base") if isinstance(content, dict) else None
+    if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in ("source", "dtype")):
+        raise UsageError(f"plan: {plan!r} is no plan of policyprune: it names no model")
+    stated = literal({key: base.get(key) for key in ("source", "revision", "dtype")})
     node = {"defaults": ["/base/model@_here_", "_self_"], "name": "as_planned", **stated}
     ConfigStore.instance().store(group="model", name="as_planned", node=node)
     if any(own.startswith("model.source=") for own in given):
         return [f"plan={quoted(plan)}", "model.revision=null"]
-    return [f"plan={quoted(plan)}", f"model.dtype={stated['dtype']}"]
+    return [f"plan={quoted(plan)}", f"model.dtype={quoted(base['dtype'])}"]
 
 
-def quoted(text: str) -> str:
-    """A string as Hydra's command line takes any string."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def _held(path: str, stated: Any) -> dict[str, Any]:
+    """The model of a record as the schema types it; a model that was never held has no name."""
+    known = {own.name for own in dataclasses.fields(Model)}
+    model = {key: value for key, value in stated.items() if key in known} if isinstance(stated, dict) else {}
+    absent = {"name", *LOADING} - set(model)
+    if absent:
+        raise UsageError(f"source: {path!r} has no model.{min(absent)}, so it does not tell the model that was run")
+    return _typed(path, "model", Model, model)
+
+
+def _typed(path: str, key: str, schema: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file as the schema types them, strings as they stand there; UsageError for other types."""
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(schema), literal(values))
+        typed = OmegaConf.to_container(node, resolve=True)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise UsageError(f"source: {path!r}, {key}: {one_line(error)}") from error
+    assert isinstance(typed, dict)
+    return {str(name): value for name, value in typed.items()}
+
+
+def _number(source: str, values: Any, key: str) -> int:
+    number = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise UsageError(f"source: {source!r} has a record.json whose {key} is {number!r}, not a whole number")
+    return number
 
 
 def _model(found: Subject) -> list[str]:
@@ -123,17 +151,18 @@ def _model(found: Subject) -> list[str]:
     if found.folder is None:
         return added
     recorded = found.config["model"]
-    same = [f"model.{key}={'null' if recorded[key] is None else recorded[key]}" for key in LOADING]
+    same = [f"model.{key}={'null' if recorded[key] is None else quoted(recorded[key])}" for key in LOADING]
     trusted = brings_only_ours(Path(found.source))  # whatever the record says, which may be anyone's
     return [*added, *same, f"model.trust_remote_code={trusted}"]
 
 
-def _store(group: str, name: str, values: dict[str, Any], schemas: tuple[type, ...]) -> None:
+def _store(source: str, group: str, values: Any, schemas: tuple[type, ...]) -> None:
+    """Make a group of a record an option of that group."""
     for schema in schemas:
-        if {own.name for own in dataclasses.fields(schema)} == set(values):
-            ConfigStore.instance().store(
-                group=group, name=name, node=OmegaConf.merge(OmegaConf.structured(schema), values)
-            )
+        if isinstance(values, dict) and {own.name for own in dataclasses.fields(schema)} == set(values):
+            typed = _typed(f"{source}/record.json", group, schema, values)
+            node = OmegaConf.merge(OmegaConf.structured(schema), literal(typed))
+            ConfigStore.instance().store(group=group, name="as_recorded", node=node)
             return
     raise UsageError(f"{group}: the run was recorded by another version of policyprune, give {group}=...")
 

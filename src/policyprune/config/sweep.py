@@ -18,12 +18,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.complaints import one_line
+from policyprune.config.literal import quoted
 from policyprune.config.options import conf_dir, groups, sweeps, sweeps_dir
 from policyprune.config.origins import decided_as
+from policyprune.config.places import place
 from policyprune.config.schema import Config, Wandb
 from policyprune.config.settle import run_label, settle
 from policyprune.config.store import register
-from policyprune.config.subjects import quoted
 from policyprune.errors import UsageError
 from policyprune.models.sources import check_sources
 
@@ -76,6 +77,7 @@ def opened(name: str, overrides: list[str]) -> Iterator[Sweep]:
             master = loader.load_configuration(name, [*settings, *hydras], RunMode.MULTIRUN)
         with open_dict(master):
             master.hydra.job.name = "policyprune"
+        place("hydra.sweep.dir", str(master.hydra.sweep.dir))
         yield Sweep(name, [own for own in overrides if own not in hydras], master, loader)
 
 
