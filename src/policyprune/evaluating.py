@@ -12,6 +12,7 @@ from policyprune.evaluation.efficiency import latency, parameters
 from policyprune.evaluation.measures import size, weight_megabytes
 from policyprune.evaluation.quality import quality_of
 from policyprune.evaluation.questions import origins
+from policyprune.evaluation.reloaded import check_reloaded
 from policyprune.evaluation.rounds import times
 from policyprune.evaluation.windows import check_lengths
 from policyprune.models.families import FAMILIES
@@ -68,13 +69,16 @@ def _run(config: Evaluating, folder: Path) -> Record:
             quality = quality_of(task, wanted, tokenizer)
             rehearse_evaluation(quality, model)
         with measured("evaluation", record.stages):
-            for measure in quality.of("evaluated", model):
+            found = quality.of("evaluated", model)
+            for measure in found:
                 record.add("evaluated", *measure)
             if wanted.fresh_process:
                 checkpoint = locate("model.source", config.model.source)
                 assert checkpoint is not None
-                for measure in quality.elsewhere(checkpoint, model, config.model.trust_remote_code):
+                again = quality.elsewhere(checkpoint, model, config.model.trust_remote_code)
+                for measure in again:
                     record.add("reloaded", *measure)
+                check_reloaded(found, again, model.dtype, checkpoint)
             if model.config.model_type in FAMILIES:
                 for measure in size(model, config.sequence_length):
                     record.add("evaluated", *measure)

@@ -15,6 +15,7 @@ from policyprune.evaluation.comparison import compare
 from policyprune.evaluation.kept_latency import kept_latency
 from policyprune.evaluation.quality import quality_of
 from policyprune.evaluation.questions import origins
+from policyprune.evaluation.reloaded import NotTrustworthyError
 from policyprune.evaluation.windows import check_lengths
 from policyprune.following import briefing
 from policyprune.latency_table import block_latency
@@ -131,10 +132,15 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
                 formats.write_format(form, final, tokenizer, formats.target(form, folder, settings), settings)
             checkpoint = formats.target("hf", folder, settings)
         with measured("evaluation", record.stages):
-            for subject, measure in compare(
-                config, model, smaller, adapter, space, quality, metric, checkpoint, budget_in
-            ):
-                record.add(subject, *measure)
+            try:
+                for subject, measure in compare(
+                    config, model, smaller, adapter, space, quality, metric, checkpoint, budget_in
+                ):
+                    record.add(subject, *measure)
+            except NotTrustworthyError as error:
+                record.warnings.append(str(error))
+                write_card(record, checkpoint, base.source)  # whoever finds the checkpoint is told
+                raise
             if isinstance(config.budget, LatencyBudget):
                 last = list(smaller.items())[-1]
                 for subject, measure in kept_latency(config.budget, model, last, budget, found.mask):

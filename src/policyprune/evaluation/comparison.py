@@ -14,6 +14,7 @@ from policyprune.evaluation.efficiency import latency
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_megabytes
 from policyprune.evaluation.quality import Quality
+from policyprune.evaluation.reloaded import check_reloaded
 from policyprune.evaluation.rounds import ratios, times
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.budget import Budget
@@ -36,7 +37,8 @@ def compare(
     """Yield (subject, measure) as they are measured, all of physically smaller models.
 
     `smaller` has the model without the pruned units as `pruned` and, where it was tuned, as `tuned`; the last one is
-    what `checkpoint` holds. `budget_in(scope)` is the run's budget, global or per layer.
+    what `checkpoint` holds. `budget_in(scope)` is the run's budget, global or per layer. NotTrustworthyError, after its
+    rows, where the checkpoint measures something else in a fresh process.
     """
     wanted, length = config.evaluation, config.budget.sequence_length
     yield from (("dense", row) for row in dense_measures(quality, dense, cache_folder() / "dense", config.force))
@@ -51,11 +53,15 @@ def compare(
         measures = [*quality.of(f"{config.importance.name}, {scope}", other), *size(other, length)]
         yield from (("one_shot", row._replace(protocol={**row.protocol, "scope": scope})) for row in measures)
         del other
+    found: list[Measure] = []
     for subject, model in smaller.items():
-        yield from ((subject, row) for row in quality.of(subject, model))
+        found = quality.of(subject, model)
+        yield from ((subject, row) for row in found)
     subject, final = list(smaller.items())[-1]
     if wanted.fresh_process:
-        yield from (("reloaded", row) for row in quality.elsewhere(checkpoint, final, config.model.trust_remote_code))
+        again = quality.elsewhere(checkpoint, final, config.model.trust_remote_code)
+        yield from (("reloaded", row) for row in again)
+        check_reloaded(found, again, final.dtype, checkpoint)
     for name, model in (("dense", dense), (subject, final)):
         yield from ((name, row) for row in size(model, length))
     if "hf" in config.export.formats:
