@@ -52,7 +52,7 @@ def agree(before: Measure, after: Measure, dtype: torch.dtype) -> bool:
         return abs(one - other) <= tolerance * max(1.0, abs(one))
     examples = before.protocol.get("examples", before.protocol.get("questions", 1))
     flips = max(1, math.ceil(tolerance * examples)) / examples
-    return abs(one - other) <= flips * (1.0 if before.metric in PER_EXAMPLE else HEAVIER) + 1e-9
+    return bool(abs(one - other) <= flips * (1.0 if before.metric in PER_EXAMPLE else HEAVIER) + 1e-9)
 
 
 def _key(row: Measure) -> tuple[str, tuple[tuple[str, str], ...]]:
