@@ -51,7 +51,8 @@ for key, value in load_file(data).items():
 found = {}
 for number, inputs in batches.items():
     out = model(**inputs)
-    found.update({f"{number}.{name}": out[name].float().cpu().contiguous() for name in out.keys()})
+    whole = {name: value for name, value in out.items() if torch.is_tensor(value)}  # and no cache of keys and values
+    found.update({f"{number}.{name}": value.float().cpu().contiguous() for name, value in whole.items()})
 save_file(found, data)
 """
 FIND = """

@@ -22,6 +22,7 @@ from transformers import (
 from policyprune.config.schema import Classification, Model, QuestionAnswering, Task
 from policyprune.errors import UsageError
 from policyprune.models.gguf import converted
+from policyprune.models.padding import settle_padding
 from policyprune.models.precision import dtype_of
 from policyprune.models.residual import KEPT
 from policyprune.models.sources import locate
@@ -52,7 +53,10 @@ def load(config: Model, task: Task, **head: Any) -> tuple[PreTrainedModel, PreTr
 
     `head` are options of a head that is yet to be trained.
     """
-    return load_as(config, head_of(task), **head)
+    model, tokenizer = load_as(config, head_of(task), **head)
+    if isinstance(task, Classification):
+        settle_padding(model, tokenizer)
+    return model, tokenizer
 
 
 def load_as(config: Model, kind: Any, **head: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
