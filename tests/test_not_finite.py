@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness import SMALL_EVALUATION, SMALL_SEARCH, paragraphs, settled, small_run, write_corpus
 from policyprune import pipeline
@@ -17,12 +18,14 @@ HERE = ["evaluation.fresh_process=false", "evaluation.one_shot=[global,per_layer
 def test_one_that_is_not_finite_loses_no_search(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(model: Any, windows: Any, batch_tokens: int, advance: Any) -> float:
-        told.append("")
-        return (12.5, math.nan, math.inf, math.nan)[len(told) - 1]  # dense, two masks by the metric alone, pruned
+    def broken(model: Any, windows: Any, batch_tokens: int, advance: Any) -> torch.Tensor:
+        if len(windows) > 1:  # or it is the rehearsal's
+            told.append("")
+        losses = (2.5, math.nan, math.inf, math.nan)  # dense, two masks by the metric alone, pruned
+        return torch.full((len(windows),), losses[max(0, len(told) - 1)])
 
     told: list[str] = []
-    monkeypatch.setattr("policyprune.evaluation.quality.perplexity", broken)
+    monkeypatch.setattr("policyprune.evaluation.quality.window_losses", broken)
     monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path / "cache"))
     corpus = write_corpus(tmp_path / "stories.txt", paragraphs(150))
     arguments = small_run(tiny_checkpoint, corpus, *SMALL_SEARCH, *SMALL_EVALUATION, *HERE, "optimizer.steps=1")
@@ -31,7 +34,7 @@ def test_one_that_is_not_finite_loses_no_search(
     assert record is not None
     assert record.status == "finished"
     values = {row.subject: row.value for row in record.results if row.metric == "perplexity"}
-    assert values["dense"] == 12.5
+    assert values["dense"] == math.exp(2.5)
     assert [values[subject] for subject in values if subject != "dense"] == [None] * (len(values) - 1)
     assert any(line.startswith("not finite: perplexity of the pruned model") for line in record.warnings)
     shown = capsys.readouterr().out

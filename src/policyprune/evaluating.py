@@ -10,6 +10,7 @@ from policyprune.config.schema import Evaluating, LanguageModeling, Task
 from policyprune.errors import UsageError
 from policyprune.evaluation.efficiency import latency, parameters
 from policyprune.evaluation.measures import size, weight_megabytes
+from policyprune.evaluation.plausibility import doubts
 from policyprune.evaluation.quality import quality_of
 from policyprune.evaluation.questions import origins
 from policyprune.evaluation.reloaded import check_reloaded
@@ -91,4 +92,6 @@ def _run(config: Evaluating, folder: Path) -> Record:
                 protocol = {**shape, "repeats": wanted.latency.repeats, "threads": torch.get_num_threads()}
                 for subject, measure in times("latency", seconds, protocol):
                     record.add(subject, *measure)
+        for line in doubts(record.results):
+            record.warn(line)
     return record

@@ -13,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from policyprune.config.schema import Classification, Finetuning, QuestionAnswering
 from policyprune.errors import UsageError
+from policyprune.evaluation.plausibility import doubts
 from policyprune.evaluation.quality import quality_of
 from policyprune.files import write_folder
 from policyprune.models.loading import device_of, load
@@ -91,6 +92,8 @@ def _run(config: Finetuning, folder: Path) -> Record:
         with measured("evaluation", record.stages):
             for measure in quality.of("fine-tuned", model):
                 record.add("dense", *measure)
+        for line in doubts(record.results):
+            record.warn(line)
     return record
 
 

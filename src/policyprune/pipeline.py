@@ -13,6 +13,7 @@ from policyprune.config.schema import Config, LanguageModeling, LatencyBudget
 from policyprune.distributed import Team, leading
 from policyprune.evaluation.comparison import compare
 from policyprune.evaluation.kept_latency import kept_latency
+from policyprune.evaluation.plausibility import absurd_from_the_start, doubts
 from policyprune.evaluation.quality import quality_of
 from policyprune.evaluation.questions import origins
 from policyprune.evaluation.reloaded import NotTrustworthyError
@@ -106,7 +107,7 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
         with measured("data", record.stages):
             task = build(config.task, tokenizer, model)
             record.protocol = task.protocol
-            for line in check_fit(task, model):
+            for line in [*check_fit(task, model), *absurd_from_the_start(task.protocol)]:
                 record.warn(line)
             quality = quality_of(task, config.evaluation, tokenizer)
             observed = Observed(task)
@@ -145,6 +146,8 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
                 last = list(smaller.items())[-1]
                 for subject, measure in kept_latency(config.budget, model, last, budget, found.mask):
                     record.add(subject, *measure)
+        for line in doubts(record.results):
+            record.warn(line)
         if "hf" in config.export.formats:
             write_card(record, checkpoint, base.source)
     return record

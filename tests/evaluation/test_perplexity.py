@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness import settled
 from policyprune.evaluation.fresh_process import perplexity_elsewhere
-from policyprune.evaluation.perplexity import perplexity
+from policyprune.evaluation.perplexity import of_losses, perplexity, window_losses
 from policyprune.evaluation.quality import Predicting
 from policyprune.models import causal_loss
 
@@ -85,7 +85,7 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(
 
 def test_progress_counts_every_window_once(tiny_llama: MakeLlama, windows: Tensor) -> None:
     done: list[int] = []
-    perplexity(tiny_llama(), windows, batch_tokens=48, advance=done.append)
+    window_losses(tiny_llama(), windows, batch_tokens=48, advance=done.append)
     assert done == [2, 2, 2, 1]
 
 
@@ -119,9 +119,10 @@ def test_what_is_not_finite_is_measured_as_null(
     broken: float, tiny_llama: MakeLlama, windows: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For every model, whoever made it: a finished search is not lost to it."""
-    monkeypatch.setattr("policyprune.evaluation.quality.perplexity", lambda *arguments: broken)
+    losses = torch.tensor([3.0, broken])
+    monkeypatch.setattr("policyprune.evaluation.quality.window_losses", lambda *arguments: losses)
     rows = Predicting({24: windows}, settled().evaluation, None).of("pruned", tiny_llama())
-    assert [(row.metric, row.value) for row in rows] == [("perplexity", None)]
+    assert [(row.metric, row.value, row.stderr) for row in rows] == [("perplexity", None, None)]
 
 
 def test_a_fresh_process_gives_null_for_what_is_not_finite(
@@ -137,3 +138,18 @@ def test_a_folder_without_a_model_is_an_error_with_its_cause(tmp_path: Path, win
     with pytest.raises(RuntimeError, match="does not load in a fresh process: ") as error:
         perplexity_elsewhere(tmp_path, {24: windows}, tiny_llama(), 100)
     assert str(tmp_path) in str(error.value)
+
+
+def test_the_standard_error_is_that_of_the_windows_mean_losses() -> None:
+    """By drawing windows anew: the deviation of the perplexity over draws is its standard error."""
+    chance = torch.Generator().manual_seed(0)
+    draws = [of_losses(3 + 0.4 * torch.randn(64, generator=chance, dtype=torch.float64)) for _ in range(400)]
+    values = torch.tensor([value for value, _ in draws])
+    errors = [error for _, error in draws if error is not None]
+    assert sum(errors) / 400 == pytest.approx(float(values.std()), rel=0.1)
+    assert float(values.mean()) == pytest.approx(math.exp(3), rel=0.01)
+
+
+@pytest.mark.parametrize("losses", [[3.0], [800.0, 801.0], [1.0, math.nan]])
+def test_no_standard_error_of_one_window_or_of_what_is_not_finite(losses: list[float]) -> None:
+    assert of_losses(torch.tensor(losses))[1] is None

@@ -435,11 +435,12 @@ def test_latex_escapes_and_is_booktabs(tmp_path: Path) -> None:
     assert escaped("50% of_a & b#1 $x$ {y} ~ ^ \\") == (
         r"50\% of\_a \& b\#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
-    write_run(tmp_path, "our_100%", 0.8, results=perplexities(20.0), stderr=0.5)
-    write_run(tmp_path, "b&c", 0.8, results=perplexities(30.0), stderr=0.5)
+    for method, share in (("our_100%", 0.9), ("b&c", 0.8)):
+        rows: list[Measured] = [("pruned", "accuracy", share, {"split": "validation"})]
+        write_run(tmp_path, method, 0.8, results=rows, stderr=0.01)
     text = latex(report_on(tmp_path))
-    assert r"our\_100\% &  & 1 & \textbf{20.00} \\" in text
-    assert r"b\&c &  & 1 & 30.00 \\" in text
+    assert r"our\_100\% &  & 1 & \textbf{0.9000} \\" in text
+    assert r"b\&c &  & 1 & 0.8000 \\" in text
     for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\cmidrule(lr){4-4}", r"\multicolumn{1}{c}{"):
         assert command in text
     for block in text.split(r"\begin{tabular}{")[1:]:

@@ -16,7 +16,7 @@ from policyprune.evaluation.answers import answers, exact_and_f1
 from policyprune.evaluation.fresh_process import outputs_elsewhere, perplexity_elsewhere
 from policyprune.evaluation.measure import Measure, finite
 from policyprune.evaluation.outputs import outputs
-from policyprune.evaluation.perplexity import perplexity
+from policyprune.evaluation.perplexity import of_losses, window_losses
 from policyprune.evaluation.zero_shot import ZeroShot
 from policyprune.progress import bar
 from policyprune.tasks import Task
@@ -91,8 +91,8 @@ class Predicting:
         rows: list[Measure] = []
         for length, ids in self.windows.items():
             with bar(len(ids), f"{title}, {length} tokens", "window") as progress:
-                value = perplexity(model, ids, self.config.batch_tokens, progress.update)
-            rows.append(Measure("perplexity", finite(value), "", self._protocol(length, model)))
+                value, error = of_losses(window_losses(model, ids, self.config.batch_tokens, progress.update))
+            rows.append(Measure("perplexity", finite(value), "", self._protocol(length, model), error))
         return rows + (self.zero_shot.of(model) if self.zero_shot else [])
 
     def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:

@@ -22,20 +22,24 @@ def leading(metric: str, cells: Mapping[Hashable, Any]) -> set[Hashable]:
     if len(finite) < 2:
         return set()
     best = max(finite, key=lambda key: better(metric) * finite[key].mean)
-    own = _error(finite[best])
+    own = _error(metric, finite[best])
     if own is None:
         return set()
     ahead = set()
     for key, cell in finite.items():
-        error = _error(cell)
+        error = _error(metric, cell)
         reach = math.hypot(own, own if error is None else error)
         if key == best or abs(cell.mean - finite[best].mean) <= reach:
             ahead.add(key)
     return ahead
 
 
-def _error(cell: Any) -> float | None:
-    """Standard error of a cell's mean, None where nothing is known of it."""
+def _error(metric: str, cell: Any) -> float | None:
+    """Standard error of a cell's mean, None where nothing is known of it.
+
+    That of a perplexity over its windows tells how hard these are, for all rows alike, and says little of a difference.
+    """
     seeds = cell.deviation / math.sqrt(cell.n) if cell.deviation == cell.deviation else None
-    known = [value for value in (seeds, cell.stderr) if value is not None and value == value]
+    own = None if metric == "perplexity" else cell.stderr
+    known = [value for value in (seeds, own) if value is not None and value == value]
     return math.hypot(*known) if known else None

@@ -1,0 +1,83 @@
+"""What is said about numbers that cannot be right, and that nothing is said about those that can."""
+
+import math
+from typing import Any
+
+import pytest
+
+from policyprune.evaluation.plausibility import absurd_from_the_start, doubts
+from policyprune.results.record import Row
+
+WINDOWS = {"length": 128, "windows": 64, "dtype": "float32"}
+VALIDATION = {"split": "validation", "examples": 100, "chance": 0.5}
+
+
+def perplexity(subject: str, value: float | None, stderr: float | None = None) -> Row:
+    return Row(subject, "perplexity", value, "", dict(WINDOWS), stderr)
+
+
+def accuracy(subject: str, value: float, stderr: float | None = 0.02) -> Row:
+    return Row(subject, "accuracy", value, "", dict(VALIDATION), stderr)
+
+
+@pytest.mark.parametrize("subject", ["dense", "evaluated"])
+def test_an_absurd_perplexity_is_said(subject: str) -> None:
+    (line,) = doubts([perplexity(subject, 142.17)])
+    assert f"the {subject} model's perplexity is 142.2 (128 tokens), absurd for text" in line
+    assert "task.bos" in line
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [perplexity("dense", 24.1), perplexity("pruned", 300.0)],  # pruned too far, but honest
+        [perplexity("dense", None)],  # said where it was measured
+        [Row("dense", "latency", 1000.0, "ms", {"length": 128})],
+        [perplexity("dense", 24.1, 1.5), perplexity("tuned", 23.0, 1.5)],  # within noise
+        [perplexity("dense", 24.1), perplexity("tuned", 12.0)],  # nobody knows the noise
+        [perplexity("dense", 24.1, 0.1), Row("tuned", "perplexity", 12.0, "", {**WINDOWS, "length": 1024}, 0.1)],
+        [perplexity("dense", 24.1, 0.1), perplexity("one_shot", 12.0, 0.1)],
+        [accuracy("dense", 0.9), accuracy("pruned", 0.5)],
+        [accuracy("dense", 0.9), accuracy("pruned", 0.93)],
+        [Row("dense", "accuracy", 0.4, "", {"split": "validation"}, 0.02)],  # chance is not known
+        [Row("dense", "cross_entropy", 0.4, "", {}, 0.01), Row("tuned", "cross_entropy", 0.2, "", {}, 0.01)],
+    ],
+)
+def test_nothing_is_said_about_what_may_be(rows: list[Row]) -> None:
+    assert doubts(rows) == []
+
+
+def test_a_pruned_model_that_beats_the_dense_one_beyond_noise_is_said() -> None:
+    """The numbers of Gemma-3-270M without BOS."""
+    lines = doubts([perplexity("dense", 142.17, 8.0), perplexity("pruned", 88.11, 5.0)])
+    assert len(lines) == 2
+    gain = math.log(142.17 / 88.11) / math.hypot(8 / 142.17, 5 / 88.11)
+    assert (
+        f"pruned model is better than the dense one beyond noise (perplexity 88.11 against 142.2, {gain:.1f}"
+        in lines[1]
+    )
+    (line,) = doubts([accuracy("dense", 0.8), accuracy("tuned", 0.9)])
+    assert "accuracy 0.9 against 0.8, 3.5 standard errors" in line
+    (line,) = doubts([accuracy("dense", 0.8, 0.0), accuracy("tuned", 0.9, 0.0)])
+    assert "inf standard errors" in line
+
+
+@pytest.mark.parametrize(("value", "stderr", "said"), [(0.5, 0.02, True), (0.51, 0.02, True), (0.53, 0.02, False)])
+def test_an_accuracy_at_chance_is_said(value: float, stderr: float, said: bool) -> None:
+    lines = doubts([accuracy("dense", value, stderr)])
+    assert bool(lines) == said
+    assert all("not above chance (0.5000)" in line for line in lines)
+    assert doubts([accuracy("pruned", value, stderr)]) == []
+
+
+@pytest.mark.parametrize(
+    ("bos", "without", "with_bos", "said"),
+    [("text", 5.0, 5.0, True), ("window", 5.0, 3.2, False), ("text", 3.2, 3.2, False), ("text", math.nan, 3.0, True)],
+)
+def test_it_is_said_before_the_search_where_bos_was_measured(
+    bos: str, without: float, with_bos: float, said: bool
+) -> None:
+    protocol: dict[str, Any] = {"bos": bos}
+    assert not list(absurd_from_the_start(protocol))
+    protocol["bos_measured"] = {"loss_with_bos": with_bos, "loss_without_bos": without, "tokens": 1008}
+    assert bool(list(absurd_from_the_start(protocol))) == said
