@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ WHO = ["The farmer", "A tired clerk", "Her oldest brother", "The night train", "
 DID = ["carried", "forgot", "repaired", "painted", "counted", "sold"]
 WHAT = ["the wooden boat", "three letters", "a box of lamps", "the copper bell", "its own story", "the last map"]
 WHERE = ["by the river", "behind the station", "in the old harbour", "at noon", "before the rain", "near the mill"]
+LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ (DEBUG|INFO|WARNING|ERROR) policyprune[.\w]*: .*")  # of our own log
+BAR = re.compile(r"[\w, .-]{34,}: +\d+%\|.*\|.*\d+/\d+ \[.*\]|")  # of our own progress, or nothing
 SMALL_TASK = ["task.calibration.count=48", "task.calibration.length=16", "importance.sequences=16"]
 SMALL_EVALUATION = [
     "evaluation.lengths=[32]",

@@ -1,6 +1,7 @@
 """Whole runs through the console command, on a tiny random model and a text written here."""
 
 import json
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from harness import SMALL_EVALUATION, SMALL_SEARCH, composed, console, paragraphs, small_run, write_corpus
+from harness import BAR, LINE, SMALL_EVALUATION, SMALL_SEARCH, composed, console, paragraphs, small_run, write_corpus
 from policyprune.config.settle import run_label
 from policyprune.models.adapter import adapt
 from policyprune.pruning.mask import load_mask
@@ -27,6 +28,7 @@ class Ran:
     arguments: list[str]
     folder: Path
     stdout: str
+    stderr: str
 
     @property
     def record(self) -> Record:
@@ -63,7 +65,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, co
     arguments = small_run(tiny_checkpoint, corpus, "budget.keep=0.75", *SMALL_SEARCH, *SMALL_EVALUATION)
     done = console(*arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
-    return Ran(cwd, arguments, cwd / "outputs" / run_label(composed(*arguments)), done.stdout)
+    return Ran(cwd, arguments, cwd / "outputs" / run_label(composed(*arguments)), done.stdout, done.stderr)
 
 
 def test_folder_is_named_by_the_config_and_holds_everything(searched: Ran) -> None:
@@ -141,6 +143,13 @@ def test_checkpoint_has_the_widths_of_the_mask(searched: Ran) -> None:
     counts = {key: int(view.sum()) for key, view in space.views(mask).items()}
     assert {(block.layer, block.kind): block.count for block in adapt(model).blocks} == counts
     assert sum(parameter.numel() for parameter in model.parameters()) == searched.values("parameters", "pruned")[0]
+
+
+def test_nothing_but_our_own_lines_and_bars_is_on_the_screen(searched: Ran) -> None:
+    """Layers of unequal width, a fresh process, a latency: what other packages say of them helps nobody."""
+    shown = re.split(r"[\r\n]+", searched.stderr + searched.stdout.partition("\n\n")[0])
+    assert any("search " in line for line in shown)
+    assert [line for line in shown if not (BAR.fullmatch(line) or LINE.fullmatch(line))] == []
 
 
 def test_a_checkpoint_tells_nothing_of_the_machine(searched: Ran, corpus: Path, tiny_checkpoint: Path) -> None:

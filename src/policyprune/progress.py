@@ -1,8 +1,10 @@
 """Progress bars, on stderr, with loss, keep rate and time left."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 from tqdm import tqdm
 
@@ -10,5 +12,22 @@ from tqdm import tqdm
 @contextmanager
 def bar(total: int, title: str, unit: str) -> Iterator["tqdm[Any]"]:
     """A bar of `total` steps that stays on screen when it ends."""
-    with tqdm(total=total, desc=f"{title:<34}", unit=unit, dynamic_ncols=True) as progress:
+    with _bar(title, unit, None, total) as progress:
         yield progress
+
+
+@contextmanager
+def bars_of(*others: ModuleType, title: str = "", unit: str = "") -> Iterator[None]:
+    """Make the bars of other packages' modules look like ours during the block; without a title there are none."""
+
+    def ours(items: Any = None, *, total: int | None = None, disable: bool = False, **looks: Any) -> "tqdm[Any]":
+        return _bar(title, unit, items, total, disable or not title)
+
+    with ExitStack() as stack:
+        for module in others:
+            stack.enter_context(patch.object(module, "tqdm", ours))
+        yield
+
+
+def _bar(title: str, unit: str, items: Any, total: int | None, disable: bool = False) -> "tqdm[Any]":
+    return tqdm(items, desc=f"{title:<34}", total=total, unit=unit, dynamic_ncols=True, disable=disable)

@@ -93,7 +93,7 @@ class Predicting:
             with bar(len(ids), f"{title}, {length} tokens", "window") as progress:
                 value, error = of_losses(window_losses(model, ids, self.config.batch_tokens, progress.update))
             rows.append(Measure("perplexity", finite(value), "", self._protocol(length, model), error))
-        return rows + (self.zero_shot.of(model) if self.zero_shot else [])
+        return rows + (self.zero_shot.of(model, f"{title}, zero-shot") if self.zero_shot else [])
 
     def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
         """The perplexities in a fresh process, with an independent computation."""

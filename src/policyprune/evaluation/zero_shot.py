@@ -16,6 +16,7 @@ from policyprune.config import schema
 from policyprune.errors import UsageError
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.questions import load_tasks, origins
+from policyprune.progress import bars_of
 
 FEWSHOT_SEED = 1234  # that of lm-eval's command line
 
@@ -44,22 +45,24 @@ class ZeroShot:
         few._config = replace(self._config, limit=1)
         return few
 
-    def of(self, model: PreTrainedModel) -> list[Measure]:
+    def of(self, model: PreTrainedModel, title: str = "zero-shot") -> list[Measure]:
         """`acc` and, where the task has it, `acc_norm` of each task, then their means over the tasks.
 
         `zero_shot_mean` takes `acc_norm` where the task has it and `acc` elsewhere, `zero_shot_mean_acc` takes `acc`
         everywhere. None where a log-likelihood of the task is not a number: its answers say nothing.
         """
-        from lm_eval import evaluate
-        from lm_eval.models.huggingface import HFLM
+        import lm_eval.api.model
+        import lm_eval.api.task
+        from lm_eval.models import huggingface
 
         config = self._config
         for task in self._tasks.values():
             task.set_config(key="num_fewshot", value=config.num_fewshot)
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
-        with generators_restored():
-            harness = HFLM(pretrained=model, tokenizer=self._tokenizer, batch_size=config.batch_size)
-            found = evaluate(harness, {"tasks": self._tasks}, limit=config.limit, log_samples=False)
+        unseen = bars_of(lm_eval.api.task, lm_eval.api.model)  # of putting the questions together
+        with generators_restored(), unseen, bars_of(huggingface, title=title, unit="answer"):
+            harness = huggingface.HFLM(pretrained=model, tokenizer=self._tokenizer, batch_size=config.batch_size)
+            found = lm_eval.evaluate(harness, {"tasks": self._tasks}, limit=config.limit, log_samples=False)
         assert found is not None
         dtype = str(model.dtype).removeprefix("torch.")
         stated = {"limit": config.limit, "num_fewshot": config.num_fewshot, "dtype": dtype}

@@ -42,10 +42,12 @@ def device_of(config: Model) -> torch.device:
 
 
 def quiet() -> None:
-    """Leave the screen to our own progress bars."""
+    """Leave the screen to our own progress bars, and to what somebody can act on."""
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # that the width of a layer is read from a config whose layers differ, which its own code allows on purpose
+    logging.getLogger("transformers.integrations.heterogeneity.configuration_utils").setLevel(logging.ERROR)
 
 
 def load(config: Model, task: Task, **head: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
