@@ -172,6 +172,20 @@ def test_seeds_tell_rows_apart_or_do_not(tmp_path: Path) -> None:
     assert bold_rows(tmp_path) == {"ours", "close"}
 
 
+def test_perplexities_over_seeds_are_told_apart_by_the_seeds(tmp_path: Path) -> None:
+    """Not by the windows of the text, which all rows share."""
+    for seed in (0, 1):
+        write_run(tmp_path, "ours", seed=seed, results=perplexities(20.0 + 0.1 * seed), stderr=3.0)
+        write_run(tmp_path, "flap", seed=seed, results=perplexities(21.0 + 0.1 * seed), stderr=3.0)
+    assert bold_rows(tmp_path) == {"ours"}
+    for seed in (0, 1):
+        other: list[Measured] = [("pruned", "accuracy", 0.5, {"split": "validation"})]
+        write_run(tmp_path, "ours", seed=seed, results=other, stderr=0.1)
+        other = [("pruned", "accuracy", 0.4, {"split": "validation"})]
+        write_run(tmp_path, "flap", seed=seed, results=other, stderr=0.1)
+    assert bold_rows(tmp_path, "accuracy") == {"ours", "flap"}, "the questions err, whatever the seeds do"
+
+
 def test_one_seed_tells_nothing_and_the_caption_says_so(tmp_path: Path) -> None:
     write_run(tmp_path, "ours", results=perplexities(20.0))
     write_run(tmp_path, "flap", results=perplexities(40.0))
