@@ -1,5 +1,6 @@
 """GGUF files hold the model that was given: read back by gguf-py and, where all layers are alike, by transformers."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,45 @@ def test_the_tokenizer_is_told_in_full(dense: Any, tiny_tokenizer: Any, tmp_path
     assert stated["tokenizer.ggml.token_type"][count:] == [5, 5, 5]  # rows of the embedding without a token
     assert (stated["tokenizer.ggml.bos_token_id"], stated["tokenizer.ggml.eos_token_id"]) == (0, 1)
     assert stated["tokenizer.ggml.add_bos_token"] is False
+
+
+@pytest.mark.parametrize("rows", [-3, 0, 5], ids=["fewer rows", "as many", "more rows"])
+def test_any_number_of_rows_gives_a_file_that_transformers_loads(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int
+) -> None:
+    """Three special tokens, padding among them, are added to a tokenizer after the model was made for it."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    count = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<later>", "additional_special_tokens": ["<x>", "<y>"]})
+    model = tiny_llama(vocab_size=count + 3 + rows, head_dim=HEAD)
+    write_gguf(model, tokenizer, tmp_path / "m.gguf", "f32")
+    stated, tensors = fields(tmp_path / "m.gguf")
+    size = len(stated["tokenizer.ggml.tokens"])
+    assert size == stated["llama.vocab_size"] == len(tensors["token_embd.weight"].data) == model.config.vocab_size
+    assert len(set(stated["tokenizer.ggml.tokens"])) == size
+    assert all(value < size for name, value in stated.items() if name.endswith("_token_id"))
+    assert ("tokenizer.ggml.padding_token_id" in stated) == (rows >= 0)
+    told = [line for line in caplog.messages if "leaves out" in line]
+    assert told == ["format: gguf leaves out '<later>', '<x>', '<y>', for which the model has no embedding"] * (
+        rows < 0
+    )
+    back = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf")
+    ids = torch.randint(3, count, (2, 9))
+    torch.testing.assert_close(back(ids).logits, model(ids).logits, rtol=1e-3, atol=1e-3)
+    again = AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
+    text = "the dog's mask of 123 zeros"
+    assert again(text, add_special_tokens=False)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_tokens_of_texts_without_a_row_are_refused(tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    model = tiny_llama(vocab_size=len(tiny_tokenizer) - 2, head_dim=HEAD)
+    with pytest.raises(UsageError, match=r"would lose 2 tokens, the first is .* embedding \d+ rows"):
+        write_gguf(model, tiny_tokenizer, tmp_path / "m.gguf", "f32")
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    with pytest.raises(UsageError, match="would lose 1 tokens, the first is '<end>'"):
+        check_gguf(tiny_llama(vocab_size=len(tiny_tokenizer), head_dim=HEAD), "f32", tokenizer)
+    assert not list(tmp_path.iterdir())
 
 
 def wrapped(model: Any, pre: Any) -> PreTrainedTokenizerFast:

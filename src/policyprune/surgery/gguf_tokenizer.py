@@ -1,6 +1,7 @@
 """A Hugging Face tokenizer in the words of a GGUF file."""
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ import gguf
 from transformers import PreTrainedTokenizerBase
 
 from policyprune.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -28,7 +31,10 @@ class Vocabulary:
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
-    """The tokens 0..size-1, those that the tokenizer lacks as unused ones; UsageError for a kind llama.cpp lacks."""
+    """The tokens of the `size` rows of an embedding, those that the tokenizer lacks as unused ones.
+
+    UsageError for a kind llama.cpp lacks, and for tokens without a row that a text can hold.
+    """
     if not tokenizer.is_fast:
         raise UsageError(f"format: gguf takes fast tokenizers, this is {type(tokenizer).__name__}")
     stated = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -38,6 +44,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     by_id = {index: token for token, index in model["vocab"].items()}
     special = {own["id"]: own for own in stated["added_tokens"]}
     by_id |= {index: own["content"] for index, own in special.items()}
+    _check_rows(tokenizer, by_id, special, size)
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     tokens = [by_id.get(index, f"[PAD{index}]") for index in range(size)]
     types = [_type(index, by_id, special, model) for index in range(size)]
@@ -49,6 +56,11 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
 def write_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
     """Tokens, merges, special ids and chat template."""
     own = vocabulary(tokenizer, size)
+    lost = [
+        token for index, token in sorted((own, token) for token, own in tokenizer.get_vocab().items()) if index >= size
+    ]
+    if lost:
+        log.warning("format: gguf leaves out %s, for which the model has no embedding", ", ".join(map(repr, lost[:5])))
     writer.add_tokenizer_model(own.model)
     writer.add_tokenizer_pre(own.pre)
     writer.add_token_list(own.tokens)
@@ -58,7 +70,7 @@ def write_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase
     writer.add_token_merges(own.merges)
     for name in ("bos", "eos", "unk", "pad"):
         index = getattr(tokenizer, f"{name}_token_id")
-        if index is not None:
+        if index is not None and index < size:
             getattr(writer, f"add_{name}_token_id")(index)
     encoded = tokenizer("a")["input_ids"]
     assert isinstance(encoded, list)
@@ -67,6 +79,17 @@ def write_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase
     writer.add_add_space_prefix(own.space_prefix)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def _check_rows(tokenizer: PreTrainedTokenizerBase, by_id: dict[int, str], added: dict[int, Any], size: int) -> None:
+    """UsageError where a token that texts are made of has no row; a padding token, say, is only left out."""
+    needed = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "unk")}
+    lost = [i for i in sorted(by_id) if i >= size and (i in needed or i not in added or not added[i]["special"])]
+    if lost:
+        raise UsageError(
+            f"format: gguf would lose {len(lost)} tokens, the first is {by_id[lost[0]]!r}: the tokenizer has "
+            f"{len(by_id)} and the model's embedding {size} rows; give the model a tokenizer of its size"
+        )
 
 
 def _type(index: int, by_id: dict[int, str], added: dict[int, Any], model: dict[str, Any]) -> int:
