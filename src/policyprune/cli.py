@@ -65,7 +65,7 @@ def doctor(arguments: list[str]) -> int:
     from policyprune.models.sources import check_source
 
     config = settled(arguments)
-    check_source(config.model.source)
+    check_source(config.model.source, weights=False)
     from policyprune import doctor as model  # imports torch
 
     return model.examine(config)

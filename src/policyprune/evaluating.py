@@ -39,7 +39,7 @@ def run(config: Evaluating, folder: Path) -> Record:
         log.info("this evaluation is finished already, force=true repeats it")
     else:
         origins(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
-        empty = skeleton(config.model, config.task)
+        empty = skeleton(config.model, config.task, anyone=True)
         check_head(config.task, empty)
         if isinstance(config.task, LanguageModeling):
             check_lengths(config.evaluation, empty)
@@ -61,7 +61,7 @@ def _run(config: Evaluating, folder: Path) -> Record:
     wanted = config.evaluation
     with recorded(config, folder, device_of(config.model)) as record:
         with measured("load", record.stages):
-            model, tokenizer = load(config.model, config.task)
+            model, tokenizer = load(config.model, config.task, anyone=True)
         with measured("data", record.stages):
             task = build(task_of(config), tokenizer, model)
             record.protocol = task.protocol

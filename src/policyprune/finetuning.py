@@ -16,7 +16,8 @@ from policyprune.errors import UsageError
 from policyprune.evaluation.plausibility import doubts
 from policyprune.evaluation.quality import quality_of
 from policyprune.files import write_folder
-from policyprune.models.loading import device_of, load
+from policyprune.models.loading import device_of, load, skeleton
+from policyprune.ranks import processes
 from policyprune.rehearsal import rehearse_evaluation
 from policyprune.results.record import Record
 from policyprune.results.run import finished_before, recorded
@@ -38,6 +39,8 @@ def run(config: Finetuning, folder: Path) -> Record:
     if record is not None:
         log.info("this fine-tuning is finished already, force=true repeats it")
     else:
+        check_device(device_of(config.model))
+        skeleton(config.model, config.task, new_head(config))
         record = _run(config, folder)
     print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
     return record
@@ -48,8 +51,7 @@ def _run(config: Finetuning, folder: Path) -> Record:
     torch.manual_seed(config.seed)
     with recorded(config, folder, device_of(config.model)) as record:
         with measured("load", record.stages):
-            head = {"num_labels": config.task.classes} if isinstance(config.task, Classification) else {}
-            model, tokenizer = load(config.model, config.task, ignore_mismatched_sizes=True, **head)
+            model, tokenizer = load(config.model, config.task, new_head(config))
             task = build(config.task, tokenizer)
             assert isinstance(task, ClassificationTask | QuestionAnsweringTask)
             record.protocol = task.protocol
@@ -64,23 +66,7 @@ def _run(config: Finetuning, folder: Path) -> Record:
             state = folder / "trainer"
             if config.force and state.is_dir():
                 shutil.rmtree(state)  # or a finished training would only be loaded again
-            arguments = TrainingArguments(
-                output_dir=str(state),
-                learning_rate=config.training.learning_rate,
-                per_device_train_batch_size=config.training.batch_size,
-                num_train_epochs=config.training.epochs,
-                warmup_steps=config.training.warmup,
-                weight_decay=config.training.weight_decay,
-                seed=config.seed,
-                save_strategy="epoch",
-                save_total_limit=2,
-                logging_steps=50,
-                report_to=[],
-                use_cpu=device_of(config.model).type == "cpu",
-                bf16=model.dtype == torch.float32 and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
-                train_sampling_strategy="group_by_length",
-                length_column_name="length",
-            )
+            arguments = training_arguments(config, state, device_of(config.model), model.dtype)
             examples, collator = TrainingSet(task, model), DataCollatorWithPadding(tokenizer)
             trainer = Trainer(model, arguments, train_dataset=examples, data_collator=collator)
             last = get_last_checkpoint(str(state)) if state.is_dir() else None
@@ -95,6 +81,46 @@ def _run(config: Finetuning, folder: Path) -> Record:
         for line in doubts(record.results):
             record.warn(line)
     return record
+
+
+def new_head(config: Finetuning) -> dict[str, Any]:
+    """What the head that is trained is told."""
+    return {"num_labels": config.task.classes} if isinstance(config.task, Classification) else {}
+
+
+def check_device(device: torch.device) -> None:
+    """UsageError for processes and GPUs that the Trainer would use in other ways than the config says."""
+    if processes() > 1:
+        raise UsageError(f"WORLD_SIZE: {processes()} processes, fine-tuning takes one")
+    if device.index:
+        raise UsageError(
+            f"model.device: '{device}' is not the first GPU, which is trained on; "
+            f"set CUDA_VISIBLE_DEVICES={device.index} and model.device=cuda"
+        )
+
+
+def training_arguments(config: Finetuning, folder: Path, device: torch.device, dtype: torch.dtype) -> TrainingArguments:
+    """What the Trainer is told. It trains on one device, so that `training.batch_size` is the batch."""
+    on_cpu = device.type == "cpu"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=config.training.learning_rate,
+        per_device_train_batch_size=config.training.batch_size,
+        num_train_epochs=config.training.epochs,
+        warmup_steps=config.training.warmup,
+        weight_decay=config.training.weight_decay,
+        seed=config.seed,
+        save_strategy="epoch",
+        save_total_limit=2,
+        logging_steps=50,
+        report_to=[],
+        use_cpu=on_cpu,
+        bf16=not on_cpu and dtype == torch.float32 and torch.cuda.is_bf16_supported(),
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # or a batch for each GPU that is visible
+    return arguments
 
 
 class TrainingSet(Dataset[dict[str, Any]]):

@@ -99,7 +99,7 @@ def _key(config: Config, budget: LatencyBudget, model: PreTrainedModel, blocks: 
         "hardware": machine["processor"] if device.type == "cpu" else name,
         "machine": machine,
         "dtype": str(dtype_of(config.model, device)),
-        "attention": config.model.attn_implementation,
+        "attention": model.config._attn_implementation,
         "torch": torch.__version__,
         "model_type": model.config.model_type,
         "hidden_size": model.config.hidden_size,
@@ -121,7 +121,6 @@ def _one_layer(config: Config, model: PreTrainedModel, adapter: Adapter) -> PreT
         tensor.zero_()
     for parameter in model.get_submodule(adapter.layers[0]).parameters():
         parameter.normal_(std=0.02)
-    model.set_attn_implementation(config.model.attn_implementation)
     model.base_model.to(dtype_of(config.model, device))
     model.eval().requires_grad_(False)
     return model

@@ -92,7 +92,7 @@ def test_unknown_option_lists_the_options(refusal: Refusal, group: str) -> None:
     ("override", "choices"),
     [
         ("model.dtype=int8", "auto, float32, bfloat16, float16"),
-        ("model.attn_implementation=fast", "sdpa, eager, flash_attention_2, flex_attention"),
+        ("model.attn_implementation=fast", "auto, sdpa, eager, flash_attention_2, flex_attention"),
         ("model.device_map=best", "auto, balanced, balanced_low_0, sequential"),
         ("task.bos=maybe", "auto, none, text, window"),
         ("granularity.units=[attention,neuron]", "attention, ffn, attention_block, ffn_block, layer, hidden"),

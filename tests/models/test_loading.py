@@ -61,5 +61,5 @@ def test_a_model_that_is_not_there_is_an_error_of_one_line(source: str) -> None:
 
 
 def test_an_empty_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"model\.source: .*cannot be loaded"):
+    with pytest.raises(UsageError, match=r"model\.source: .*holds no config\.json"):
         load(replace(CPU, source=str(tmp_path)), TEXT)

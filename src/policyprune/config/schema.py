@@ -90,7 +90,7 @@ class Model:
     device: str = MISSING  # auto, cpu, cuda, cuda:1, ...
     dtype: str = choice("auto", "float32", "bfloat16", "float16")
     search_dtype: str = choice("auto", "float32", "bfloat16", "float16")  # of the search's forward passes
-    attn_implementation: str = choice("sdpa", "eager", "flash_attention_2", "flex_attention")
+    attn_implementation: str = choice("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
     device_map: str | None = choice("auto", "balanced", "balanced_low_0", "sequential")
     trust_remote_code: bool = MISSING
 

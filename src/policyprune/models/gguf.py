@@ -1,27 +1,45 @@
 """GGUF files: converted once, by transformers, into a checkpoint in the user's cache folder."""
 
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
-from policyprune.cache import cache_folder
+from policyprune.cache import cache_folder, only_one_makes
 from policyprune.files import write_folder
+from policyprune.models.weights import check_keys
 from policyprune.progress import bars_of
 
 
 def converted(file: Path) -> Path:
-    """Return a directory with the float32 checkpoint and tokenizer of a GGUF file; made atomically, kept for later."""
-    identity = hashlib.sha256(f"{file.resolve()}:{file.stat().st_size}:{file.stat().st_mtime_ns}".encode()).hexdigest()
+    """Return a directory with the float32 checkpoint and tokenizer of a GGUF file; made whole, once, kept for later.
+
+    Other processes that want the same wait for the one that makes it.
+    """
+    state = file.stat()
+    made_of = (file.resolve(), state.st_size, state.st_mtime_ns, version("transformers"))
+    identity = hashlib.sha256(":".join(map(str, made_of)).encode()).hexdigest()
     target = cache_folder() / "gguf" / f"{file.stem}-{identity[:12]}"
     if target.is_dir():
         return target
+    with only_one_makes(target):
+        if not target.is_dir():
+            _convert(file, target)
+    return target
+
+
+def _convert(file: Path, target: Path) -> None:
     ours = bars_of(modeling_gguf_pytorch_utils, title=f"converting {file.name}", unit="tensor")
     with write_folder(target) as scratch, ours:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        model.hf_quantizer = None  # type: ignore[assignment]  # the weights are plain float32 now, and may be saved as such
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
+        model, told = loaded
+        check_keys(str(file), model, told)
+        model.hf_quantizer = None  # the weights are plain float32 now, and may be saved as such
         del model.config.quantization_config
         model.save_pretrained(scratch)
         AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(scratch)
-    return target

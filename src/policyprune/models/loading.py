@@ -1,6 +1,8 @@
 """Load the dense model and its tokenizer from any source, onto the device and in the dtype that the config asks for."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,17 @@ from transformers import (
 )
 
 from policyprune.config.schema import Classification, Model, QuestionAnswering, Task
-from policyprune.errors import UsageError
+from policyprune.errors import RunError, UsageError
+from policyprune.files import disk_trouble
+from policyprune.models.folders import check_model, has_weights
 from policyprune.models.gguf import converted
 from policyprune.models.padding import settle_padding
 from policyprune.models.precision import dtype_of
 from policyprune.models.residual import KEPT
-from policyprune.models.sources import locate
+from policyprune.models.sources import locate_model
+from policyprune.models.weights import check_class, check_finite, check_keys, check_tokens
+
+log = logging.getLogger(__name__)
 
 
 def device_of(config: Model) -> torch.device:
@@ -50,77 +57,153 @@ def quiet() -> None:
     logging.getLogger("transformers.integrations.heterogeneity.configuration_utils").setLevel(logging.ERROR)
 
 
-def load(config: Model, task: Task, **head: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    config: Model, task: Task, head: dict[str, Any] | None = None, anyone: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the dense model with the head that the task needs, in eval mode and without gradients, and its tokenizer.
 
-    `head` are options of a head that is yet to be trained.
+    `head` are options of a head that is yet to be trained. `anyone`: also a model whose class is its own.
     """
-    model, tokenizer = load_as(config, head_of(task), **head)
+    model, tokenizer = load_as(config, head_of(task), head, anyone)
     if isinstance(task, Classification):
         settle_padding(model, tokenizer)
     return model, tokenizer
 
 
-def load_as(config: Model, kind: Any, **head: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The same with an auto class of transformers instead of a task."""
-    quiet()
+def load_as(
+    config: Model, kind: Any, head: dict[str, Any] | None = None, anyone: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same with an auto class of transformers instead of a task.
+
+    UsageError naming model.source for whatever transformers cannot load, and for weights that are not those of the
+    model: some that are missing, too many, or no numbers.
+    """
     device = device_of(config)
-    where = _where(config)
-    hub: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    if not isinstance(where, Path):
-        hub["revision"] = config.revision or "main"
-    try:
-        _check_code(config, AutoConfig.from_pretrained(where, **hub))
-        tokenizer = AutoTokenizer.from_pretrained(where, **hub)
-        model = kind.from_pretrained(
+    said = stated(config)
+    with _complaining(config), _without_report():
+        where = _where(config)
+        if isinstance(where, Path):
+            check_model(config.source, where)
+        _check_code(config, said)
+        if getattr(said, "auto_map", None) and not config.trust_remote_code:
+            log.warning("%s brings its own code, which is not run: transformers has a class for it", config.source)
+        tokenizer = AutoTokenizer.from_pretrained(where, **_hub(config, where))
+        model, told = kind.from_pretrained(
             where,
             dtype=dtype_of(config, device),
-            attn_implementation=config.attn_implementation,
+            attn_implementation=_attention(config),
             device_map=config.device_map,
-            **hub,
-            **head,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **_hub(config, where),
+            **(head or {}),
         )
-    except UsageError:
-        raise
-    except (OSError, ImportError, ValueError) as error:
-        raise UsageError(_complaint(config, error)) from error
+        check_keys(config.source, model, told, new_head=head is not None)
+        check_tokens(config.source, model, tokenizer)
+        if not anyone:
+            check_class(config.source, model)
     if config.device_map is None:
-        model.to(device)  # type: ignore[arg-type]
+        model.to(device)
+    check_finite(config.source, model)
     model.eval().requires_grad_(False)
     return model, tokenizer
 
 
-def skeleton(config: Model, task: Task) -> PreTrainedModel:
-    """The model's structure without its weights (on the meta device), from its config alone."""
-    return skeleton_as(config, head_of(task))
+def skeleton(config: Model, task: Task, head: dict[str, Any] | None = None, anyone: bool = False) -> PreTrainedModel:
+    """The model's structure without its weights (on the meta device), from its config alone.
+
+    What `load` refuses is refused here too, as far as it can be told without reading weights.
+    """
+    return skeleton_as(config, head_of(task), head, anyone)
 
 
-def skeleton_as(config: Model, kind: Any = None) -> PreTrainedModel:
+def skeleton_as(
+    config: Model, kind: Any = None, head: dict[str, Any] | None = None, anyone: bool = False
+) -> PreTrainedModel:
     """The same with an auto class of transformers; without one, that of the architecture which the config names."""
     said = stated(config)
-    return structure(config, said, kind or _stated_head(said))
+    return structure(config, said, kind or _stated_head(said), head, anyone)
 
 
 def stated(config: Model) -> PreTrainedConfig:
     """What the model's config says; no weights are read, save of a GGUF file, which is converted (once)."""
     quiet()
-    where = _where(config)
-    hub = {"revision": config.revision or "main"} if not isinstance(where, Path) else {}
-    try:
-        said = AutoConfig.from_pretrained(where, trust_remote_code=config.trust_remote_code, **hub)
-    except (OSError, ValueError) as error:
-        raise UsageError(_complaint(config, error)) from error
+    with _complaining(config):
+        where = _where(config)
+        if isinstance(where, Path):
+            check_model(config.source, where, weights=False)
+        said = AutoConfig.from_pretrained(where, **_hub(config, where))
     assert isinstance(said, PreTrainedConfig)
+    layers = getattr(said, "num_hidden_layers", None)
+    if layers is not None and layers < 1:
+        raise UsageError(f"model.source: {config.source!r} has num_hidden_layers={layers} in its config.json")
+    if any(getattr(said, "pruned_heads", None) or {}):
+        raise UsageError(
+            f"model.source: {config.source!r} has pruned_heads in its config.json, which transformers 5 no longer reads"
+        )
     return said
 
 
-def structure(config: Model, said: PreTrainedConfig, head: Any) -> PreTrainedModel:
-    """A model of the auto class `head` on the meta device."""
+def structure(
+    config: Model, said: PreTrainedConfig, kind: Any, head: dict[str, Any] | None = None, anyone: bool = False
+) -> PreTrainedModel:
+    """A model of the auto class `kind` on the meta device, compared with the names of the weights on this disk."""
     _check_code(config, said)
-    with torch.device("meta"):
-        model = head.from_config(said, trust_remote_code=config.trust_remote_code)
+    with _complaining(config), _without_report():
+        trusted = {"trust_remote_code": config.trust_remote_code}
+        with torch.device("meta"):
+            model = kind.from_config(said, attn_implementation=_attention(config), **trusted)
+        where = _where(config)
+        if isinstance(where, Path) and has_weights(where) and not hasattr(said, "quantization_config"):
+            _, told = kind.from_pretrained(
+                where,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **trusted,
+                **(head or {}),
+            )
+            check_keys(config.source, model, told, new_head=head is not None)
+        if not anyone:
+            check_class(config.source, model)
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _attention(config: Model) -> str | None:
+    """None lets transformers take sdpa where the class has it and eager elsewhere."""
+    return None if config.attn_implementation == "auto" else config.attn_implementation
+
+
+def _hub(config: Model, where: Path | str) -> dict[str, Any]:
+    """What every call of transformers is told about a source."""
+    revision = {} if isinstance(where, Path) else {"revision": config.revision or "main"}
+    return {"trust_remote_code": config.trust_remote_code, **revision}
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """No table on the screen of what is missing: we refuse it, in one line."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _complaining(config: Model) -> Iterator[None]:
+    """What goes wrong in a library as UsageError in one line; memory and disks that are full are no model's fault."""
+    try:
+        yield
+    except (UsageError, RunError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if disk_trouble(error) or ("alloc" in str(error) and "memory" in str(error)):
+            raise
+        raise UsageError(_complaint(config, error)) from error
 
 
 def _check_code(config: Model, said: PreTrainedConfig) -> None:
@@ -137,9 +220,16 @@ def _check_code(config: Model, said: PreTrainedConfig) -> None:
 
 
 def _complaint(config: Model, error: Exception) -> str:
-    if "trust_remote_code" in str(error) and not config.trust_remote_code:
+    text = str(error).strip()
+    if "trust_remote_code" in text and not config.trust_remote_code:
         return f"model.source: {config.source!r} brings its own code, model.trust_remote_code=true runs it"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = text.splitlines()[0] if text else ""
+    if not isinstance(error, OSError | ValueError | ImportError) or not reason:
+        reason = f"{type(error).__name__}: {reason}".rstrip(": ")  # which says little by itself, as in KeyError: 'x'
+    if "ttention" in reason and config.attn_implementation != "auto":
+        return (
+            f"model.attn_implementation: {config.attn_implementation!r} is nothing for this model, use auto: {reason}"
+        )
     return f"model.source: {config.source!r} cannot be loaded: {reason}"
 
 
@@ -166,8 +256,9 @@ def head_of(task: Task) -> Any:
 
 
 def _where(config: Model) -> Path | str:
-    path = locate("model.source", config.source)
+    path = locate_model(config.source)
     if path is not None and path.is_file() and path.suffix == ".gguf":
+        check_model(config.source, path)
         return converted(path)
     if path is None and config.source.endswith(".gguf"):
         owner, name, file = config.source.split("/", 2)

@@ -1,12 +1,15 @@
 """What a source string stands for: a hub id, a local path, or `pkg://package/path` inside an installed package."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 from policyprune.config.schema import Config, Evaluating, Finetuning, Given, Labelled, LanguageModeling
 from policyprune.errors import UsageError
+from policyprune.models.folders import check_model
 
 PACKAGE = "pkg://"
+HUB = re.compile(r"([\w-][\w.-]*(/[\w-][\w.-]*)?|[\w.-]+/[\w.-]+/.+\.gguf)", re.ASCII)
 
 
 def locate(key: str, source: str) -> Path | None:
@@ -15,9 +18,14 @@ def locate(key: str, source: str) -> Path | None:
     `key` is the config key that errors name. A package's files are found without importing it.
     """
     if not source.startswith(PACKAGE):
-        path = Path(source).expanduser()
-        if path.exists():
+        try:
+            path = Path(source).expanduser()
+            path.stat()
             return path
+        except (FileNotFoundError, NotADirectoryError, RuntimeError, ValueError):
+            pass  # RuntimeError: the home of somebody who has none; ValueError: no name of a file
+        except OSError as error:
+            raise UsageError(f"{key}: {source!r} cannot be read: {error.strerror}") from error
         if source.startswith(("/", ".", "~")):
             raise UsageError(f"{key}: {source!r} does not exist")
         return None
@@ -31,11 +39,26 @@ def locate(key: str, source: str) -> Path | None:
     return path
 
 
-def check_source(source: str) -> None:
-    """UsageError for a model source that is empty, or a file or package that this machine lacks."""
+def locate_model(source: str) -> Path | None:
+    """The same for a model, which lies on the hub where it lies on no disk; UsageError where it can lie on neither."""
     if not source:
         raise UsageError("model.source: empty, give a hub id, a directory, a .gguf file or pkg://package/path")
-    locate("model.source", source)
+    path = locate("model.source", source)
+    if path is None and (not HUB.fullmatch(source) or (source.endswith(".gguf") and source.count("/") < 2)):
+        raise UsageError(
+            f"model.source: {source!r} does not exist, and is no name on the hub (owner/name, owner/name/file.gguf)"
+        )
+    return path
+
+
+def check_source(source: str, weights: bool = True) -> None:
+    """UsageError for a model source that this machine lacks, or whose files are not whole. Needs no torch.
+
+    `weights`: whether they have to be there.
+    """
+    path = locate_model(source)
+    if path is not None:
+        check_model(source, path, weights)
 
 
 def check_sources(config: Config | Finetuning | Evaluating) -> None:
