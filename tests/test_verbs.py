@@ -57,14 +57,16 @@ def test_a_plan_gives_the_checkpoint_again(run: Path, tmp_path: Path, capsys: An
     }
 
 
-def test_a_plan_is_laid_on_a_copy_but_on_no_other_model(run: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_plan_is_laid_on_a_copy_but_on_no_other_model(
+    run: Path, tiny_checkpoint: Path, tiny_llama: Any, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_checkpoint, copy)
     plan, output = str(run / "plan.json"), f"output={tmp_path / 'made'}"
     assert cli.apply([plan, f"model.source={copy}", output]) == 0
     assert weights(tmp_path / "made") == weights(run / "checkpoint")
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
+    vocabulary = json.loads((copy / "config.json").read_text())["vocab_size"]
+    tiny_llama(vocab_size=vocabulary, intermediate_size=40).save_pretrained(copy)
     with pytest.raises(UsageError, match="48 ffn units in layer 0, this model has 40"):
         cli.apply([plan, f"model.source={copy}", f"output={tmp_path / 'other'}"])
     assert not (tmp_path / "other").exists()
