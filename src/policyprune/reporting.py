@@ -32,12 +32,14 @@ def report(arguments: list[str]) -> int:
     parser = _Parser(prog="policyprune report", add_help=False, allow_abbrev=False)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--table", default="")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output")
     parser.add_argument("--wandb", action="store_true")
     given = parser.parse_args(arguments)
     if given.table and given.table not in table_names():
         raise UsageError(f"report: --table {given.table!r} is not one of {', '.join(table_names())}")
-    output = given.output or given.folders[0] / "report"
+    if given.output is not None:
+        place("report: --output", given.output)
+    output = Path(given.output or given.folders[0] / "report")
     written = write_report(given.folders, given.table or given.folders[0].resolve().name, output, given.wandb)
     print(written[0].read_text(encoding="utf-8"))
     print("\n".join(str(path) for path in written if path.parent.name != FIGURES))

@@ -153,7 +153,7 @@ def _look(given: Namespace, config_name: str, added: Sequence[str]) -> dict[Path
 def _folders(point: Point, multirun: bool) -> dict[str, str | None]:
     if not multirun:
         return {"hydra.run.dir": point.run}
-    job = None if point.sweep is None or point.job is None else str(Path(point.sweep, point.job))
+    job = point.job if not point.job or point.sweep is None else str(Path(point.sweep, point.job))
     return {"hydra.sweep.dir": point.sweep, "hydra.sweep.subdir": job}
 
 

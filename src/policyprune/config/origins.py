@@ -3,7 +3,6 @@
 from typing import Any
 
 from policyprune.errors import UsageError
-from policyprune.models.hub import decided
 
 QUESTIONS = "allenai/ai2_arc"  # the data set that the hub is asked for, of those with questions
 
@@ -25,14 +24,21 @@ def task_origin(task: Any) -> str | None:
             f"++task.data_files.{missing[0]}=..."
         )
     if wanted == "auto" and needed and task.source is not None:
-        return "hub" if missing else decided("task.origin", "auto", task.source)
+        return "hub" if missing else _decided("task.origin", task.source)
     return str(wanted)
 
 
 def questions_origin(evaluation: Any) -> str:
     """The same for the questions of zero-shot tasks; `auto` remains where none are asked."""
     asked = evaluation.zero_shot
-    return decided("evaluation.zero_shot.source", asked.source, QUESTIONS) if asked.tasks else str(asked.source)
+    open_yet = asked.tasks and asked.source == "auto"
+    return _decided("evaluation.zero_shot.source", QUESTIONS) if open_yet else str(asked.source)
+
+
+def _decided(key: str, source: str) -> str:
+    from policyprune.models.hub import decided  # takes as long to import as the rest of the command line
+
+    return decided(key, "auto", source)
 
 
 def settle_origins(config: Any) -> None:

@@ -14,6 +14,8 @@ from policyprune.config.origins import questions_origin, settle_origins, task_or
 from policyprune.config.schema import Applying, Config, Evaluating, Exporting, Finetuning
 from policyprune.errors import UsageError
 
+UNNAMED = re.compile(r"[^\w.,+=@() -]+")  # stands in no folder's name; a run's name may come from anyone's file
+LONGEST = 60  # characters of a name in the folder's, which the digest tells apart
 UNFINGERPRINTED = ("force", "tracker", "safety", "hydra", "method")
 
 
@@ -75,7 +77,7 @@ def run_label(composed: DictConfig) -> str:
     if "evaluation" in content:
         content["evaluation"]["zero_shot"]["source"] = questions_origin(composed.evaluation)
     groups: list[str] = [group for group in ("model", "task", "granularity", "budget", "optimizer") if group in content]
-    names: dict[str, str] = {group: str(content[group]["name"]).replace("/", "-") for group in groups}
+    names: dict[str, str] = {group: UNNAMED.sub("-", str(content[group]["name"]))[:LONGEST] for group in groups}
     if composed.get("method"):
         names["optimizer"] = re.sub(r"[^\w.]+", "_", composed.method)
     if "budget" in names:
