@@ -4,13 +4,17 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from encoders import make_encoder, reviews, write_lines
 from harness import settled
-from policyprune import pipeline
+from policyprune import finetuning, pipeline
+from policyprune.config.options import conf_dir
+from policyprune.config.settle import settle
+from policyprune.config.store import register
 from policyprune.errors import UsageError
 from policyprune.evaluation.outputs import outputs
 from policyprune.models.loading import load
@@ -110,3 +114,17 @@ def test_a_run_prunes_a_decoder_that_classifies(tmp_path: Path, tiny_tokenizer: 
     values = {row.subject: row.value for row in record.results if row.metric == "cross_entropy"}
     assert values["reloaded"] == pytest.approx(values["pruned"], rel=1e-5)
     assert AutoConfig.from_pretrained(tmp_path / "run" / "checkpoint").pad_token_id is not None
+
+
+def test_a_decoder_without_a_padding_token_is_fine_tuned_in_batches(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    source = saved(tmp_path / "tiny", decoder("llama", None), tiny_tokenizer, padding=False)
+    register()
+    words = [*arguments(tmp_path, source), "training.epochs=1", "training.batch_size=8"]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        finetuning.run(settle(hydra.compose("finetune", words)), tmp_path / "run")
+    record = read_record(tmp_path / "run")
+    assert record is not None
+    assert record.status == "finished"
+    config = AutoConfig.from_pretrained(tmp_path / "run" / "checkpoint")
+    assert config.pad_token_id == AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoint").pad_token_id
+    assert config.id2label == {0: "negative", 1: "positive"}

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
+from transformers import AutoModelForSequenceClassification, RobertaConfig
 
 from encoders import encoder_tokenizer, make_encoder, write_lines
 from harness import settled
 from policyprune.config.schema import Classification, Evaluation, Examples
 from policyprune.errors import UsageError
 from policyprune.evaluation.quality import Classifying
+from policyprune.models.loading import positions
 from policyprune.tasks import build, check_fit, check_head
 from policyprune.tasks.glue import ClassificationTask
 from policyprune.tasks.labels import Names, aligned, check_names, labels_of, name_classes, names_of
@@ -215,6 +217,19 @@ def test_examples_longer_than_the_model_are_refused() -> None:
     with pytest.raises(UsageError, match=r"^task\.max_length: 129 is more than the 128 positions"):
         check_head(replace(config(), max_length=129), make_encoder(num_labels=2))
     check_head(replace(config(), max_length=128), make_encoder(num_labels=2))
+
+
+def test_positions_of_roberta_begin_behind_the_padding() -> None:
+    """514 in its config are 512 tokens: a 513th crashed in the embedding."""
+    sizes = {"vocab_size": 300, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    roberta = RobertaConfig(**sizes, num_hidden_layers=1, max_position_embeddings=34, pad_token_id=1, num_labels=2)
+    model = AutoModelForSequenceClassification.from_config(roberta).eval()
+    assert positions(model.config) == 32
+    model(torch.full((1, 32), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 33), 5))
+    with pytest.raises(UsageError, match=r"^task\.max_length: 33 is more than the 32 positions"):
+        check_head(replace(config(), max_length=33), model)
 
 
 def test_a_head_that_is_to_be_trained_gets_the_names_of_the_data_but_keeps_its_order() -> None:

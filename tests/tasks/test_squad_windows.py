@@ -15,7 +15,7 @@ from encoders import articles, encoder_tokenizer, make_encoder, write_lines
 from harness import paragraphs
 from policyprune.config.schema import Examples, QuestionAnswering
 from policyprune.errors import UsageError
-from policyprune.tasks import build
+from policyprune.tasks import build, check_fit
 from policyprune.tasks.squad import QuestionAnsweringTask
 from policyprune.tasks.windows import Windows, choose, make_windows
 
@@ -260,3 +260,19 @@ def test_a_question_that_leaves_too_little_room_is_cut(tokenizer: Any, question:
     assert int(windows.encoded.lengths.max()) <= 64
     found = [answer_in(windows, i, context) for i, owner in enumerate(windows.question.tolist()) if owner == 1]
     assert str(found[0]).strip() == "Story"
+
+
+def test_questions_without_any_answer_are_refused_and_some_are_told_of(tmp_path: Path, tokenizer: Any) -> None:
+    """On 946e1c6 such a split gave 0 without a word."""
+    train, test, model = articles(5, seed=1), articles(3, seed=2, none=True), make_encoder("QuestionAnswering")
+    task = built(tmp_path, tokenizer, train, test)
+    (line,) = check_fit(task, model)
+    assert line.startswith("3 of 6 questions of validation have no answer and count as wrong")
+    assert check_fit(built(tmp_path, tokenizer, train, test, no_answer=True), model) == []
+    for paragraph in test["data"][0]["paragraphs"]:
+        for question in paragraph["qas"]:
+            del question["answers"]
+    with pytest.raises(UsageError, match=r"^task\.test_splits: none of the 6 questions of validation has an answer"):
+        check_fit(built(tmp_path, tokenizer, train, test), model)
+    with pytest.raises(UsageError, match=r"^task\.calibration_split: no window of the 6 questions of train holds an"):
+        built(tmp_path, tokenizer, test, train)

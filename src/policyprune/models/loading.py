@@ -34,6 +34,8 @@ from policyprune.models.weights import check_class, check_finite, check_keys, ch
 
 log = logging.getLogger(__name__)
 
+COUNTING_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm")  # positions
+
 
 def device_of(config: Model) -> torch.device:
     """`auto` is cuda where there is one, else cpu. UsageError for a device that this machine lacks."""
@@ -245,6 +247,8 @@ def _stated_head(config: PreTrainedConfig) -> Any:
 def positions(config: PreTrainedConfig) -> int | None:
     """The longest sequence that a model was made for, in tokens; None where its config states none."""
     most: int | None = getattr(config, "max_position_embeddings", None)
+    if most is not None and config.model_type in COUNTING_FROM_PADDING:
+        return most - config.pad_token_id - 1
     return most
 
 

@@ -23,7 +23,7 @@ def load_splits(task: Labelled) -> dict[str, tuple[Dataset, str]]:
         split: load_split(task, split, origin == "embedded")
         for split in dict.fromkeys([task.calibration_split, *task.test_splits])
     }
-    if task.offline_files:
+    if task.offline_files and origin in ("hub", "embedded"):
         told = ", ".join(f"{split} from {source}" for split, (_, source) in loaded.items())
         log.info("task.origin=%s: %s", origin, told)
     return loaded
