@@ -248,7 +248,7 @@ def positions(config: PreTrainedConfig) -> int | None:
     """The longest sequence that a model was made for, in tokens; None where its config states none."""
     most: int | None = getattr(config, "max_position_embeddings", None)
     if most is not None and config.model_type in COUNTING_FROM_PADDING:
-        return most - config.pad_token_id - 1
+        return most - int(config.pad_token_id or 0) - 1
     return most
 
 
