@@ -2,7 +2,9 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 
 from harness import SMALL_SEARCH, paragraphs, settled, small_run, write_corpus
 from policyprune import pipeline
-from policyprune.config.schema import Config
+from policyprune.config.schema import Config, Given
 from policyprune.errors import UsageError
 from policyprune.results.record import Record, read_record
 from policyprune.results.run import finished_before
@@ -77,3 +79,26 @@ def test_a_refused_command_does_not_block_its_folder(tiny_checkpoint: Path, tmp_
         pipeline.run(wrong, tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
     assert pipeline.run(config, tmp_path / "run").status == "finished"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "foreign", "other model"])
+def test_a_given_mask_is_looked_at_before_weights_are_loaded(
+    config: Config, finished: Path, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, tiny_llama: Any
+) -> None:
+    whole = (finished / "mask.safetensors").read_bytes()
+    contents = {
+        "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+        "cut": whole[:-9],
+        "foreign": (finished / "checkpoint" / "model.safetensors").read_bytes(),
+        "other model": whole,
+    }
+    (tmp_path / "mask.safetensors").write_bytes(contents[damage])
+    model = config.model
+    if damage == "other model":
+        tiny_llama(num_hidden_layers=2).save_pretrained(tmp_path / "model")
+        model = replace(model, source=str(tmp_path / "model"))
+    monkeypatch.setattr(pipeline, "load", lambda *arguments: pytest.fail("weights were loaded"))
+    given = replace(config, optimizer=Given("given", str(tmp_path)), model=model)
+    with pytest.raises(UsageError, match=r"^optimizer\.folder: [^\n]+$"):
+        pipeline.run(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.calibration import fit_edits, gather
-from policyprune.config.schema import Config, LanguageModeling, LatencyBudget
+from policyprune.config.schema import Config, Given, LanguageModeling, LatencyBudget
 from policyprune.distributed import Team, leading
 from policyprune.evaluation.comparison import compare
 from policyprune.evaluation.kept_latency import kept_latency
@@ -29,6 +29,7 @@ from policyprune.pruning.importance import scores_of
 from policyprune.pruning.initialisation import initial_probabilities
 from policyprune.pruning.mask import keep_rates, save_mask
 from policyprune.pruning.optimizers import Found
+from policyprune.pruning.optimizers.given import mask_of
 from policyprune.pruning.space import Space, space_of
 from policyprune.rehearsal import rehearse
 from policyprune.results.card import write_card
@@ -72,13 +73,10 @@ def check_budget(config: Config) -> None:
         check_lengths(config.evaluation, empty)
     formats.check_formats(config.export.formats, empty, export_settings(config))
     adapter = adapt(empty)
-    make_budget(
-        config.budget,
-        adapter,
-        space_of(adapter, config.granularity.units, config.granularity.spared),
-        block_latency(config),
-        config.granularity.align,
-    )
+    space = space_of(adapter, config.granularity.units, config.granularity.spared)
+    budget = make_budget(config.budget, adapter, space, block_latency(config), config.granularity.align)
+    if isinstance(config.optimizer, Given):
+        mask_of(config.optimizer, space, budget)
 
 
 def export_settings(config: Config) -> formats.Settings:

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 
 @contextmanager
-def bar(total: int, title: str, unit: str) -> Iterator["tqdm[Any]"]:
-    """A bar of `total` steps that stays on screen when it ends."""
+def bar(total: int | None, title: str, unit: str) -> Iterator["tqdm[Any]"]:
+    """A bar of `total` steps (None: nobody knows) that stays on screen when it ends."""
     with _bar(title, unit, None, total) as progress:
         yield progress
 

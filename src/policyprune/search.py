@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from policyprune.pruning.budget import Budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.optimizers.problem import Job
 from policyprune.pruning.space import Space
-from policyprune.results.curve import Curve, read_curve
-from policyprune.results.interruption import INTERRUPTION
+from policyprune.results.curve import NOTHING, Curve, read_curve
 from policyprune.results.saving import Saving
 from policyprune.results.state import StateFile
 from policyprune.tasks.observed import Observed
@@ -98,10 +96,9 @@ def search(
         task.load(before["calibration"])
         resumed = [*before["resumed"], before["steps"]]
         log.info("the search goes on after step %d", before["steps"])
-    every = HELD_ON_GPU if device.type == "cuda" else 1
-    steps = getattr(config.optimizer, "steps", getattr(config.optimizer, "iterations", 0))
-    kept = before["curve"] if before is not None else 0
-    with forwards.on(), Curve(path, every, kept) as curve, bar(steps, "search", "step") as progress:
+    every, length = HELD_ON_GPU if device.type == "cuda" else 1, config.optimizer.length
+    kept = before["curve"] if before is not None else NOTHING
+    with forwards.on(), Curve(path, every, kept[0]) as curve, bar(length, "search", "step") as progress:
 
         def tell(rows: list[dict[str, float]]) -> None:
             nonlocal skipped
@@ -138,8 +135,7 @@ def search(
         if before is not None and before["found"] is not None:
             found = Found(**before["found"])
         else:
-            saving = Saving(file, config.safety, before, around)
-            with INTERRUPTION.put_off() if steps else nullcontext():
+            with Saving(file, config.safety, before, around) as saving:
                 found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, report, saving)
                 saving.end(vars(found))
     return found, {

@@ -30,6 +30,9 @@ CallMain = Callable[..., tuple[int, str]]
         ("evaluation.zero_shot.limit=0", "at least 1"),
         ("evaluation.zero_shot.num_fewshot=-1", "at least 0"),
         ("seed=-1", "at least 0"),
+        ("seed=4294967296", "at least 0 and at most 4294967295"),
+        (f"seed={2**64}", "at least 0 and at most 4294967295"),
+        (f"task.calibration.seed={10**400}", "at least 0 and at most 4294967295"),
     ],
 )
 def test_number_out_of_range(refusal: Refusal, override: str, bounds: str) -> None:

@@ -1,8 +1,11 @@
 """Searches that are interrupted after any step, and losses that are no numbers, on losses of the mask alone."""
 
 import io
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.config.schema import PPO, Evolution, Greedy, Gumbel, StraightThrough
+from policyprune.config.schema import PPO, Evolution, Greedy, Gumbel, OneShot, Safety, StraightThrough
+from policyprune.errors import Interrupted
 from policyprune.pruning.budget import make_budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.optimizers.estimator import Baseline
 from policyprune.pruning.space import space_of
+from policyprune.results.interruption import INTERRUPTION, interruptible
+from policyprune.results.saving import Saving
+from policyprune.results.state import StateFile
 
 STEPS = 9
 COUNTS = [(2, 5), (3, 4)]
@@ -210,3 +217,51 @@ def test_ppo_survives_losses_that_are_never_numbers(problem: Problem) -> None:
     found = OPTIMIZERS["ppo"](broken, refining(), rows.append)
     assert bool((problem.budget.spent(found.mask) <= problem.budget.pool_limit).all())
     assert [row["skipped"] for row in rows] == [6] * STEPS
+
+
+def test_going_on_where_losses_round_differently_ends_well(problem: Problem) -> None:
+    """As on another machine: no loss that was computed there is compared with one that is computed here."""
+    memory = Memory(stop=STEPS)
+    with pytest.raises(Stopped):
+        OPTIMIZERS["ppo"](problem, refining(), lambda told: None, memory)
+    worse = replace(problem, evaluate=lambda masks, rows: problem.evaluate(masks, rows) * (1 + 1e-6))
+    found = OPTIMIZERS["ppo"](worse, refining(), lambda told: None, Memory(saved=memory.saved))
+    assert bool(found.mask.any())
+
+
+STEP_BY_STEP = [*OTHERS, refining()]
+
+
+@pytest.mark.parametrize("config", STEP_BY_STEP, ids=lambda config: config.name)
+def test_a_signal_waits_for_the_save_of_every_search_that_goes_step_by_step(
+    problem: Problem, config: Any, tmp_path: Path
+) -> None:
+    search = OPTIMIZERS[config.name]
+    expected = search(problem, config, lambda told: None)
+    calls = 0
+
+    def signalled(masks: Tensor, rows: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # in the middle of a step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return problem.evaluate(masks, rows)
+
+    def run(own: Problem) -> Found:
+        file = StateFile(tmp_path / "search.state", {"config": "abc"})
+        with interruptible(), Saving(file, Safety(None, None, 9), file.read(), dict) as saving:
+            return search(own, config, lambda told: None, saving)
+
+    with pytest.raises(Interrupted):
+        run(replace(problem, evaluate=signalled))
+    assert (tmp_path / "search.state").exists(), "it ended before it saved"
+    assert not INTERRUPTION.waits
+    assert torch.equal(run(problem).mask, expected.mask)
+
+
+@pytest.mark.parametrize("config", STEP_BY_STEP, ids=lambda config: config.name)
+def test_the_number_of_steps_is_declared_by_the_config(problem: Problem, config: Any) -> None:
+    told: list[dict[str, Any]] = []
+    OPTIMIZERS[config.name](problem, config, told.append)
+    assert config.length in (None, len(told))
+    assert OneShot("one_shot").length is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from policyprune.results.curve import Curve, read_curve
+from policyprune.results.curve import NOTHING, Curve, read_curve
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -66,24 +66,29 @@ def test_going_on_keeps_the_first_lines_and_nothing_after_them(tmp_path: Path) -
     path = tmp_path / "curve.jsonl"
     with Curve(path, every=1) as curve:
         curve.add({"step": 1, "loss": float("nan")})
-        size = curve.sync()
+        written = curve.sync()
         curve.add({"step": 2, "loss": 0.5})
     with path.open("a") as file:
         file.write('{"step": 3, "lo')
-    kept = read_curve(path, size)
+    kept = read_curve(path, written)
     assert kept is not None
     assert [row["step"] for row in kept] == [1]
     assert kept[0]["loss"] != kept[0]["loss"]
-    with Curve(path, every=1, keep=size) as curve:
+    with Curve(path, every=1, keep=written[0]) as curve:
         curve.add({"step": 2, "loss": 0.5})
     assert [line["step"] for line in lines(path)] == [1, 2]
 
 
 def test_a_curve_that_lost_lines_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "curve.jsonl"
-    assert read_curve(path, 10) is None
-    assert read_curve(tmp_path / "nowhere", 0) is None
-    path.write_text('{"step": 1}\n')
-    assert read_curve(path, 12) == [{"step": 1}]
-    assert read_curve(path, 13) is None
-    assert read_curve(path, 7) is None
+    assert read_curve(tmp_path / "nowhere", NOTHING) is None
+    with Curve(path, every=1) as curve:
+        curve.add({"step": 1, "loss": 2.5})
+        written = curve.sync()
+    assert read_curve(path, written) == [{"step": 1, "loss": 2.5}]
+    assert read_curve(path, (written[0] - 1, written[1])) is None
+    path.write_text(path.read_text().replace("2.5", "2.6"))
+    assert read_curve(path, written) is None, "another digit"
+    path.write_text("")
+    assert read_curve(path, written) is None
+    assert read_curve(path, NOTHING) == []

@@ -17,6 +17,7 @@ from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.results.interruption import INTERRUPTION
 from policyprune.results.reading import FILE
 from policyprune.results.record import Record
+from policyprune.results.report.runs import find_runs
 from policyprune.results.run import finished_before, recorded
 from policyprune.results.standing import Standing, standing
 
@@ -292,6 +293,17 @@ def test_a_finished_run_that_lost_a_file_is_not_taken_for_a_whole_one(
         assert (found, mended) == (None, []), "without the mask there is nothing to mend by"
     else:
         assert mended == [found]
+
+
+def test_a_report_leaves_out_a_curve_that_was_changed(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with recorded(config, tmp_path, CPU):
+        (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+    assert find_runs([tmp_path])[0].curve == [{"step": 1, "loss": 2.5}]
+    (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.6}\n')
+    assert find_runs([tmp_path])[0].curve == []
+    assert "curve.jsonl is damaged (checksum), it is left out" in caplog.text
 
 
 def test_what_a_killed_run_was_writing_is_removed_by_the_next_one(config: Config, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Field declarations for the schemas: the valid values stand beside the type, the defaults stand in conf/."""
 
-import math
 import re
 from collections import Counter
 from dataclasses import field, fields, is_dataclass
@@ -9,6 +8,8 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from policyprune.errors import UsageError
+
+SEEDS = 2**32 - 1  # the largest that all generators take
 
 
 def choice(*choices: str) -> Any:
@@ -66,8 +67,8 @@ def _check_one(key: str, item: Any, metadata: Any) -> None:
         "below": lambda bound: number < bound,
         "at most": lambda bound: number <= bound,
     }
-    if not (math.isfinite(number) and all(tests[name](bound) for name, bound in bounds.items())):
-        wanted = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items())
+    if not (number - number == 0 and all(tests[name](bound) for name, bound in bounds.items())):
+        wanted = " and ".join(f"{name} {bound:.15g}" for name, bound in bounds.items())
         raise UsageError(f"{key}: {number} is out of range, it must be {wanted}")
 
 

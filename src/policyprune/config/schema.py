@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from policyprune.config.evaluation_schema import Evaluation, Latency, ZeroShot
-from policyprune.config.fields import choice, number, size
+from policyprune.config.fields import SEEDS, choice, number, size
 from policyprune.config.search_schema import (
     PPO,
     BiasCompensation,
@@ -198,7 +198,7 @@ class Config:
     tracker: Tracker = MISSING
     safety: Safety = field(default_factory=Safety)
     method: str | None = MISSING  # names the row of a table; set by the options of the group `method`
-    seed: int = number(at_least=0)
+    seed: int = number(at_least=0, at_most=SEEDS)
     force: bool = MISSING  # run again although a finished record of the same config is there
 
 
@@ -221,7 +221,7 @@ class Finetuning:
     task: Task = MISSING
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = MISSING
-    seed: int = number(at_least=0)
+    seed: int = number(at_least=0, at_most=SEEDS)
     force: bool = MISSING
 
 
@@ -235,7 +235,7 @@ class Evaluating:
     state: str | None = MISSING  # digest of the weight files, so that changed ones are measured again
     recorded_bos: str | None = choice("none", "text", "window")  # what task.bos=auto was in the run; null: measured
     sequence_length: int = number(at_least=1)  # tokens, for the multiply-accumulates of attention
-    seed: int = number(at_least=0)
+    seed: int = number(at_least=0, at_most=SEEDS)
     force: bool = MISSING
 
 

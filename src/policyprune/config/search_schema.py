@@ -13,6 +13,23 @@ class Optimizer:
 
     name: str = MISSING
 
+    @property
+    def length(self) -> int | None:
+        """Number of steps of the search; None where it has none, or they are not known before."""
+        return None
+
+
+@dataclass
+class Stepwise(Optimizer):
+    """Base of those that are told their number of steps."""
+
+    steps: int = number(at_least=1)
+
+    @property
+    def length(self) -> int | None:
+        """Number of steps of the search."""
+        return self.steps
+
 
 @dataclass
 class OneShot(Optimizer):
@@ -20,10 +37,9 @@ class OneShot(Optimizer):
 
 
 @dataclass
-class PolicyGradient(Optimizer):
+class PolicyGradient(Stepwise):
     """Bernoulli policy gradient; every field is an independent choice (docs/policy-gradient.md)."""
 
-    steps: int = number(at_least=1)
     batch_size: int = number(at_least=1)  # sequences per step
     masks: int = number(at_least=1)  # K, forward passes per step
     mask_per: str = choice("sequence", "batch")
@@ -68,12 +84,16 @@ class PPO(Optimizer):
     sliced: bool = MISSING  # leave out what a mask prunes, which is faster the more is pruned
     candidates: int = number(at_least=1)  # masks compared on the held-out examples, the warm start among them
 
+    @property
+    def length(self) -> int | None:
+        """Number of iterations."""
+        return self.iterations
+
 
 @dataclass
-class Evolution(Optimizer):
+class Evolution(Stepwise):
     """Evolutionary search over masks within the budget."""
 
-    steps: int = number(at_least=1)  # generations
     population: int = number(at_least=2)  # masks, and forward passes, per generation
     parents: int = number(at_least=1)  # masks that stay
     mutation: float = number(above=0, below=1)  # share of the kept units that a mutation exchanges
@@ -83,10 +103,9 @@ class Evolution(Optimizer):
 
 
 @dataclass
-class Gumbel(Optimizer):
+class Gumbel(Stepwise):
     """Mask learning by back-propagation through the binary concrete distribution."""
 
-    steps: int = number(at_least=1)
     batch_size: int = number(at_least=1)  # sequences per step
     masks: int = number(at_least=1)  # forward and backward passes per step, a mask for each sequence in each
     learning_rate: float = number(above=0)  # root mean square change of the keep probabilities in the first step
@@ -96,10 +115,9 @@ class Gumbel(Optimizer):
 
 
 @dataclass
-class StraightThrough(Optimizer):
+class StraightThrough(Stepwise):
     """The policy's gradient by back-propagation through sampled masks, from the mask of the metric on."""
 
-    steps: int = number(at_least=1)
     batch_size: int = number(at_least=1)  # sequences per step, a mask for each
     backward_batch: int = number(at_least=1)  # of them back-propagated at a time: what memory grows with
     learning_rate: float = number(above=0)  # root mean square change of the keep probabilities in the first step

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from policyprune.config.fields import choice, number
+from policyprune.config.fields import SEEDS, choice, number
 
 
 @dataclass
@@ -13,7 +13,7 @@ class Calibration:
 
     count: int = number(at_least=1)
     length: int = number(at_least=2)  # tokens per sequence
-    seed: int = number(at_least=0)
+    seed: int = number(at_least=0, at_most=SEEDS)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Examples:
     """The labelled examples that the search and the metrics may look at."""
 
     count: int | None = number(at_least=1)  # null: all
-    seed: int = number(at_least=0)
+    seed: int = number(at_least=0, at_most=SEEDS)
 
 
 @dataclass

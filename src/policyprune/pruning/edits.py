@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from policyprune.pruning.space import Space
+from policyprune.sealed import read_sealed
 
+FORMAT = "policyprune-mask-1"  # of the file that holds a mask and its edits
 Key = tuple[int, str]
 
 
@@ -39,11 +40,10 @@ class Edits:
 def load_edits(path: Path, space: Space) -> Edits | None:
     """The changes in a mask file over `space`; None where nothing was tuned."""
     found: dict[str, dict[Key, Tensor]] = {"scale": {}, "weight": {}, "bias": {}}
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            kind, layer, *last = name.split(".")
-            if last and last[0] in found:
-                found[last[0]][int(layer), kind] = file.get_tensor(name)
+    for name, array in read_sealed(path, FORMAT).items():
+        kind, layer, *last = name.split(".")
+        if last and last[0] in found:
+            found[last[0]][int(layer), kind] = torch.tensor(array)
     if not any(found.values()):
         return None
     scales = torch.cat([found["scale"][group.layer, group.kind] for group in space.groups]) if found["scale"] else None

@@ -1,17 +1,18 @@
 """A mask on disk, and what it keeps."""
 
+import re
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from policyprune.files import write_file
-from policyprune.pruning.edits import Edits
+from policyprune.errors import UsageError
+from policyprune.pruning.edits import FORMAT, Edits
 from policyprune.pruning.space import Group, Space
+from policyprune.sealed import read_sealed, write_sealed
 
 FILE = "mask.safetensors"  # in a run's folder
+UNITS = re.compile(r"([^.\d]+)\.(\d+)")  # of a block's mask: kind.layer
 
 
 def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor, edits: Edits | None = None) -> None:
@@ -20,18 +21,21 @@ def save_mask(path: Path, mask: Tensor, space: Space, probabilities: Tensor, edi
     for (layer, kind), view in space.views(probabilities.float().cpu()).items():
         tensors[f"{kind}.{layer}.probability"] = view.clone()
     tensors |= edits.tensors(space) if edits is not None else {}
-    with write_file(path) as scratch:
-        save_file(tensors, scratch, metadata={"format": "policyprune-mask-1"})
+    write_sealed(path, {name: tensor.numpy() for name, tensor in tensors.items()}, FORMAT)
 
 
-def load_mask(path: Path) -> tuple[Space, Tensor]:
-    """Read a mask file back: the space that it was made for, in order, and the mask (n,) bool."""
-    with safe_open(path, framework="pt") as file:
-        names = [name.split(".") for name in file.keys() if name.count(".") == 1]  # noqa: SIM118
-        keys = sorted(((int(layer), kind) for kind, layer in names), key=lambda key: (key[0], key[1]))
-        views = [file.get_tensor(f"{kind}.{layer}") for layer, kind in keys]
-    space = Space(tuple(Group(layer, kind, len(v)) for (layer, kind), v in zip(keys, views, strict=True)))
-    return space, torch.cat(views)
+def load_mask(path: Path, key: str = "mask") -> tuple[Space, Tensor]:
+    """Read a mask file back: the space that it was made for, in order, and the mask (n,) bool.
+
+    UsageError, which begins with `key`, for a file that is damaged or no mask.
+    """
+    arrays = read_sealed(path, FORMAT, key)
+    found = {(int(named[2]), named[1]): own for name, own in arrays.items() if (named := UNITS.fullmatch(name))}
+    if not found or not all(own.dtype == bool and own.ndim == 1 and own.size for own in found.values()):
+        raise UsageError(f"{key}: {str(path)!r} holds no mask")
+    keys = sorted(found)
+    space = Space(tuple(Group(layer, kind, len(found[layer, kind])) for layer, kind in keys))
+    return space, torch.cat([torch.tensor(found[own]) for own in keys])
 
 
 def keep_rates(mask: Tensor, space: Space) -> list[dict[str, int | str | float]]:

@@ -1,5 +1,6 @@
 """The curve of a search: one JSON line per step."""
 
+import hashlib
 import json
 import math
 import os
@@ -7,6 +8,9 @@ from pathlib import Path
 from types import TracebackType
 
 from torch import Tensor
+
+Written = tuple[int, str]  # bytes of a curve file, and their sha256
+NOTHING: Written = (0, hashlib.sha256().hexdigest())
 
 
 class Curve:
@@ -16,6 +20,7 @@ class Curve:
     def __init__(self, path: Path, every: int, keep: int = 0) -> None:
         self._file = path.open("ab", buffering=0)
         self._file.truncate(keep)
+        self._sum = hashlib.sha256(path.read_bytes())
         self._every = every
         self._pending: list[dict[str, Tensor | float]] = []
 
@@ -29,14 +34,15 @@ class Curve:
         plain = [{name: _number(value) for name, value in step.items()} for step in self._pending]
         self._pending.clear()
         text = "".join(_line(step) + "\n" for step in plain).encode()
+        self._sum.update(text)
         while text:
             text = text[self._file.write(text) :]
         return plain
 
-    def sync(self) -> int:
-        """Make sure that what was written outlives a power failure; the bytes that the file has now."""
+    def sync(self) -> Written:
+        """Make sure that what was written outlives a power failure, and tell it from anything else."""
         os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
+        return os.fstat(self._file.fileno()).st_size, self._sum.hexdigest()
 
     def __enter__(self) -> "Curve":
         return self
@@ -50,15 +56,16 @@ class Curve:
             self._file.close()
 
 
-def read_curve(path: Path, size: int) -> list[dict[str, float]] | None:
-    """The steps in the first `size` bytes of a curve file, null as NaN; None where they are not all there."""
+def read_curve(path: Path, written: Written) -> list[dict[str, float]] | None:
+    """The steps in what was written of a curve file, null as NaN; None where it is not that any more."""
+    size, checksum = written
     try:
         with path.open("rb") as file:
             text = file.read(size)
         rows = [json.loads(line) for line in text.splitlines()]
     except (FileNotFoundError, ValueError):
         return None
-    if len(text) < size or not all(isinstance(row, dict) for row in rows):
+    if hashlib.sha256(text).hexdigest() != checksum or not all(isinstance(row, dict) for row in rows):
         return None
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 

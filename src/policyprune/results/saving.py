@@ -1,7 +1,12 @@
-"""When a search's state is saved: every so often, when a signal came, and when the search has ended."""
+"""When a search's state is saved: every so often, when a signal came, and when the search has ended.
+
+A search that asks for its state goes step by step and saves it: from then on signals wait for that.
+"""
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
 from typing import Any
 
 from policyprune.config.schema import Safety
@@ -10,15 +15,25 @@ from policyprune.results.state import Content, StateFile
 
 
 class Saving:
-    """The `State` of an optimizer, on disk. `around()` gives what is saved beside the optimizer's own."""
+    """The `State` of an optimizer, on disk, for a `with` block. `around()` gives what is saved beside its own."""
 
     def __init__(self, file: StateFile, safety: Safety, before: Content | None, around: Callable[[], Content]) -> None:
         self._file, self._safety, self._around = file, safety, around
         self._before: dict[str, Any] | None = before and before["search"]
         self._steps, self._saved_at = 0, time.monotonic()
+        self._waiting = ExitStack()
+
+    def __enter__(self) -> "Saving":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._waiting.__exit__(kind, error, trace)
 
     def load(self) -> dict[str, Any] | None:
-        """What the optimizer saved last."""
+        """What the optimizer saved last; signals wait for the next save from here on."""
+        self._waiting.enter_context(INTERRUPTION.put_off())
         return self._before
 
     def save(self, make: Callable[[], dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ import torch
 from policyprune.files import write_whole
 
 log = logging.getLogger(__name__)
-FORMAT = "policyprune-state-1"
+FORMAT = "policyprune-state-2"
 
 Content = dict[str, Any]  # tensors, numbers, strings, None, and lists and dicts of them
 

@@ -57,9 +57,9 @@ class Refinement:
         self._jury = Jury(problem, config, self._generator)
         self._decisions = make_decisions(problem.metric, problem.space, budget, config.chunk)
         if saved is None:
-            self._incumbent, self._warm_loss = self._jury.best(warm_starts(problem, budget, self._jury, config.stages))
+            self._incumbent = self._jury.best(warm_starts(problem, budget, self._jury, config.stages))
         else:
-            self._incumbent, self._warm_loss = saved["incumbent"], saved["warm_loss"]
+            self._incumbent = saved["incumbent"]
         self._finalists = [self._incumbent]
         decisions = self._decisions
         start = (
@@ -81,7 +81,6 @@ class Refinement:
         """Everything that the iterations to come depend on."""
         return {
             "incumbent": self._incumbent,
-            "warm_loss": self._warm_loss,
             "finalists": self._finalists,
             "iterations": self.iterations,
             "forwards": self._jury.forwards,
@@ -121,14 +120,13 @@ class Refinement:
         }
 
     def found(self) -> Found:
-        """The best of the finalists on all held-out examples."""
+        """The best of the finalists, of which the first is the warm start, on all held-out examples."""
         decisions = self._decisions
         final_share = decisions.share(self._incumbent)[None]
         with torch.no_grad():
             probabilities = torch.sigmoid(self._agent.logits(final_share, torch.zeros(1)))[0]
         mode = decisions.mask((probabilities > 0.5).float(), probabilities)
-        best, loss = self._jury.best([self._finalists[0], mode, *self._finalists[-self._config.candidates :]])
-        assert loss <= self._warm_loss
+        best = self._jury.best([self._finalists[0], mode, *self._finalists[-self._config.candidates :]])
         return Found(best, probabilities[decisions.of].clone(), self._jury.forwards)
 
 

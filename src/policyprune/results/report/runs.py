@@ -1,14 +1,17 @@
 """The runs below some folders, as their records tell of them; finished or not."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from policyprune.results.artefacts import CURVE, lost
 from policyprune.results.reading import FILE, UnreadableError, read_content
 
+log = logging.getLogger(__name__)
 FINISHED = "finished"
 UNFINISHED = ("failed", "interrupted", "running", "unreadable")
 
@@ -97,8 +100,13 @@ class Run:
 
     @cached_property
     def curve(self) -> list[dict[str, float]]:
-        """The lines of `curve.jsonl` that are whole."""
-        return list(_lines(self.folder / "curve.jsonl"))
+        """The lines of `curve.jsonl` that are whole; none, and a warning, where it is not as the run left it."""
+        noted = {name: own for name, own in self._mapping("files").items() if name == CURVE}
+        wrong = lost(noted, self.folder)
+        if wrong:
+            log.warning("%s: %s, it is left out", self.folder, wrong[CURVE])
+            return []
+        return list(_lines(self.folder / CURVE))
 
     def _mapping(self, name: str) -> dict[str, Any]:
         found = self.content.get(name)
