@@ -55,7 +55,8 @@ def test_exports_are_made_again_from_the_mask(
     record, before = read_record(run), read_record(finished)
     assert isinstance(record, Record)
     assert isinstance(before, Record)
-    assert record.warnings == ["the exports were made again from the mask, after the numbers were measured"]
+    told = "the exports were made again from the mask, after the numbers were measured"
+    assert record.warnings == [*before.warnings, told]
     assert (record.status, record.files) == ("finished", before.files)
     assert finished_before(config, run) is not None
     assert (run / "checkpoint" / "README.md").is_file()
@@ -68,7 +69,7 @@ def test_without_its_mask_a_run_is_run_again(config: Config, finished: Path, tmp
     whole = mask.read_bytes()
     mask.write_bytes(whole[:-1])
     record = pipeline.run(config, run)
-    assert (record.status, record.warnings) == ("finished", [])
+    assert record.status == "finished"
     assert mask.read_bytes() == whole
 
 
