@@ -3,29 +3,28 @@
 import hashlib
 import json
 import logging
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.quality import Quality
 from policyprune.files import write_whole
+from policyprune.models.identity import identity_of
 
 log = logging.getLogger(__name__)
 
 
 def dense_measures(quality: Quality, model: PreTrainedModel, folder: Path, again: bool) -> list[Measure]:
-    """Measures of the dense model: those in `folder` of the same weights, test data and protocol, or new ones.
+    """Measures of the dense model: those in `folder` of the same model, test data and protocol, or new ones.
 
+    The key is all that a number depends on, by content: weights, code, data, settings, versions, threads.
     `again`: measure whatever there is. Models with offloaded weights are always measured.
     """
     what = quality.identity()
     if what is None or any(parameter.is_meta for parameter in model.parameters()):
         return quality.of("dense", model)
-    key = json.dumps([what, _identity(model)], sort_keys=True)
+    key = json.dumps([what, identity_of(model)], sort_keys=True)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if not again:
         try:
@@ -38,19 +37,3 @@ def dense_measures(quality: Quality, model: PreTrainedModel, folder: Path, again
     measures = quality.of("dense", model)
     write_whole(path, (json.dumps(measures, indent=1) + "\n").encode())
     return measures
-
-
-@torch.no_grad()
-def _identity(model: PreTrainedModel) -> dict[str, Any]:
-    """The weights by their sums, the architecture, and what else decides on the last digits."""
-    sums = [
-        [name, list(p.shape), str(p.dtype), float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64))]
-        for name, p in model.named_parameters()
-    ]
-    return {
-        "weights": hashlib.sha256(json.dumps(sums).encode()).hexdigest(),
-        "config": model.config.to_dict(),
-        "attention": model.config._attn_implementation,
-        "device": model.device.type,
-        "versions": {name: version(name) for name in ("policyprune", "torch", "transformers", "lm-eval")},
-    }

@@ -160,6 +160,7 @@ class Answering:
         tests = self.task.tests.items()
         return {
             "windows": {split: _digest(own.windows.encoded.tensors["input_ids"]) for split, own in tests},
+            "questions": {split: hashlib.sha256(repr(own.rows).encode()).hexdigest() for split, own in tests},
             "task": asdict(self.task.config),
             "batch_tokens": self.config.batch_tokens,
         }

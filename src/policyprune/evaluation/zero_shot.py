@@ -1,9 +1,10 @@
 """Accuracy on multiple-choice questions without any training on them, by lm-evaluation-harness."""
 
 import copy
+import hashlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,6 +17,7 @@ from policyprune.config import schema
 from policyprune.errors import UsageError
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.questions import load_tasks, origins
+from policyprune.models.identity import tokenizer_identity
 from policyprune.progress import bars_of
 
 FEWSHOT_SEED = 1234  # that of lm-eval's command line
@@ -36,8 +38,10 @@ class ZeroShot:
             self._tasks = load_tasks(config)
 
     def identity(self) -> dict[str, Any]:
-        """What is asked."""
-        return {**asdict(self._config), "origins": self._origins, "bos": self._bos}
+        """What is asked, and how it becomes tokens."""
+        asked = {name: _digest(task.eval_docs) for name, task in self._tasks.items()}
+        asking = {"origins": self._origins, "bos": self._bos, "tokenizer": tokenizer_identity(self._tokenizer)}
+        return {**asdict(self._config), **asking, "questions": asked}
 
     def sample(self) -> "ZeroShot":
         """The same with the first question of each task."""
@@ -112,6 +116,13 @@ def beginning(tokenizer: PreTrainedTokenizerBase, bos: bool) -> PreTrainedTokeni
                 "evaluation.zero_shot.tasks: this tokenizer puts no BOS token in front, which task.bos wants"
             )
     return own
+
+
+def _digest(documents: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(repr(document).encode())
+    return digest.hexdigest()
 
 
 def mean(metric: str, rows: dict[str, Measure], stated: dict[str, Any]) -> Measure:
