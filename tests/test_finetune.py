@@ -9,7 +9,7 @@ import hydra
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from encoders import reviews, save_encoder
 from harness import console, settled
@@ -186,3 +186,33 @@ def test_the_fine_tuned_checkpoint_is_what_a_run_prunes(arguments: list[str], tm
     model, _ = load(config.model, config.task)
     for name, tensor in weights(tmp_path / "here").items():
         assert torch.equal(model.state_dict()[name].cpu(), tensor), name
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *given: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("device", "half"), [("cpu", False), ("cuda", True)])
+def test_it_trains_on_the_device_that_is_asked_for_with_the_batch_that_is_asked_for(
+    device: str, half: bool, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "_validate_args", lambda own: None, raising=False)
+    told = finetuning.training_arguments(composed(*arguments), tmp_path, torch.device(device), torch.float32)
+    assert told.bf16 == half
+    assert told.use_cpu == (device == "cpu")
+    assert told.train_batch_size == 8
+    assert told.n_gpu <= 1
+
+
+def test_other_gpus_and_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"model\.device: 'cuda:1' .*CUDA_VISIBLE_DEVICES=1"):
+        finetuning.check_device(torch.device("cuda:1"))
+    finetuning.check_device(torch.device("cuda:0"))
+    monkeypatch.setattr(finetuning, "processes", lambda: 2)
+    with pytest.raises(UsageError, match="WORLD_SIZE: 2 processes, fine-tuning takes one"):
+        finetuning.check_device(torch.device("cpu"))

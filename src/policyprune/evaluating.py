@@ -62,6 +62,7 @@ def _run(config: Evaluating, folder: Path) -> Record:
     with recorded(config, folder, device_of(config.model)) as record:
         with measured("load", record.stages):
             model, tokenizer = load(config.model, config.task, anyone=True)
+            record.hardware["attention"] = model.config._attn_implementation
         with measured("data", record.stages):
             task = build(task_of(config), tokenizer, model)
             record.protocol = task.protocol

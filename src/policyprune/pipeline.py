@@ -90,6 +90,7 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
     with recorded(config, folder, device_of(config.model)) as record, open_tracker(config, record, folder) as tracker:
         with measured("load", record.stages):
             model, tokenizer = load(config.model, config.task)
+            record.hardware["attention"] = model.config._attn_implementation
             formats.check_formats(config.export.formats, model, export_settings(config), tokenizer)
             base = base_of(model, config.model.source, config.model.revision, config.task.name)
             adapter = adapt(model)

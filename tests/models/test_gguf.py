@@ -1,6 +1,8 @@
 """GGUF files: a tiny one is written here, converted once, and computes what the model it came from computes."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from policyprune.config.schema import LanguageModeling, Model
+from policyprune.errors import UsageError
 from policyprune.models import gguf as conversion
 from policyprune.models.loading import load
 
@@ -146,3 +149,34 @@ def test_a_failed_conversion_leaves_nothing_behind(file: Path, cache: Path, monk
     with pytest.raises(OSError, match="disk full"):
         conversion.converted(file)
     assert list(cache.iterdir()) == []
+
+
+def test_whoever_loses_the_race_takes_what_the_winner_made(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several at once on a fresh machine: one converts, the others wait for it."""
+    made = []
+    slow = conversion._convert
+
+    def counted(own: Path, target: Path) -> None:
+        made.append(target)
+        time.sleep(0.3)
+        slow(own, target)
+
+    monkeypatch.setattr(conversion, "_convert", counted)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(conversion.converted, [file] * 4))
+    assert len(made) == 1
+    assert {*found} == {*made} == {*cache.iterdir()}
+    assert not list((cache.parent / "locks").iterdir())
+
+
+def test_weights_that_the_file_lacks_are_refused(
+    tmp_path: Path, cache: Path, dense: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {name: value for name, value in dense.state_dict().items() if "up_proj" not in name}
+    monkeypatch.setattr(dense, "state_dict", lambda: state)
+    write_gguf(tmp_path / "less.gguf", dense, tiny_tokenizer)
+    with pytest.raises(UsageError, match=r"less\.gguf' .* 1 weights are missing \(model\.layers\.0\.mlp\.up_proj"):
+        conversion.converted(tmp_path / "less.gguf")
+    assert not list(cache.iterdir())

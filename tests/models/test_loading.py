@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
-from policyprune.config.schema import LanguageModeling, Model
+from harness import settled
+from policyprune.config.schema import Classification, LanguageModeling, Model
+from policyprune.doctor import examine
 from policyprune.errors import UsageError
-from policyprune.models.loading import device_of, load
+from policyprune.models.examples import example
+from policyprune.models.loading import device_of, load, skeleton
+from policyprune.surgery.plan import base_of
 
 TEXT = LanguageModeling(name="text")
 CPU = Model(
@@ -63,3 +68,35 @@ def test_a_model_that_is_not_there_is_an_error_of_one_line(source: str) -> None:
 def test_an_empty_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"model\.source: .*holds no config\.json"):
         load(replace(CPU, source=str(tmp_path)), TEXT)
+
+
+@pytest.mark.parametrize(("family", "resolved"), [("llama", "sdpa"), ("gemma2", "eager")])
+def test_auto_takes_the_attention_that_a_model_has(
+    family: str, resolved: str, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    example(family).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    wanted = replace(CPU, source=str(tmp_path), attn_implementation="auto")
+    assert skeleton(wanted, TEXT).config._attn_implementation == resolved
+    model, _ = load(wanted, TEXT)
+    assert model.config._attn_implementation == resolved
+    assert base_of(model, str(tmp_path), None, "text").attention == resolved
+    assert model(torch.arange(4)[None]).logits.isfinite().all()
+
+
+def test_attention_that_a_model_has_not_is_refused_alike(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    """The doctor says what a run would."""
+    example("gemma2").save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    config = settled("model.attn_implementation=sdpa", "model.device=cpu", f"model.source={tmp_path}")
+    for ask in (lambda: skeleton(config.model, TEXT), lambda: load(config.model, TEXT), lambda: examine(config)):
+        with pytest.raises(UsageError, match=r"^model\.attn_implementation: 'sdpa' .* use auto"):
+            ask()
+
+
+def test_what_is_missing_is_told_once_and_in_one_line(tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the table that transformers prints."""
+    transformers.logging.set_verbosity_warning()
+    with pytest.raises(UsageError, match="weights are missing"):
+        load(replace(CPU, source=str(tiny_checkpoint)), Classification(name="x", classes=2))
+    assert "LOAD REPORT" not in caplog.text

@@ -27,6 +27,7 @@ class Base:
     model_type: str
     parameters: int
     blocks: list[list[Any]]  # layer, kind, units
+    attention: str | None = None  # how the run computed it, where model.attn_implementation was auto
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def base_of(model: PreTrainedModel, source: str, revision: str | None, task: str
         model.config.model_type,
         sum(parameter.numel() for parameter in model.parameters()),
         [[block.layer, block.kind, block.count] for block in adapter.blocks],
+        model.config._attn_implementation,
     )
 
 
