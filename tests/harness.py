@@ -24,7 +24,7 @@ DID = ["carried", "forgot", "repaired", "painted", "counted", "sold"]
 WHAT = ["the wooden boat", "three letters", "a box of lamps", "the copper bell", "its own story", "the last map"]
 WHERE = ["by the river", "behind the station", "in the old harbour", "at noon", "before the rain", "near the mill"]
 LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ (DEBUG|INFO|WARNING|ERROR) policyprune[.\w]*: .*")  # of our own log
-BAR = re.compile(r"[\w, .-]{34,}: +\d+%\|.*\|.*\d+/\d+ \[.*\]|")  # of our own progress, or nothing
+BAR = re.compile(r"[\w, .-]{34,}: +(\d+%\|.*\|.*\d+/\d+|\d+\w+) \[.*\]|")  # of our own progress, or nothing
 SMALL_TASK = ["task.calibration.count=48", "task.calibration.length=16", "importance.sequences=16"]
 SMALL_EVALUATION = [
     "evaluation.lengths=[32]",
@@ -99,3 +99,8 @@ def console(
     return subprocess.run(
         [command(), *arguments], cwd=cwd, env=variables, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def foreign_lines(shown: str) -> list[str]:
+    """What is on a screen besides the lines of our own log and our own progress bars."""
+    return [line for line in re.split(r"[\r\n]+", shown) if not (BAR.fullmatch(line) or LINE.fullmatch(line))]

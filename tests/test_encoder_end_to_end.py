@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from encoders import articles, reviews, save_encoder, write_lines
-from harness import console
+from harness import console, foreign_lines
 from policyprune.models.adapter import adapt
 from policyprune.pruning.mask import load_mask
 from policyprune.results.record import Record, Row, read_record
@@ -50,6 +50,7 @@ def run(cwd: Path, *arguments: str) -> str:
     shared = [*SMALL, "model.name=tiny", "model.dtype=float32", "hydra.run.dir=run"]
     done = console(*arguments, *shared, cwd=cwd, environment=environment)
     assert done.returncode == 0, done.stderr
+    assert foreign_lines(done.stderr) == []
     return done.stdout
 
 

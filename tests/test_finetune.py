@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from encoders import reviews, save_encoder
-from harness import console, settled
+from harness import console, foreign_lines, settled
 from policyprune import finetuning
 from policyprune.config.options import conf_dir
 from policyprune.config.settle import settle
@@ -56,6 +56,7 @@ def test_finetune_through_the_console_learns_and_is_not_repeated(arguments: list
     command = ["finetune", *arguments, "training.epochs=6", "hydra.run.dir=here"]
     done = console(*command, cwd=tmp_path, environment={"HF_DATASETS_CACHE": str(tmp_path / "cache")})
     assert done.returncode == 0, done.stderr
+    assert foreign_lines(done.stderr) == []
     record = read_record(tmp_path / "here")
     assert record is not None
     assert (record.status, record.error) == ("finished", None)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from policyprune.config.schema import Classification, Finetuning, QuestionAnswering
@@ -27,6 +27,7 @@ from policyprune.tasks import build, check_fit
 from policyprune.tasks.glue import ClassificationTask, aligned
 from policyprune.tasks.labels import name_classes
 from policyprune.tasks.squad import QuestionAnsweringTask
+from policyprune.training_bar import TrainingBar
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,10 @@ def _run(config: Finetuning, folder: Path) -> Record:
                 shutil.rmtree(state)  # or a finished training would only be loaded again
             arguments = training_arguments(config, state, device_of(config.model), model.dtype)
             examples, collator = TrainingSet(task, model), DataCollatorWithPadding(tokenizer)
-            trainer = Trainer(model, arguments, train_dataset=examples, data_collator=collator)
+            trainer = Trainer(
+                model, arguments, train_dataset=examples, data_collator=collator, callbacks=[TrainingBar()]
+            )
+            trainer.remove_callback(PrinterCallback)
             last = get_last_checkpoint(str(state)) if state.is_dir() else None
             trainer.train(resume_from_checkpoint=last)
         model.eval().requires_grad_(False)
@@ -114,6 +118,7 @@ def training_arguments(config: Finetuning, folder: Path, device: torch.device, d
         save_total_limit=2,
         logging_steps=50,
         report_to=[],
+        disable_tqdm=True,
         use_cpu=on_cpu,
         bf16=not on_cpu and dtype == torch.float32 and torch.cuda.is_bf16_supported(),
         train_sampling_strategy="group_by_length",

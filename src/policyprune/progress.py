@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 @contextmanager
 def bar(total: int | None, title: str, unit: str) -> Iterator["tqdm[Any]"]:
-    """A bar of `total` steps (None: nobody knows) that stays on screen when it ends."""
+    """A bar of `total` steps (None: nobody knows) that stays on screen when it ends; nothing of no steps."""
     with _bar(title, unit, None, total) as progress:
         yield progress
 
@@ -30,4 +30,4 @@ def bars_of(*others: ModuleType, title: str = "", unit: str = "") -> Iterator[No
 
 
 def _bar(title: str, unit: str, items: Any, total: int | None, disable: bool = False) -> "tqdm[Any]":
-    return tqdm(items, desc=f"{title:<34}", total=total, unit=unit, dynamic_ncols=True, disable=disable)
+    return tqdm(items, desc=f"{title:<34}", total=total, unit=unit, dynamic_ncols=True, disable=disable or total == 0)

@@ -14,6 +14,7 @@ import torch
 from datasets import load_from_disk
 
 import policyprune
+from harness import foreign_lines
 from policyprune.config.schema import ZeroShot as Config
 from policyprune.errors import UsageError
 from policyprune.evaluation import questions
@@ -180,10 +181,17 @@ def test_a_shrunk_model_of_unequal_widths_answers(model: Any, tiny_tokenizer: An
 
 
 @embedded
-def test_a_loglikelihood_that_is_no_number_gives_null(model: Any, tiny_tokenizer: Any) -> None:
+def test_a_loglikelihood_that_is_no_number_gives_null(
+    model: Any, tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Or a broken model would be right wherever the first answer is."""
     model.lm_head.weight[5] = torch.nan
-    rows = ZeroShot(config_of("arc_easy", limit=2), tiny_tokenizer).of(model)
+    harness = ZeroShot(config_of("arc_easy", limit=2), tiny_tokenizer)
+    capsys.readouterr()
+    rows = harness.of(model, "pruned, zero-shot")
+    shown = capsys.readouterr().err
+    assert "pruned, zero-shot  " in shown
+    assert foreign_lines(shown) == [], "the harness has bars of its own"
     assert [row.metric for row in rows] == ["acc", "acc_norm", "zero_shot_mean", "zero_shot_mean_acc"]
     assert {(row.value, row.stderr) for row in rows} == {(None, None)}
 

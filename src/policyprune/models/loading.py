@@ -36,6 +36,11 @@ log = logging.getLogger(__name__)
 
 COUNTING_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm")  # positions
 
+OF_NO_USE = (  # loggers whose warnings nobody can act on
+    "transformers.integrations.heterogeneity.configuration_utils",  # a width is read where layers differ, as it may be
+    "transformers.trainer_utils",  # times of files are not compared on this disk
+)
+
 
 def device_of(config: Model) -> torch.device:
     """`auto` is cuda where there is one, else cpu. UsageError for a device that this machine lacks."""
@@ -55,8 +60,8 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    # that the width of a layer is read from a config whose layers differ, which its own code allows on purpose
-    logging.getLogger("transformers.integrations.heterogeneity.configuration_utils").setLevel(logging.ERROR)
+    for name in OF_NO_USE:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def load(
