@@ -148,8 +148,6 @@ def _check_free(path: Path, form: str, source: str) -> None:
             pass
     except OSError as error:
         raise UsageError(f"output: {str(path)!r} cannot be written: {error.strerror}") from error
-    if Path(source).exists() and path.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
-        raise UsageError(f"output: {str(path)!r} is or holds what is exported, name another place")
     if file:
         if path.exists() and not _begins(path, BEGINNINGS[form]):
             raise UsageError(f"output: {str(path)!r} is another file, name a new one")
@@ -158,6 +156,8 @@ def _check_free(path: Path, form: str, source: str) -> None:
         strange = [own.name for own in path.iterdir() if own.is_dir() or own.suffix not in ENDINGS]
         if held and ("config.json" not in held or strange):
             raise UsageError(f"output: {str(path)!r} holds other files, name another folder")
+    if Path(source).exists() and path.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+        raise UsageError(f"output: {str(path)!r} is or holds what is exported, name another place")
 
 
 def _begins(path: Path, wanted: re.Pattern[bytes]) -> bool:
