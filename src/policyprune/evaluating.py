@@ -9,6 +9,7 @@ import torch
 from policyprune.config.schema import Evaluating, LanguageModeling, Task
 from policyprune.errors import UsageError
 from policyprune.evaluation.efficiency import latency, parameters
+from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.measures import size, weight_megabytes
 from policyprune.evaluation.plausibility import doubts
 from policyprune.evaluation.quality import quality_of
@@ -38,6 +39,8 @@ def run(config: Evaluating, folder: Path) -> Record:
     if record is not None:
         log.info("this evaluation is finished already, force=true repeats it")
     else:
+        if config.evaluation.fresh_process:
+            check_fresh_process()
         origins(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
         empty = skeleton(config.model, config.task, anyone=True)
         check_head(config.task, empty)

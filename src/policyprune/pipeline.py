@@ -12,6 +12,7 @@ from policyprune.calibration import fit_edits, gather
 from policyprune.config.schema import Config, Given, LanguageModeling, LatencyBudget
 from policyprune.distributed import Team, leading
 from policyprune.evaluation.comparison import compare
+from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.kept_latency import kept_latency
 from policyprune.evaluation.plausibility import absurd_from_the_start, doubts
 from policyprune.evaluation.quality import quality_of
@@ -66,6 +67,8 @@ def run(config: Config, folder: Path) -> Record:
 def check_budget(config: Config) -> None:
     """UsageError for what this machine lacks, and for a budget that no mask can meet, before weights are loaded."""
     device_of(config.model)
+    if config.evaluation.fresh_process:
+        check_fresh_process()
     origins(config.evaluation.zero_shot)
     empty = skeleton(config.model, config.task)
     check_head(config.task, empty)

@@ -192,12 +192,15 @@ def _hub(config: Model, where: Path | str) -> dict[str, Any]:
 def _without_report() -> Iterator[None]:
     """No table on the screen of what is missing: we refuse it, in one line."""
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+
+    def other(line: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in line.getMessage()
+
+    logger.addFilter(other)  # another level would bring other lines
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(other)
 
 
 @contextmanager
