@@ -38,6 +38,7 @@ COUNTING_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"
 
 OF_NO_USE = (  # loggers whose warnings nobody can act on
     "transformers.integrations.heterogeneity.configuration_utils",  # a width is read where layers differ, as it may be
+    "transformers.distributed.tensor_parallel",  # no plan is asked for
     "transformers.trainer_utils",  # times of files are not compared on this disk
 )
 
