@@ -118,6 +118,8 @@ OVERRIDES = [
     (["optimizer=given", "optimizer.folder=/nowhere"], "optimizer.folder"),
     (["task=text"], "task.source, task.files"),
     (["task=text", "task.files=[/nowhere]"], "task.files"),
+    (["task=text", "task.files=[/]"], "task.files: '/' is a folder"),
+    (["task=text", "task.files=['']"], "task.files: '' is a folder"),
     (["export.max_shard_size=abc"], "export.max_shard_size: 'abc' is no size"),
     (["export.max_shard_size=0"], "export.max_shard_size: '0' is no size"),
     (["export.max_shard_size=5"], "export.max_shard_size: '5' is no size"),

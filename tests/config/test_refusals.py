@@ -221,6 +221,9 @@ FOUND_LATER = [
     (["task.files=[./nowhere.txt]"], "task.files"),
     (["granularity=head", "budget=params", "budget.keep=0.05"], "budget.keep"),
     (["model.device=cuda:99"], "model.device"),
+    (["model.device=meta"], "model.device"),
+    (["model.device=tpu"], "model.device"),
+    (["model.device=''"], "model.device"),
     (["evaluation.lengths=[32,129]"], "evaluation.lengths"),
 ]
 

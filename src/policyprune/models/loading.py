@@ -50,7 +50,7 @@ def device_of(config: Model) -> torch.device:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(wanted)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # a device without values, as meta, is none
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"model.device: {config.device!r} is not on this machine, use auto or cpu") from error
     return device

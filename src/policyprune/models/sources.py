@@ -76,5 +76,8 @@ def check_sources(config: Config | Finetuning | Evaluating) -> None:
     if isinstance(config, Config) and isinstance(config.optimizer, Given):
         named.append(("optimizer.folder", f"{config.optimizer.folder}/mask.safetensors"))
     for key, name in named:
-        if locate(key, name) is None:
+        path = locate(key, name)
+        if path is None:
             raise UsageError(f"{key}: {name!r} does not exist")
+        if path.is_dir():
+            raise UsageError(f"{key}: {name!r} is a folder, name a file")
