@@ -43,10 +43,10 @@ def test_another_rank_takes_the_choice_of_rank_0(
 def test_an_evaluation_takes_the_choice_of_the_run(tmp_path: Path, chosen: str) -> None:
     config = settled("task=wikipedia")
     (tmp_path / "checkpoint").mkdir()
-    record = {"config": dataclasses.asdict(config), "protocol": {"bos": chosen}}
+    record = {"schema": 1, "status": "finished", "config": dataclasses.asdict(config), "protocol": {"bos": chosen}}
     (tmp_path / "record.json").write_text(json.dumps(record))
     given = subjects.evaluating(str(tmp_path), ["task=c4"])
-    assert f"recorded_bos={chosen}" in given
+    assert f"recorded_bos='{chosen}'" in given
 
     def asked(stated: str, recorded: str | None) -> Any:
         task = dataclasses.replace(config.task, bos=stated)

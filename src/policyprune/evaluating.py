@@ -44,8 +44,7 @@ def run(config: Evaluating, folder: Path) -> Record:
         origins(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
         empty = skeleton(config.model, config.task, anyone=True)
         check_head(config.task, empty)
-        if isinstance(config.task, LanguageModeling):
-            check_lengths(config.evaluation, empty)
+        check_lengths(config.evaluation, config.task, empty)
         record = _run(config, folder)
     print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
     return record

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.calibration import fit_edits, gather
-from policyprune.config.schema import Config, Given, LanguageModeling, LatencyBudget
+from policyprune.config.schema import Config, Given, LatencyBudget
 from policyprune.distributed import Team, leading
 from policyprune.evaluation.comparison import compare
 from policyprune.evaluation.fresh_process import check_fresh_process
@@ -72,8 +72,7 @@ def check_budget(config: Config) -> None:
     origins(config.evaluation.zero_shot)
     empty = skeleton(config.model, config.task)
     check_head(config.task, empty)
-    if isinstance(config.task, LanguageModeling):
-        check_lengths(config.evaluation, empty)
+    check_lengths(config.evaluation, config.task, empty)
     formats.check_formats(config.export.formats, empty, export_settings(config))
     adapter = adapt(empty)
     space = space_of(adapter, config.granularity.units, config.granularity.spared)

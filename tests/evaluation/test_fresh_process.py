@@ -65,7 +65,7 @@ def test_a_record_gives_no_leave(verb: str, stated: bool, foreign: tuple[Path, P
     folder.rename(run / "checkpoint")
     config = asdict(settled())
     config["model"] |= {"name": "x", "trust_remote_code": stated}
-    (run / "record.json").write_text(json.dumps({"config": config}))
+    (run / "record.json").write_text(json.dumps({"schema": 1, "status": "finished", "config": config}))
     words = subjects.evaluating(str(run), []) if verb == "evaluate" else subjects.exporting(str(run))
     assert "model.trust_remote_code=False" in words
 

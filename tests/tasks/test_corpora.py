@@ -1,11 +1,13 @@
 """Reading documents, and keeping calibration and test apart."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from harness import paragraphs, write_corpus
 from policyprune.config.schema import LanguageModeling
@@ -159,9 +161,9 @@ def test_wrong_key_column_names_the_columns(tmp_path: Path, text_task: MakeTask)
 
 
 def test_unknown_file_type_names_the_known_ones(tmp_path: Path, text_task: MakeTask) -> None:
-    path = tmp_path / "a.csv"
+    path = tmp_path / "a.docx"
     path.write_text("text\nhello\n")
-    with pytest.raises(UsageError, match=r"a\.csv.*\.txt, \.json, \.jsonl"):
+    with pytest.raises(UsageError, match=r"a\.docx.*\.txt, \.json, \.jsonl, \.csv, \.tsv, \.parquet"):
         split(text_task(files=[path]))
 
 
@@ -170,6 +172,104 @@ def test_broken_row_is_a_usage_error(tmp_path: Path, text_task: MakeTask, line: 
     path = tmp_path / "a.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(UsageError, match=r"task\."):
+        split(text_task(files=[path]))
+
+
+TEXTS = paragraphs(12)
+ROWS = [{"text": text} for text in TEXTS]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.json", json.dumps(TEXTS)),
+        ("columns.json", json.dumps({"text": TEXTS, "id": list(range(12))})),
+        ("data.json", json.dumps({"data": ROWS})),
+        ("null.json", json.dumps([*ROWS, {"text": None}])),
+        ("marked.json", "\ufeff" + json.dumps(ROWS)),
+        ("marked.jsonl", "\ufeff" + "\n".join(map(json.dumps, ROWS))),
+        ("marked.txt", "\ufeff" + "\n\n".join(TEXTS)),
+        ("windows.txt", "\r\n\r\n".join(TEXTS)),
+        (
+            "other [columns].jsonl",
+            "\n".join(json.dumps({**row, "x": n if n % 2 else "n"}) for n, row in enumerate(ROWS)),
+        ),
+        ("[0].txt", "\n\n".join(TEXTS)),
+        ("table.csv", "id,text\n" + "\n".join(f'{n},"{text}"' for n, text in enumerate(TEXTS))),
+        ("table.tsv", "text\tid\n" + "\n".join(f"{text}\t0" for text in TEXTS)),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_same_texts_in_other_files(
+    tmp_path: Path, text_task: MakeTask, name: str, content: str, packed: bool
+) -> None:
+    path = tmp_path / (f"{name}.gz" if packed else name)
+    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    calibration, test = split(text_task(files=[path]))
+    assert sorted(calibration + [text for text in test if text]) == sorted(TEXTS)
+
+
+def test_parquet_and_a_saved_data_set(tmp_path: Path, text_task: MakeTask) -> None:
+    rows = Dataset.from_list(ROWS)
+    rows.to_parquet(tmp_path / "a.parquet")
+    rows.save_to_disk(tmp_path / "saved")
+    for name in ("a.parquet", "saved"):
+        calibration, test = split(text_task(files=[tmp_path / name]))
+        assert sorted(calibration + test) == sorted(TEXTS)
+
+
+LATIN = ("word " * 4000 + "caf\xe9").encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.txt", LATIN, r"no UTF-8 \(byte 0xe9 at 20003\), save it as UTF-8"),
+        ("a.jsonl", b'{"text": "x"}\n' * 2000 + LATIN, r"no UTF-8 \(byte 0xe9 at 48003\)"),
+        ("a.json", LATIN, "no UTF-8"),
+        ("a.txt.gz", gzip.compress(LATIN), r"no UTF-8 \(byte 0xe9 at 20003\)"),
+        ("a.txt.gz", gzip.compress(b"text " * 999)[:-20], "cannot be read: Compressed file ended"),
+        ("a.json.gz", b"no gzip at all", "cannot be read: Not a gzipped file"),
+        ("a.txt", b"", "holds no text"),
+        ("a.txt", b" \n\n \n", "holds no text"),
+        ("a.json", b"", "holds no text"),
+        ("a.json", b"[]", "holds no text"),
+        ("a.jsonl", b"\n\n", "holds no text"),
+        ("a.jsonl", b'{"text": null}\n', "holds no text"),
+        ("a.json", b'{"text": ["a", "b"], "id": [1]}', "columns of different lengths: text 2, id 1"),
+        ("a.json", b'["a", 5]', "holds a string as row 1, where an object with 'text' is meant"),
+        ("a.json", b'[{"text": "a"}, null]', "holds null as row 2"),
+        ("a.json", b"5", "holds a number, where a list of objects is meant"),
+        ("a.json", b'{"text": "a"}', "holds an object, where a list of objects is meant"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": ["a"]}\n', "holds a list as 'text' of row 2, where a text is meant"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "has no JSON in line 2"),
+        ("a.csv", b'text\n"a\n', "cannot be read"),
+        ("a.parquet", b"no parquet", "cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("key", ["files", "test_files"])
+def test_a_file_that_is_no_text_is_refused_in_one_line(
+    tmp_path: Path, text_task: MakeTask, key: str, name: str, content: bytes, reason: str
+) -> None:
+    bad, good = tmp_path / name, write_corpus(tmp_path / "good.txt", TEXTS)
+    bad.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"^task\.{key}: '.*{name}' .*{reason}") as refused:
+        split(text_task(**{"files": [good], key: [bad]}))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_and_a_file_without_leave_are_refused_in_one_line(
+    tmp_path: Path, text_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=r"^task\.files: '.*' cannot be read: .*neither"):
+        split(text_task(files=[tmp_path]))
+    path = write_corpus(tmp_path / "a.txt", TEXTS)
+
+    def refused(*arguments: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UsageError, match=r"^task\.files: '.*a\.txt' cannot be read: Permission denied$"):
         split(text_task(files=[path]))
 
 

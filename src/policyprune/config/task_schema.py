@@ -34,7 +34,7 @@ class LanguageModeling(Task):
     test_split: str = MISSING
     test_source: str | None = MISSING  # hub id, where the test split is another data set's
     test_subset: str | None = MISSING
-    files: list[str] | None = MISSING  # .txt, .json or .jsonl (optionally .gz), paths or pkg://
+    files: list[str] | None = MISSING  # .txt, .json, .jsonl, .csv, .tsv, .parquet (optionally .gz), paths or pkg://
     test_files: list[str] | None = MISSING  # null: a hashed share of `files` is held out
     test_fraction: float = number(above=0, below=1)
     text_column: str = MISSING

@@ -1,6 +1,5 @@
 """Documents of a corpus, from the hub or from files, split so that calibration and test never share one."""
 
-import gzip
 import hashlib
 import json
 import random
@@ -15,7 +14,10 @@ from huggingface_hub import constants, snapshot_download
 from policyprune.config.schema import LanguageModeling
 from policyprune.errors import UsageError
 from policyprune.models.sources import locate
+from policyprune.tasks.tables import NoTableError, in_one_line, json_lines, named, objects, read_table, text_of
 
+TEXTS = (".txt", ".json", ".jsonl")
+TABLES = (".csv", ".tsv", ".parquet")
 SHUFFLE_BUFFER = 10_000
 
 
@@ -34,9 +36,10 @@ class Document:
 def test_documents(task: LanguageModeling) -> list[Document]:
     """The held-out documents, in their own order; of a hub data set also the blank rows, as the papers join them."""
     if task.test_source is not None:
-        documents = _from_rows(_hub("task.test_source", task.test_source, task.test_subset, {}, task.test_split), task)
+        rows = _hub("task.test_source", task.test_source, task.test_subset, {}, task.test_split)
+        documents = _of_hub("task.test_source", task.test_source, rows, task)
     elif task.source is not None:
-        documents = _from_rows(_own(task, task.test_split), task)
+        documents = _of_hub("task.source", task.source, _own(task, task.test_split), task)
     elif task.test_files:
         documents = _files(task.test_files, task, "task.test_files")
     else:
@@ -49,7 +52,7 @@ def calibration_documents(task: LanguageModeling, held_out: set[str]) -> Iterato
     documents: Iterable[Document]
     if task.source is not None:
         stream = _own(task, task.calibration_split).shuffle(seed=task.calibration.seed, buffer_size=SHUFFLE_BUFFER)
-        documents = _from_rows(stream, task)
+        documents = _of_hub("task.source", task.source, stream, task)
     else:
         documents = [d for d in _files(task.files or [], task) if task.test_files or d.share() >= task.test_fraction]
         random.Random(task.calibration.seed).shuffle(documents)
@@ -79,15 +82,24 @@ def _cached(source: str) -> str:
     return snapshot_download(source, repo_type="dataset", local_files_only=True)
 
 
-def _from_rows(rows: Any, task: LanguageModeling) -> Iterator[Document]:
-    for row in rows:
-        if not isinstance(row, dict) or task.text_column not in row:
-            found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-            raise UsageError(f"task.text_column: {task.text_column!r} is not one of {found}")
-        if task.key_column and task.key_column not in row:
-            raise UsageError(f"task.key_column: {task.key_column!r} is not one of {', '.join(row)}")
-        text = str(row[task.text_column] or "")
-        yield Document(str(row[task.key_column]) if task.key_column else text, text)
+def _of_hub(key: str, source: str, rows: Iterable[Any], task: LanguageModeling) -> Iterator[Document]:
+    with in_one_line(key, source):
+        yield from _from_rows(rows, task)
+
+
+def _from_rows(rows: Iterable[Any], task: LanguageModeling) -> Iterator[Document]:
+    """Documents of the rows; null is no text. NoTableError for rows that are no objects or whose text is none."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            wanted = f"an object with {task.text_column!r}"
+            raise NoTableError(f"holds {named(row)} as row {number}, where {wanted} is meant")
+        for key, column in (("task.text_column", task.text_column), ("task.key_column", task.key_column)):
+            if column and column not in row:
+                raise UsageError(f"{key}: {column!r} is not one of {', '.join(row)}")
+        text = row[task.text_column]
+        if not isinstance(text, str | None):
+            raise NoTableError(f"holds {named(text)} as {task.text_column!r} of row {number}, where a text is meant")
+        yield Document(str(row[task.key_column]) if task.key_column else text or "", text or "")
 
 
 def _files(names: list[str], task: LanguageModeling, key: str = "task.files") -> Iterator[Document]:
@@ -95,23 +107,33 @@ def _files(names: list[str], task: LanguageModeling, key: str = "task.files") ->
         path = locate(key, name)
         if path is None:
             raise UsageError(f"{key}: {name!r} does not exist")
-        try:
-            yield from _read(path, task)
-        except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile) as error:
-            raise UsageError(f"{key}: {name!r} cannot be read: {error}") from error
+        empty = True
+        with in_one_line(key, name):
+            for document in _read(path, name, task, key):
+                empty &= not document.text.strip()
+                yield document
+        if empty:
+            raise UsageError(f"{key}: {name!r} holds no text")
 
 
-def _read(path: Path, task: LanguageModeling) -> Iterator[Document]:
+def _read(path: Path, name: str, task: LanguageModeling, key: str) -> Iterator[Document]:
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        if suffix == ".txt":
-            for paragraph in file.read().split("\n\n"):
-                if paragraph.strip():
-                    yield Document(paragraph.strip(), paragraph.strip())
-        elif suffix == ".jsonl":
-            yield from _from_rows((json.loads(line) for line in file if line.strip()), task)
-        elif suffix == ".json":
-            content = json.load(file)
-            yield from _from_rows(content.values() if isinstance(content, dict) else content, task)
-        else:
-            raise UsageError(f"task.files: {path.name!r} is none of .txt, .json, .jsonl (optionally .gz)")
+    if path.is_dir() or suffix in TABLES:
+        return _from_rows(read_table(key, name), task)
+    if suffix not in TEXTS:
+        raise UsageError(f"{key}: {path.name!r} is none of {', '.join((*TEXTS, *TABLES))} (optionally .gz)")
+    text = text_of(path)
+    if suffix == ".txt":
+        paragraphs = (own.strip() for own in text.replace("\r\n", "\n").replace("\r", "\n").split("\n\n"))
+        return (Document(own, own) for own in paragraphs if own)
+    if not text.strip():
+        return iter(())
+    return _from_rows(json_lines(text), task) if suffix == ".jsonl" else _from_json(json.loads(text), task)
+
+
+def _from_json(content: Any, task: LanguageModeling) -> Iterator[Document]:
+    """A list of texts or of rows, rows by name, or a list for each column."""
+    if isinstance(content, list) and content and all(isinstance(own, str) for own in content):
+        return (Document(own, own) for own in content)
+    by_name = isinstance(content, dict) and all(isinstance(own, dict) for own in content.values())
+    return _from_rows(content.values() if by_name else objects(content), task)

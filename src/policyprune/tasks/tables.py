@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -29,8 +30,18 @@ def read_table(key: str, name: str) -> Dataset:
     path = locate(key, name)
     if path is None:
         raise UsageError(f"{key}: {name!r} does not exist")
-    try:
+    with in_one_line(key, name):
         rows = _saved(path) if path.is_dir() else _file(path)
+    if len(rows) == 0:
+        raise UsageError(f"{key}: {name!r} holds no rows")
+    return rows
+
+
+@contextmanager
+def in_one_line(key: str, name: str) -> Iterator[None]:
+    """What cannot be read inside is a UsageError that names `key`, the file and the fault."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{key}: {name!r} is no UTF-8 (byte {error.object[error.start]:#x} at {error.start}), save it as UTF-8"
@@ -40,9 +51,6 @@ def read_table(key: str, name: str) -> Dataset:
     except UNREADABLE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
         raise UsageError(f"{key}: {name!r} cannot be read: {reason}") from error
-    if len(rows) == 0:
-        raise UsageError(f"{key}: {name!r} holds no rows")
-    return rows
 
 
 class NoTableError(ValueError):
@@ -69,18 +77,16 @@ def _file(path: Path) -> Dataset:
             table = pq.ParquetFile(binary).read()
         _check_header(table.column_names)
         return Dataset(InMemoryTable(table))
-    with _text(path) as file:
-        if kind in (".csv", ".tsv"):
-            return _delimited(file, kind)
-        return _from_rows(list(_lines(file)) if kind == ".jsonl" else _objects(json.load(file)))
+    text = text_of(path)
+    if kind in (".csv", ".tsv"):
+        return _delimited(io.StringIO(text, newline=""), kind)
+    return _from_rows(list(json_lines(text)) if kind == ".jsonl" else objects(json.loads(text)))
 
 
-@contextmanager
-def _text(path: Path) -> Iterator[TextIO]:
-    """A text file, without its byte order mark."""
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-        yield file
+def text_of(path: Path) -> str:
+    """A text file as a whole, without its byte order mark; UnicodeDecodeError counts bytes from the beginning."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        return file.read().decode("utf-8").removeprefix("\ufeff")
 
 
 def _delimited(file: TextIO, kind: str) -> Dataset:
@@ -102,8 +108,9 @@ def _check_header(names: list[str]) -> None:
         raise NoTableError(f"has the column {twice[0]!r} twice")
 
 
-def _lines(file: TextIO) -> Iterator[Any]:
-    for number, line in enumerate(file, 1):
+def json_lines(text: str) -> Iterator[Any]:
+    """The value in each line that is not blank; NoTableError names one that has none."""
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield json.loads(line)
@@ -111,7 +118,7 @@ def _lines(file: TextIO) -> Iterator[Any]:
                 raise NoTableError(f"has no JSON in line {number}: {error.msg}") from error
 
 
-def _objects(content: Any) -> list[Any]:
+def objects(content: Any) -> list[Any]:
     """Rows of a JSON file: a list of them, alone or as `data`, SQuAD's articles, or a list for each column."""
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         articles: list[Any] = content["data"]
@@ -126,7 +133,7 @@ def _objects(content: Any) -> list[Any]:
             raise NoTableError(f"has columns of different lengths: {told}")
         return [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list):
-        raise NoTableError(f"holds {_named(content)}, where a list of objects is meant")
+        raise NoTableError(f"holds {named(content)}, where a list of objects is meant")
     return content
 
 
@@ -134,7 +141,7 @@ def _from_rows(rows: list[Any]) -> Dataset:
     wrong = [(number, row) for number, row in enumerate(rows, 1) if not isinstance(row, dict)]
     if wrong:
         number, row = wrong[0]
-        raise NoTableError(f'holds {_named(row)} as row {number}, where an object such as {{"label": 0}} is meant')
+        raise NoTableError(f'holds {named(row)} as row {number}, where an object such as {{"label": 0}} is meant')
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         try:
@@ -144,7 +151,8 @@ def _from_rows(rows: list[Any]) -> Dataset:
     return Dataset(InMemoryTable(pa.table(columns)))
 
 
-def _named(value: Any) -> str:
+def named(value: Any) -> str:
+    """A value's kind in words."""
     kinds = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
     return kinds.get(type(value), "a number")
 
@@ -168,7 +176,7 @@ def _of(node: Any, key: str, where: str) -> Any:
     if not isinstance(node, dict) or key not in node:
         raise NoTableError(f"has no {key!r} in {where}")
     if not isinstance(node[key], list if key in ("paragraphs", "qas") else str):
-        raise NoTableError(f"has {_named(node[key])} as {key!r} in {where}")
+        raise NoTableError(f"has {named(node[key])} as {key!r} in {where}")
     return node[key]
 
 
@@ -185,7 +193,7 @@ def answers_of(value: Any, where: str) -> dict[str, list[Any]]:
     elif isinstance(value, list) and all(isinstance(answer, dict) and "text" in answer for answer in value):
         texts, starts = [answer["text"] for answer in value], [answer.get("answer_start", -1) for answer in value]
     else:
-        raise NoTableError(f"has {_named(value)} as answers of {where}, where texts and starts are meant")
+        raise NoTableError(f"has {named(value)} as answers of {where}, where texts and starts are meant")
     whole = isinstance(starts, list) and len(starts) == len(texts) and all(isinstance(own, int) for own in starts)
     if not whole or not all(isinstance(text, str) for text in texts):
         raise NoTableError(f"has answers of {where} whose texts are no strings or whose starts are no numbers")
