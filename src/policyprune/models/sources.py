@@ -79,5 +79,5 @@ def check_sources(config: Config | Finetuning | Evaluating) -> None:
         path = locate(key, name)
         if path is None:
             raise UsageError(f"{key}: {name!r} does not exist")
-        if path.is_dir():
+        if path.is_dir() and key in ("task.files", "task.test_files"):
             raise UsageError(f"{key}: {name!r} is a folder, name a file")
