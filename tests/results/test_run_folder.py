@@ -16,10 +16,7 @@ from policyprune.config.settle import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.results.interruption import INTERRUPTION
 from policyprune.results.reading import FILE
-from policyprune.results.record import Record
-from policyprune.results.report.runs import find_runs
 from policyprune.results.run import finished_before, recorded
-from policyprune.results.standing import Standing, standing
 
 CPU = torch.device("cpu")
 
@@ -156,6 +153,7 @@ def test_a_finished_run_needs_no_states_and_force_finds_none(config: Config, tmp
     "error",
     [
         OSError(28, "No space left on device", "curve.jsonl"),
+        IsADirectoryError(21, "Is a directory", "curve.jsonl"),
         RunError("101 masks had a loss that is NaN"),
         RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
@@ -168,7 +166,8 @@ def test_an_expected_end_is_one_line_in_the_log(
     assert on_disk(tmp_path)["status"] == "failed"
     (line,) = caplog.records
     assert line.exc_info is None
-    assert ("101 masks" if isinstance(error, RunError) else "No space left on device") in line.message
+    told = {RunError: "101 masks", IsADirectoryError: "'curve.jsonl'"}.get(type(error), "No space left on device")
+    assert told in line.message
 
 
 def test_a_disk_too_full_for_the_record_does_not_hide_the_reason(
@@ -185,7 +184,8 @@ def test_a_disk_too_full_for_the_record_does_not_hide_the_reason(
     with pytest.raises(OSError, match="the curve"):
         fail()
     assert "the curve" in caplog.text
-    assert on_disk(tmp_path)["status"] == "running"
+    assert on_disk(tmp_path)["status"] == "failed"
+    assert on_disk(tmp_path)["config_hash"] == fingerprint(config)
 
 
 def folder_of(root: Path) -> dict[str, bytes]:
@@ -270,46 +270,18 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", ["mask.safetensors", "plan.json", "curve.jsonl", "checkpoint/model.safetensors"])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_finished_run_that_lost_a_file_is_not_taken_for_a_whole_one(
-    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+IN_PLACE = ["record.json", "config.yaml", "curve.jsonl", "mask.safetensors", "plan.json", "checkpoint"]
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_what_stands_in_the_place_of_another_thing_is_refused_and_left(
+    config: Config, tmp_path: Path, name: str
 ) -> None:
-    finished_with_files(config, tmp_path)
-    assert finished_before(config, tmp_path) is not None
-    assert standing(config, tmp_path).state == "finished"
-    DAMAGES[damage](tmp_path / name)
-    if name.startswith("checkpoint") and "checksum" in damage:
-        return  # weights are too large to be read for this
-    mended: list[Record] = []
-    was = standing(config, tmp_path)
-    found = finished_before(config, tmp_path, mended.append)
-    assert caplog.records[0].message == f"{tmp_path}: the run is finished, but {name} {damage}"
-    if name == "curve.jsonl":  # only pictures need it
-        assert (found is not None, mended, was.state) == (True, [], "finished")
-        return
-    assert was == Standing("incomplete", f"{name} {damage}")
-    if name == "mask.safetensors":
-        assert (found, mended) == (None, []), "without the mask there is nothing to mend by"
+    if name == "checkpoint":
+        (tmp_path / name).touch()
     else:
-        assert mended == [found]
-
-
-def test_a_report_leaves_out_a_curve_that_was_changed(
-    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with recorded(config, tmp_path, CPU):
-        (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
-    assert find_runs([tmp_path])[0].curve == [{"step": 1, "loss": 2.5}]
-    (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.6}\n')
-    assert find_runs([tmp_path])[0].curve == []
-    assert "curve.jsonl is damaged (checksum), it is left out" in caplog.text
-
-
-def test_what_a_killed_run_was_writing_is_removed_by_the_next_one(config: Config, tmp_path: Path) -> None:
-    for name in ("checkpoint", "search.state", "mask.safetensors"):
-        left = tmp_path / f".policyprune-{name}-0a1b2c3d.tmp"
-        left.mkdir()
-        (left / "new").write_bytes(b"half")
-    with recorded(config, tmp_path, CPU):
-        assert not list(tmp_path.glob(".policyprune*"))
+        (tmp_path / name).mkdir()
+    refusal = rf"^hydra\.run\.dir: '[^\n]*{name}' is no (file|folder), move it away or name another folder$"
+    with pytest.raises(UsageError, match=refusal), recorded(config, tmp_path, CPU):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -31,6 +31,8 @@ PACKAGES = (
     "numpy",
 )
 
+RUNNING, FAILED = b'"status": "running"', b'"status": "failed" '  # of the same length
+
 
 @dataclass
 class Row:
@@ -97,6 +99,15 @@ class Record:
         """Write `record.json` atomically: a reader sees the old or the new one, never a part."""
         text = json.dumps(_plain(dataclasses.asdict(self)), indent=2, allow_nan=False)
         write_whole(folder / FILE, f"{text}\n".encode())
+
+
+def mark_failed(folder: Path) -> None:
+    """Let the record on disk say `failed` in the place of `running`, where there is no room for another one."""
+    with (folder / FILE).open("r+b") as file:
+        at = file.read().find(RUNNING)
+        if at >= 0:
+            file.seek(at)
+            file.write(FAILED)
 
 
 def read_record(folder: Path) -> Record | None:

@@ -19,7 +19,7 @@ from policyprune.results.artefacts import CURVE, MASK, lost, noted, work
 from policyprune.results.interruption import interruptible
 from policyprune.results.lock import only_one
 from policyprune.results.reading import FILE, UnreadableError
-from policyprune.results.record import Record, hardware, read_record
+from policyprune.results.record import Record, hardware, mark_failed, read_record
 from policyprune.results.state import forget
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ def recorded(config: Settled, folder: Path, device: torch.device) -> Iterator[Re
     UsageError when another process works in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_places(folder)
     with only_one(folder), interruptible():
         clear(folder)
         _forget_others(config, folder)
@@ -95,6 +96,14 @@ def recorded(config: Settled, folder: Path, device: torch.device) -> Iterator[Re
             else:
                 _end(record, folder, error)
             raise
+
+
+def _check_places(folder: Path) -> None:
+    """UsageError where a folder stands in the place of a file that the run writes, or the other way round."""
+    for name in (*BEGUN[:4], MASK, "plan.json", "search.state", "checkpoint"):
+        path, wanted = folder / name, "folder" if name == "checkpoint" else "file"
+        if path.exists() and path.is_dir() != (wanted == "folder"):
+            raise UsageError(f"hydra.run.dir: {str(path)!r} is no {wanted}, move it away or name another folder")
 
 
 def _forget_others(config: Settled, folder: Path) -> None:
@@ -141,13 +150,16 @@ def _end(record: Record, folder: Path, error: BaseException) -> None:
     reason = disk or " ".join(str(error).split())
     record.status = "interrupted" if isinstance(error, Interrupted) else "failed"
     record.error = f"{type(error).__name__}: {reason}".strip()
-    with suppress(OSError):
+    try:
         record.write(folder)
+    except OSError:
+        with suppress(OSError):
+            mark_failed(folder)
     if isinstance(error, UsageError):
         return
     if isinstance(error, Interrupted):
         log.warning("%s, the same command goes on from what was saved", reason)
-    elif disk or isinstance(error, RunError):
+    elif disk or isinstance(error, RunError) or (isinstance(error, OSError) and error.filename is not None):
         log.error("the run failed: %s; %s keeps what it had, the same command goes on from there", reason, folder)
     else:
         log.error("the run failed, %s keeps what it had", folder, exc_info=True)
