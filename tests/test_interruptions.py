@@ -143,6 +143,27 @@ def test_ten_kills_at_random_moments(
         same_result(cwd, expected)
 
 
+def test_a_kill_while_the_checkpoint_is_written_leaves_nothing_for_ever(
+    commands: Commands, arguments: Any, uninterrupted: Any, tmp_path: Path
+) -> None:
+    midway = """
+import os, signal
+from transformers import PreTrainedModel
+save = PreTrainedModel.save_pretrained
+def killed(self, folder, **options):
+    save(self, folder, **options)
+    if "rehearsal" not in str(folder):
+        os.kill(os.getpid(), signal.SIGKILL)
+PreTrainedModel.save_pretrained = killed
+"""
+    assert commands.run(*arguments("policy_gradient"), cwd=tmp_path, first=midway) == -signal.SIGKILL
+    (left,) = (tmp_path / "run").glob(".policyprune-checkpoint-*.tmp/new/model.safetensors")
+    assert left.stat().st_size > 100_000
+    assert commands.run(*arguments("policy_gradient"), cwd=tmp_path) == 0
+    same_result(tmp_path, uninterrupted["policy_gradient"][0])
+    assert not list((tmp_path / "run").glob(".*"))
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_ends_the_run(
     commands: Commands, arguments: Any, uninterrupted: Any, tmp_path: Path, number: signal.Signals, code: int
