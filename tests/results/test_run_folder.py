@@ -16,7 +16,10 @@ from policyprune.config.settle import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.results.interruption import INTERRUPTION
 from policyprune.results.reading import FILE
+from policyprune.results.record import Record
+from policyprune.results.report.runs import find_runs
 from policyprune.results.run import finished_before, recorded
+from policyprune.results.standing import Standing, standing
 
 CPU = torch.device("cpu")
 
@@ -268,6 +271,51 @@ DAMAGES = {
     "has 6 of 12 bytes": lambda path: path.write_bytes(b"a whol"),
     "is damaged (checksum)": lambda path: path.write_bytes(b"a whole lie!"),
 }
+
+
+@pytest.mark.parametrize("name", ["mask.safetensors", "plan.json", "curve.jsonl", "checkpoint/model.safetensors"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_finished_run_that_lost_a_file_is_not_taken_for_a_whole_one(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    finished_with_files(config, tmp_path)
+    assert finished_before(config, tmp_path) is not None
+    assert standing(config, tmp_path).state == "finished"
+    DAMAGES[damage](tmp_path / name)
+    if name.startswith("checkpoint") and "checksum" in damage:
+        return  # weights are too large to be read for this
+    mended: list[Record] = []
+    was = standing(config, tmp_path)
+    found = finished_before(config, tmp_path, mended.append)
+    assert caplog.records[0].message == f"{tmp_path}: the run is finished, but {name} {damage}"
+    if name == "curve.jsonl":  # only pictures need it
+        assert (found is not None, mended, was.state) == (True, [], "finished")
+        return
+    assert was == Standing("incomplete", f"{name} {damage}")
+    if name == "mask.safetensors":
+        assert (found, mended) == (None, []), "without the mask there is nothing to mend by"
+    else:
+        assert mended == [found]
+
+
+def test_a_report_leaves_out_a_curve_that_was_changed(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with recorded(config, tmp_path, CPU):
+        (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+    assert find_runs([tmp_path])[0].curve == [{"step": 1, "loss": 2.5}]
+    (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.6}\n')
+    assert find_runs([tmp_path])[0].curve == []
+    assert "curve.jsonl is damaged (checksum), it is left out" in caplog.text
+
+
+def test_what_a_killed_run_was_writing_is_removed_by_the_next_one(config: Config, tmp_path: Path) -> None:
+    for name in ("checkpoint", "search.state", "mask.safetensors"):
+        left = tmp_path / f".policyprune-{name}-0a1b2c3d.tmp"
+        left.mkdir()
+        (left / "new").write_bytes(b"half")
+    with recorded(config, tmp_path, CPU):
+        assert not list(tmp_path.glob(".policyprune*"))
 
 
 IN_PLACE = ["record.json", "config.yaml", "curve.jsonl", "mask.safetensors", "plan.json", "checkpoint"]
