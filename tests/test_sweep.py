@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from harness import SMALL_EVALUATION, SMALL_SEARCH, clean_environment, paragraphs, small_run, write_corpus
 from policyprune import cli, sweeping
@@ -79,7 +81,12 @@ def test_failed_runs_do_not_stop_the_others_and_are_the_only_ones_repeated(
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_checkpoint, broken)
-    (broken / "model.safetensors").write_bytes(b"no weights")
+    weights = load_file(broken / "model.safetensors")
+    save_file(
+        {name: torch.full_like(own, torch.nan) for name, own in weights.items()},
+        broken / "model.safetensors",
+        {"format": "pt"},
+    )
     given = axes(tiny_checkpoint, corpus, f"model.source={broken},{tiny_checkpoint}")
     given.append("optimizer.baseline=none,residual")
 
