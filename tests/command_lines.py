@@ -89,6 +89,7 @@ OVERRIDES = [
     (["model.source={unclosed"], "model.source"),
     (["model.source=(unclosed"], "model.source"),
     (["model.source=/x/epoch=3"], "quote it: 'model.source=\"/x/epoch=3\"'"),
+    (["task=text", "task.files=[a[1].txt,b.txt]"], 'quote them: \'task.files=["a[1].txt","b.txt"]\''),
     (['model.source="/x/epoch=3"'], "model.source: '/x/epoch=3' does not exist"),
     (["model.source=/x/a,b"], "model.source"),
     (["model.source=/x/a(1)"], "model.source"),

@@ -1,4 +1,4 @@
-"""Where BOS stands is decided once: other ranks and later evaluations take what the run decided."""
+"""Where BOS stands is decided once: search, tuning, evaluation, other ranks and later evaluations follow it."""
 
 import dataclasses
 import json
@@ -6,21 +6,48 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
-from harness import paragraphs, settled, small_run, write_corpus
-from policyprune import evaluating, following
+from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
+from policyprune import evaluating, following, pipeline
 from policyprune.config import subjects
 from policyprune.config.schema import Evaluating, LanguageModeling
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import skeleton
 from policyprune.pruning.space import space_of
 from policyprune.tasks import bos, build
+from policyprune.tasks.language_modeling import TextTask
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     return write_corpus(tmp_path / "corpus.txt", paragraphs(80))
+
+
+def test_everything_that_a_run_looks_at_begins_with_bos_where_it_matters(
+    tiny_checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    losses = iter([torch.full((8, 127), 9.0), torch.full((8, 127), 5.0)])  # without BOS and with it
+    monkeypatch.setattr(bos, "token_losses", lambda model, ids: next(losses))
+    first: set[int] = set()
+    inputs, windows = TextTask.inputs, TextTask.windows
+
+    def seen(ids: torch.Tensor) -> torch.Tensor:
+        first.update(ids[:, 0].tolist())
+        return ids
+
+    monkeypatch.setattr(TextTask, "inputs", lambda *own: {"input_ids": seen(inputs(*own)["input_ids"])})
+    monkeypatch.setattr(TextTask, "windows", lambda *own: seen(windows(*own)))
+    monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path / "cache"))
+    quick = ["optimizer=one_shot", "tuning=cg2", "tuning.sequences=8", "export=none", "evaluation.fresh_process=false"]
+    record = pipeline.run(settled(*small_run(tiny_checkpoint, corpus, *SMALL_EVALUATION, *quick)), tmp_path / "run")
+    assert first == {tokenizer.bos_token_id}
+    assert record.protocol["bos"] == "window"
+    assert (record.protocol["bos_measured"]["loss_with_bos"], record.status) == (5.0, "finished")
+    assert any("5.00 nats (perplexity over 100), absurd for text" in line for line in record.warnings)
+    assert any("the dense model's perplexity is" in line for line in record.warnings), "a random model"
 
 
 def test_another_rank_takes_the_choice_of_rank_0(

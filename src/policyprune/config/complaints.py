@@ -36,6 +36,9 @@ def one_line(error: Exception) -> str:
 def _hint(override: str | None) -> str:
     """How to give a value in which Hydra sees more than a word."""
     key, equals, value = (override or "").partition("=")
+    if value.startswith("[") and value.endswith("]") and not re.search(r"[{}()'\"$]", value):
+        quoted = ",".join(f'"{own}"' for own in value[1:-1].split(","))
+        return "; if it is a list of words, quote them: " + shlex.quote(f"{key}=[{quoted}]")
     if not equals or re.search(r"[\[\]{}()'\"$]", value):
         return ""
     return "; if it is one word, quote it: " + shlex.quote(f'{key}="{value}"')

@@ -53,8 +53,8 @@ def load_tasks(config: ZeroShot) -> dict[str, Any]:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of everything that is done on purpose here
     manager, installed = TaskManager(include_defaults=False), origins(config)
-    if installed:
-        log.info("evaluation.zero_shot.source=embedded: the questions come from an installed package")
+    came = ("embedded", "an installed package") if installed else ("hub", "the hub")
+    log.info("evaluation.zero_shot.source=%s: the questions come from %s", *came)
     loaded: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in dict.fromkeys(config.tasks):
