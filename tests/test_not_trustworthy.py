@@ -45,11 +45,18 @@ def test_the_run_fails_and_the_checkpoint_says_why(tiny_checkpoint: Path, corpus
 
 
 @pytest.mark.usefixtures("_elsewhere_differs", "own_logging")
-def test_evaluate_fails_alike(tiny_checkpoint: Path, corpus: Path, tmp_path: Path, capsys: Any) -> None:
+def test_evaluate_fails_alike(
+    tiny_checkpoint: Path, corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "measured"
     before = sorted(tiny_checkpoint.iterdir())
     changes = ["task=text", f"task.files=[{corpus}]", *SMALL_EVALUATION, "evaluation.fresh_process=true"]
-    assert cli.evaluate([str(tiny_checkpoint), *changes, f"hydra.run.dir={folder}"]) == 1
+    monkeypatch.setattr(
+        "sys.argv", ["policyprune", "evaluate", str(tiny_checkpoint), *changes, f"hydra.run.dir={folder}"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
     assert "is not trustworthy" in capsys.readouterr().err
     record = read_record(folder)
     assert record is not None

@@ -33,7 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def decoder(family: str, pad: int | None) -> PreTrainedModel:
     """A random decoder with a classifier of two classes."""
-    sizes = {"vocab_size": 300, "hidden_size": 32, "max_position_embeddings": 128, "num_labels": 2, **FAMILIES[family]}
+    sizes = {"vocab_size": 320, "hidden_size": 32, "max_position_embeddings": 128, "num_labels": 2, **FAMILIES[family]}
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **sizes)
     config.pad_token_id = pad
