@@ -61,7 +61,8 @@ def _metric(row: Row) -> str:
         name = f"{protocol['task']}, {name}"
     elif "batch_size" in protocol:
         name = f"{name}, {protocol['batch_size']} x {protocol['length']} tokens"
-        name += f", {protocol['repeats']} rounds" if "repeats" in protocol else ""
+        rounds = protocol.get("repeats")
+        name += f", {rounds} round{'' if rounds == 1 else 's'}" if rounds else ""
     elif "split" in protocol:
         name = f"{name}, {protocol['split']}"
     return f"{name}, {row.unit}" if row.unit else name
