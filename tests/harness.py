@@ -103,4 +103,5 @@ def console(
 
 def foreign_lines(shown: str) -> list[str]:
     """What is on a screen besides the lines of our own log and our own progress bars."""
-    return [line for line in re.split(r"[\r\n]+", shown) if not (BAR.fullmatch(line) or LINE.fullmatch(line))]
+    lines = (line.rstrip() for line in re.split(r"[\r\n]+", shown))  # a bar clears what was longer with spaces
+    return [line for line in lines if not (BAR.fullmatch(line) or LINE.fullmatch(line))]

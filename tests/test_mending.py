@@ -103,3 +103,9 @@ def test_a_given_mask_is_looked_at_before_weights_are_loaded(
     with pytest.raises(UsageError, match=r"^optimizer\.folder: [^\n]+$"):
         pipeline.run(given, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_given_mask_of_another_type_of_model_is_refused(finished: Path, tiny_llama: Any) -> None:
+    """Equal counts of layers, heads and channels do not make it the same model."""
+    with pytest.raises(UsageError, match=r"^optimizer\.folder: the mask in .* is not this model's: the plan is for"):
+        pipeline.check_owner(Given("given", str(finished)), tiny_llama(vocab_size=77))

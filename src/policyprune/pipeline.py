@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from policyprune.calibration import fit_edits, gather
 from policyprune.config.schema import Config, Given, LatencyBudget
 from policyprune.distributed import Team, leading
+from policyprune.errors import UsageError
 from policyprune.evaluation.comparison import compare
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.kept_latency import kept_latency
@@ -41,8 +42,8 @@ from policyprune.results.state import Content, StateFile, once
 from policyprune.results.tables import closing_words, summary
 from policyprune.search import search
 from policyprune.surgery import formats
-from policyprune.surgery.plan import base_of
-from policyprune.surgery.plan_file import FILE, write_plan
+from policyprune.surgery.plan import base_of, check_base
+from policyprune.surgery.plan_file import FILE, read_plan, write_plan
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import build, check_fit, check_head
 from policyprune.tasks.observed import Observed
@@ -79,6 +80,18 @@ def check_budget(config: Config) -> None:
     budget = make_budget(config.budget, adapter, space, block_latency(config), config.granularity.align)
     if isinstance(config.optimizer, Given):
         mask_of(config.optimizer, space, budget)
+        check_owner(config.optimizer, empty)
+
+
+def check_owner(given: Given, model: PreTrainedModel) -> None:
+    """UsageError for the mask of a model of another type or size, as far as the plan beside it tells."""
+    plan = Path(given.folder).expanduser() / FILE
+    if plan.is_file():
+        try:
+            check_base(read_plan(plan), model)
+        except UsageError as error:
+            told = str(error).removeprefix("model.source: ")
+            raise UsageError(f"optimizer.folder: the mask in {given.folder!r} is not this model's: {told}") from error
 
 
 def export_settings(config: Config) -> formats.Settings:

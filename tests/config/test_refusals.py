@@ -254,3 +254,8 @@ def test_unmeetable_budget_names_what_can_be_met(doomed: Callable[..., tuple[int
     least = float(error.rstrip().rpartition("at least ")[2].split()[0])
     status, error = doomed(*impossible, f"budget.keep={least + 0.01}", "optimizer=one_shot", "evaluation=none")
     assert status == 0, error
+
+
+@pytest.mark.parametrize("override", ["task.text_columns=[]", "task.text_columns=[a,b,c]", "task.test_splits=[]"])
+def test_labelled_examples_need_text_and_a_test(refusal: Refusal, override: str) -> None:
+    assert refusal("task=glue/sst2", override).startswith(f"{override.partition('=')[0]}: ")

@@ -149,8 +149,8 @@ WRONG: dict[str, tuple[list[Any], int, str]] = {
     "one hidden": ([0, 1, -1], 2, r"1 of 3 .*-1 in row 3\)$"),
     "from one": ([1, 2, 2], 2, r"2 of 3 .*; count the classes from 0 \(the first is 2 in row 2\)$"),
     "too many": ([0, 1, 2, 3], 3, r"1 of 4 .*not 0 to 2 \(the first is 3 in row 4\)$"),
-    "fractions": ([0.0, 1.0, 0.5], 2, r"3 of 3 .*0\.0 in row 1\)$"),
-    "not a number": ([math.nan, 1.0], 2, r"2 of 2 "),
+    "fractions": ([0.0, 1.0, 0.5], 2, r"1 of 3 .*0\.5 in row 3\)$"),
+    "not a number": ([math.nan, 1.0], 2, r"1 of 2 "),
     "null": ([0, None, 1], 2, r"1 of 3 .*None in row 2\)$"),
     "empty cell": (["0", "", "1"], 2, r"1 of 3 .*'' in row 2\)$"),
     "words for scores": (
@@ -241,3 +241,43 @@ def test_a_head_that_is_to_be_trained_gets_the_names_of_the_data_but_keeps_its_o
     assert model.config.id2label == {0: "bad", 1: "good"}
     with pytest.raises(UsageError, match=r"^task\.classes: 2, but the labels are only good"):
         name_classes(model, Names(["good"], ordered=False), config())
+
+
+def test_class_names_that_are_numbers_are_the_classes(tmp_path: Path) -> None:
+    """`class_encode_column` sorts numbers as strings: "10" comes before "2"."""
+    rows = Dataset.from_dict({"label": list(range(12))}).class_encode_column("label")
+    wanted = config(12)
+    found = labels_of(rows, "validation", wanted, names_of({"validation": rows}, wanted))
+    assert rows.features["label"].names[2] == "10"
+    assert found.tolist() == list(range(12))
+
+
+def test_a_models_classes_are_those_of_id2label() -> None:
+    model = make_encoder(num_labels=2)
+    model.config.id2label, model.config.label2id = {0: "positive", 1: "negative"}, {"LABEL_0": 0, "LABEL_1": 1}
+    names = Names(["negative", "positive"])
+    check_names(names, model)
+    assert aligned(torch.tensor([0, 1]), names, model).tolist() == [1, 0]
+    model.config.label2id = {"negative": 0, "positive": 1}
+    with pytest.raises(UsageError, match=r"^model\.source: id2label of its config\.json has .*positive, negative"):
+        check_names(names, model)
+
+
+def test_splits_that_name_their_classes_differently_are_refused() -> None:
+    splits = {
+        split: Dataset.from_dict({"label": [0, 1]}, features=Features({"label": ClassLabel(names=names)}))
+        for split, names in {"calibration": ["aa", "bb"], "validation": ["good", "bad"]}.items()
+    }
+    with pytest.raises(UsageError, match=r"^task\.label_names: validation names its classes good, bad, calibration aa"):
+        names_of(splits, config())
+
+
+def test_two_classes_of_one_name_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^task\.label_names: a, A names two classes alike"):
+        read([0, 1], names=("a", "A"))
+
+
+def test_whole_numbers_written_as_fractions_are_classes() -> None:
+    assert read([0.0, 1.0, 1.0]) == [0, 1, 1]
+    with pytest.raises(UsageError, match=r"the first is 0\.5"):
+        read([0.0, 0.5])

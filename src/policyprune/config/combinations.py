@@ -1,12 +1,14 @@
 """Combinations of valid values that make no sense together."""
 
 from policyprune.config.schema import (
+    Classification,
     Config,
     Evaluating,
     Evaluation,
     Evolution,
     Exporting,
     Gumbel,
+    Labelled,
     LanguageModeling,
     PolicyGradient,
     Reconstruct,
@@ -79,6 +81,15 @@ def check_combinations(config: Config) -> None:
     if config.evaluation.fresh_process and "hf" not in config.export.formats:
         raise UsageError("evaluation.fresh_process: true needs a checkpoint to load, use export=hf")
     check_zero_shot(config.evaluation, config.task)
+    check_columns(config.task)
+
+
+def check_columns(task: Task) -> None:
+    """Raise UsageError for labelled examples without text or without a test split."""
+    if isinstance(task, Classification) and len(task.text_columns) not in (1, 2):
+        raise UsageError(f"task.text_columns: {task.text_columns} is not one or two columns, such as [sentence]")
+    if isinstance(task, Labelled) and not task.test_splits:
+        raise UsageError("task.test_splits: [] leaves nothing to measure, name one or more such as [validation]")
 
 
 SHARING = ("policy_gradient", "ppo", "evolution", "greedy")  # searches with masks that do not wait for one another
@@ -130,6 +141,7 @@ def check_evaluating(config: Evaluating) -> None:
     if config.evaluation.one_shot:
         raise UsageError("evaluation.one_shot: metric-only masks are compared in a run, not in an evaluation")
     check_zero_shot(config.evaluation, config.task)
+    check_columns(config.task)
 
 
 def check_zero_shot(evaluation: Evaluation, task: Task) -> None:

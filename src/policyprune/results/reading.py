@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from policyprune.errors import UsageError
+from policyprune.results.naming import PLACE
 
 SCHEMA = 1
 FILE = "record.json"
@@ -89,4 +90,8 @@ def _wrong_row(row: dict[str, Any], needed: set[str]) -> str:
     odd = [name for name in NUMBERS if not isinstance(row.get(name), int | float | None)]
     if odd:
         return f"{odd[0]} is no number"
-    return "" if isinstance(row.get("protocol", {}), dict) else "protocol is no mapping"
+    protocol = row.get("protocol", {})
+    if not isinstance(protocol, dict):
+        return "protocol is no mapping"
+    odd = [name for name in PLACE if not isinstance(protocol.get(name), str | int | float | None)]
+    return f"protocol.{odd[0]} is no number or word" if odd else ""

@@ -41,6 +41,8 @@ def names_of(splits: dict[str, Dataset], config: Classification) -> Names | None
     if config.label_names:
         if len(config.label_names) != config.classes:
             raise UsageError(f"task.label_names: {len(config.label_names)} names for task.classes={config.classes}")
+        if len(set(map(plain, config.label_names))) < config.classes:
+            raise UsageError(f"task.label_names: {', '.join(config.label_names)} names two classes alike")
         for split, names in own.items():
             if names and set(map(plain, names)) != set(map(plain, config.label_names)):
                 raise UsageError(
@@ -48,9 +50,16 @@ def names_of(splits: dict[str, Dataset], config: Classification) -> Names | None
                     f"{', '.join(names)}; rename one of them, or task.label_names=[] takes the data's"
                 )
         return Names(list(config.label_names))
-    found = [names for names in own.values() if names]
+    found = {split: names for split, names in own.items() if names}
+    for split, names in found.items():
+        first = next(iter(found.values()))
+        if set(map(plain, names)) != set(map(plain, first)):
+            raise UsageError(
+                f"task.label_names: {split} names its classes {', '.join(names)}, {next(iter(found))} "
+                f"{', '.join(first)}; rename them in the data"
+            )
     if found:
-        return Names(found[0])
+        return Names(next(iter(found.values())))
     words: set[str] = set()
     for rows in splits.values():
         labels = rows[config.label_column][:]
@@ -70,6 +79,16 @@ def _own_names(rows: Dataset, config: Classification) -> list[str] | None:
     return list(feature.names)
 
 
+def _numbered(rows: Dataset, config: Classification) -> list[int] | None:
+    """The class of each stored value where the data's own names are numbers in some order, as in ["0", "10", "2"]."""
+    feature = rows.features[config.label_column]
+    if not isinstance(feature, ClassLabel):
+        return None
+    digits = [re.search(r"\d+$", plain(name)) for name in feature.names]
+    numbers = [int(own[0]) for own in digits if own]
+    return numbers if sorted(numbers) == list(range(len(digits))) else None
+
+
 def labels_of(rows: Dataset, split: str, config: Classification, names: Names | None) -> Tensor:
     """Class numbers (N,) int64 in the order of `names`, or scores (N,) float32 of a regression.
 
@@ -78,7 +97,7 @@ def labels_of(rows: Dataset, split: str, config: Classification, names: Names | 
     values = list(rows[config.label_column])
     if config.classes == 1:
         return torch.tensor(_all(values, _score, "are no numbers", split, config), dtype=torch.float)
-    own = _own_names(rows, config)
+    own, numbered = _own_names(rows, config), _numbered(rows, config)
     order = {plain(name): index for index, name in enumerate(names.names if names else [])}
 
     def number(value: Any) -> int | None:
@@ -86,11 +105,15 @@ def labels_of(rows: Dataset, split: str, config: Classification, names: Names | 
             return order.get(plain(value))
         if isinstance(value, str):
             value = int(value)
+        if isinstance(value, float) and value.is_integer():  # as tables with a gap write whole numbers
+            value = int(value)
         if names and not names.ordered:
             return None  # where words say what the classes are, a number says nothing
         if not isinstance(value, int) or not 0 <= value < config.classes:
             return None
-        return order[plain(own[value])] if own and order else int(value)
+        if own and order:
+            return order[plain(own[value])]
+        return numbered[value] if numbered else int(value)
 
     numbers = [] if names and not names.ordered else [f"0 to {config.classes - 1}"]
     known = " or ".join([*numbers, *([", ".join(names.names)] if names else [])])
@@ -132,9 +155,27 @@ def _all(
 
 
 def model_names(model: PreTrainedModel) -> dict[str, int] | None:
-    """The classes that a model names, without differences in spelling; None where it only counts them."""
-    known = {plain(name): int(index) for name, index in (model.config.label2id or {}).items()}
-    return None if not known or all(GENERIC.fullmatch(name) for name in known) else known
+    """The classes that a model names, without differences in spelling; None where it only counts them.
+
+    UsageError where the two maps of its config contradict each other.
+    """
+    config = model.config
+    forth = _named({plain(name): int(index) for index, name in (config.id2label or {}).items()})
+    back = _named({plain(name): int(index) for name, index in (config.label2id or {}).items()})
+    if forth and back and forth != back:
+        raise UsageError(
+            f"model.source: id2label of its config.json has the classes {_ordered(forth)}, label2id {_ordered(back)}; "
+            "mend the wrong one"
+        )
+    return forth or back
+
+
+def _named(classes: dict[str, int]) -> dict[str, int] | None:
+    return None if not classes or all(GENERIC.fullmatch(name) for name in classes) else classes
+
+
+def _ordered(classes: dict[str, int]) -> str:
+    return ", ".join(sorted(classes, key=lambda name: classes[name]))
 
 
 def aligned(labels: Tensor, names: Names | None, model: PreTrainedModel) -> Tensor:
