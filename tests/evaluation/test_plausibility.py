@@ -48,7 +48,7 @@ def test_nothing_is_said_about_what_may_be(rows: list[Row]) -> None:
 
 
 def test_a_pruned_model_that_beats_the_dense_one_beyond_noise_is_said() -> None:
-    """The numbers of Gemma-3-270M without BOS."""
+    """As reported of Gemma-3-270M without BOS."""
     lines = doubts([perplexity("dense", 142.17, 8.0), perplexity("pruned", 88.11, 5.0)])
     assert len(lines) == 2
     gain = math.log(142.17 / 88.11) / math.hypot(8 / 142.17, 5 / 88.11)
