@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from harness import settled
 from policyprune.errors import UsageError
@@ -82,6 +84,16 @@ def no_map(folder: Path) -> None:
     (folder / f"{WEIGHTS}.index.json").write_text("{}")
 
 
+def whole_numbers(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    weights = {name: own.to(torch.int8) if "mlp" in name else own for name, own in weights.items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def cut_tokenizer_config(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"a": ')
+
+
 BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (pointer, r"pointer of git-lfs in place of model\.safetensors, `git lfs pull` fetches it"),
     (tokenizer_pointer, r"pointer of git-lfs in place of tokenizer\.json"),
@@ -97,6 +109,8 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (no_weights, "holds no weights"),
     (part_missing, r"lacks model-00001-of-00002\.safetensors"),
     (no_map, "without a weight_map"),
+    (whole_numbers, r"holds model\.layers\.0\.mlp\.\w+\.weight as I8, and no quantization_config says how"),
+    (cut_tokenizer_config, r"tokenizer_config\.json that is no JSON"),
 ]
 
 

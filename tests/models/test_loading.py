@@ -1,5 +1,6 @@
 """Loading a model from a folder, and the device and dtype it is held in."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,27 @@ def test_what_is_missing_is_told_once_and_in_one_line(tiny_checkpoint: Path, cap
     with pytest.raises(UsageError, match="weights are missing"):
         load(replace(CPU, source=str(tiny_checkpoint)), Classification(name="x", classes=2))
     assert "LOAD REPORT" not in caplog.text
+
+
+def test_a_config_that_says_tied_where_the_weights_are_not_is_mended(
+    tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever trusts the config would load another model than the one that was measured."""
+    tiny_llama(vocab_size=len(tiny_tokenizer), tie_word_embeddings=False).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    stated = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**stated, "tie_word_embeddings": True}))
+    config = settled("task=text", "task.files=[a.txt]", f"model.source={tmp_path}", "model.device=cpu")
+    model, _ = load(config.model, config.task)
+    assert model.config.tie_word_embeddings is False
+    assert not torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight)
+    ours = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.name for record in ours] == ["policyprune.models.loading"]
+    assert "tie_word_embeddings" in ours[0].getMessage()
+
+
+def test_files_of_a_tokenizer_that_are_missing_are_told(tiny_llama: Any, tmp_path: Path) -> None:
+    tiny_llama().save_pretrained(tmp_path)
+    config = settled("task=text", "task.files=[a.txt]", f"model.source={tmp_path}", "model.device=cpu")
+    with pytest.raises(UsageError, match=r"cannot be loaded: .*tokenizer.*[^:]$"):
+        load(config.model, config.task)

@@ -128,6 +128,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a key more": (lambda plan: plan.update(mask=[]), 'also "mask", which no plan has'),
     "a key of a unit more": (units(0, lost="1"), 'also "lost"'),
     "a key less": (lambda plan: plan["base"].pop("blocks"), "base has no blocks"),
+    "attention that is no text": (base(attention=5), "base.attention is 5, not a text"),
+    "a source beyond all length": (base(source="a" * 5000), "base.source is .*, not a text"),
     "a source that is no text": (base(source=3), "base.source is 3, not a text"),
     "no such head": (base(head="pipeline"), 'base.head is "pipeline", not one of AutoModelForCausalLM'),
     "no such dtype": (base(dtype="__doc__"), "base.dtype"),

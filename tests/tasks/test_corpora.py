@@ -218,6 +218,24 @@ def test_parquet_and_a_saved_data_set(tmp_path: Path, text_task: MakeTask) -> No
         assert sorted(calibration + test) == sorted(TEXTS)
 
 
+def test_rows_without_text_change_nothing(tmp_path: Path, text_task: MakeTask) -> None:
+    """A null between two texts put another separator into the test text."""
+    rows = [{"text": text} for text in TEXTS]
+    (tmp_path / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "nulls.jsonl").write_text("".join(json.dumps(row) + '\n{"text": null}\n' for row in rows))
+    plain, nulls = (
+        [own.text for own in corpora.test_documents(text_task(files=[], test_files=[tmp_path / name]))]
+        for name in ("plain.jsonl", "nulls.jsonl")
+    )
+    assert plain == nulls == list(TEXTS)
+
+
+def test_a_line_of_spaces_is_a_blank_line(tmp_path: Path, text_task: MakeTask) -> None:
+    (tmp_path / "a.txt").write_text("one\n  \ntwo\n\n\nthree\n")
+    texts = [own.text for own in corpora.test_documents(text_task(files=[], test_files=[tmp_path / "a.txt"]))]
+    assert texts == ["one", "two", "three"]
+
+
 LATIN = ("word " * 4000 + "caf\xe9").encode("latin-1")
 
 
@@ -243,6 +261,8 @@ LATIN = ("word " * 4000 + "caf\xe9").encode("latin-1")
         ("a.json", b'{"text": "a"}', "holds an object, where a list of objects is meant"),
         ("a.jsonl", b'{"text": "a"}\n{"text": ["a"]}\n', "holds a list as 'text' of row 2, where a text is meant"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "has no JSON in line 2"),
+        ("a.jsonl", b'{"text": "a \\ud800"}\n', "holds half of a surrogate pair in row 1"),
+        ("a.json", b'["fine", "\\udfff"]', "holds half of a surrogate pair in row 2"),
         ("a.csv", b'text\n"a\n', "cannot be read"),
         ("a.parquet", b"no parquet", "cannot be read"),
     ],

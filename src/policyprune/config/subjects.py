@@ -76,6 +76,8 @@ def subject(source: str) -> Subject:
 def evaluating(source: str, given: list[str]) -> list[str]:
     """Overrides that point `policyprune evaluate` at a subject; a run brings its task and protocol."""
     found = subject(source)
+    if not found.checkpoint and found.folder is not None and not (found.folder / "plan.json").is_file():
+        raise UsageError(f"source: {source!r} is a run that is not finished, its own command goes on with it")
     if not found.checkpoint:
         raise UsageError(f"source: {source!r} has no checkpoint, policyprune export {source} format=hf makes one")
     added = _model(found)

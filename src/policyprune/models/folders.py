@@ -1,6 +1,7 @@
 """What can be said of a checkpoint on this disk without torch: whether the files are all there, and whole."""
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ POINTER = b"version https://git-lfs"
 GGUF = b"GGUF"
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # in the order that transformers looks for them,
 INDEX = "{name}.index.json"  # and each before the list of its parts
+SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+FLOATS = ("F64", "F32", "F16", "BF16")
+WEIGHT = re.compile(r"(^|\.)(weight|bias)$")
 
 
 def check_model(source: str, path: Path, weights: bool = True) -> None:
@@ -76,7 +80,9 @@ def _check_folder(folder: Path) -> None:
         with path.open("rb") as file:
             if file.read(len(POINTER)) == POINTER:
                 raise _WrongError(f"holds a pointer of git-lfs in place of {path.name}, `git lfs pull` fetches it")
-    _object(folder / "config.json")
+    for name in SETTINGS:
+        if name in names:
+            _object(folder / name)
 
 
 def _check_weights(folder: Path) -> None:
@@ -86,13 +92,19 @@ def _check_weights(folder: Path) -> None:
     for path in files:
         if not path.exists():
             raise _WrongError(f"lacks {path.name}, which its index names")
-        size = path.stat().st_size
-        if path.suffix == ".safetensors" and (wanted := _stated_size(path, size)) != size:
-            raise _WrongError(f"has a broken {path.name}: {size:,} bytes of {wanted:,}")
+        if path.suffix == ".safetensors":
+            size = path.stat().st_size
+            wanted, tensors = _header(path, size)
+            if wanted != size:
+                raise _WrongError(f"has a broken {path.name}: {size:,} bytes of {wanted:,}")
+            odd = {name: dtype for name, dtype in tensors.items() if WEIGHT.search(name) and dtype not in FLOATS}
+            if odd and "quantization_config" not in _object(folder / "config.json"):
+                name, dtype = next(iter(odd.items()))
+                raise _WrongError(f"holds {name} as {dtype}, and no quantization_config says how that is read")
 
 
-def _stated_size(path: Path, size: int) -> int:
-    """The bytes that a safetensors file has by its own header."""
+def _header(path: Path, size: int) -> tuple[int, dict[str, str]]:
+    """The bytes that a safetensors file has by its own header, and the types of its tensors."""
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -100,8 +112,9 @@ def _stated_size(path: Path, size: int) -> int:
             raise _WrongError(f"has a broken {path.name}: its {size:,} bytes hold no header")
         try:
             header = json.loads(file.read(length))
-            ends = [own["data_offsets"][1] for name, own in header.items() if name != "__metadata__"]
-            return int(8 + length + max(ends, default=0))
+            tensors = {name: own for name, own in header.items() if name != "__metadata__"}
+            ends = [own["data_offsets"][1] for own in tensors.values()]
+            return int(8 + length + max(ends, default=0)), {name: str(own["dtype"]) for name, own in tensors.items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise _WrongError(f"has a broken {path.name}: its header cannot be read") from error
 

@@ -1,6 +1,7 @@
 """Load the dense model and its tokenizer from any source, onto the device and in the dtype that the config asks for."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,6 +111,7 @@ def load_as(
         check_tokens(config.source, model, tokenizer)
         if not anyone:
             check_class(config.source, model)
+        _settle_tying(config, model)
     if config.device_map is None:
         model.to(device)
     check_finite(config.source, model)
@@ -195,7 +197,7 @@ def _without_report() -> Iterator[None]:
     logger = logging.getLogger("transformers.modeling_utils")
 
     def other(line: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in line.getMessage()
+        return not any(words in line.getMessage() for words in ("LOAD REPORT", "tied weights mapping"))
 
     logger.addFilter(other)  # another level would bring other lines
     try:
@@ -217,6 +219,17 @@ def _complaining(config: Model) -> Iterator[None]:
         raise UsageError(_complaint(config, error)) from error
 
 
+def _settle_tying(config: Model, model: PreTrainedModel) -> None:
+    """Let the config of a model whose vocabulary projection is not the embedding say so, as the weights do."""
+    out = model.get_output_embeddings()
+    said = model.config.get_text_config()
+    if out is not None and getattr(said, "tie_word_embeddings", False):
+        inside = model.get_input_embeddings().weight
+        if not out.weight.is_meta and out.weight.data_ptr() != inside.data_ptr():
+            log.warning("%s says tie_word_embeddings, and its weights have two matrices: both are kept", config.source)
+            said.tie_word_embeddings = False
+
+
 def _check_code(config: Model, said: PreTrainedConfig) -> None:
     """UsageError for layers of unequal width, which the stock classes cannot build, without leave to run own code."""
     if getattr(said, KEPT, None) is not None and not config.trust_remote_code:
@@ -234,7 +247,10 @@ def _complaint(config: Model, error: Exception) -> str:
     text = str(error).strip()
     if "trust_remote_code" in text and not config.trust_remote_code:
         return f"model.source: {config.source!r} brings its own code, model.trust_remote_code=true runs it"
-    reason = text.splitlines()[0] if text else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    reason = " ".join(lines[:2] if lines and re.search(r"(:|for field '\w+')$", lines[0]) else lines[:1])
+    if type(error).__name__ == "UnpicklingError":
+        return f"model.source: {config.source!r} has weights (.bin) that are broken or hold more than tensors"
     if not isinstance(error, OSError | ValueError | ImportError) or not reason:
         reason = f"{type(error).__name__}: {reason}".rstrip(": ")  # which says little by itself, as in KeyError: 'x'
     if "ttention" in reason and config.attn_implementation != "auto":

@@ -107,6 +107,8 @@ def _likely(model: PreTrainedModel, missing: set[str], other: set[str], unused: 
         if missing and unused and all(wrapper in key for key in unused):
             return f"; every name has {wrapper!r} in it, take that off and save them again"
     if missing and not other and all(_of_head(model, key) for key in missing):
+        if model.get_output_embeddings() is not None:
+            return "; tie_word_embeddings=true in config.json says that it is the embedding"
         return "; its head was never trained, policyprune finetune trains one"
     return ""
 

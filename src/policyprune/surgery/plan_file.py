@@ -24,6 +24,7 @@ EDITS = "mask.safetensors"  # beside the plan: weights and biases, which are too
 KINDS = ("attention", "ffn")
 HEADS = ("AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoModelForQuestionAnswering")
 DTYPES = ("float32", "bfloat16", "float16")
+LONGEST = 1000  # letters of a text
 MOST = 100_000_000  # units: ten times those of the largest models, and little memory
 RANGES = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*")
 
@@ -101,10 +102,9 @@ def _parsed(stated: Any, path: Path) -> Plan:
 def _base(stated: Any) -> Base:
     _has_keys(stated, "base", [field.name for field in fields(Base)])
     for key in ("source", "task", "model_type"):
-        _is(isinstance(stated[key], str) and stated[key], f"base.{key}", "a text", stated[key])
-    _is(
-        stated["revision"] is None or isinstance(stated["revision"], str), "base.revision", "a text", stated["revision"]
-    )
+        _is(_text(stated[key]), f"base.{key}", "a text", stated[key])
+    for key in ("revision", "attention"):
+        _is(stated[key] is None or _text(stated[key]), f"base.{key}", "a text", stated[key])
     _is(stated["head"] in HEADS, "base.head", f"one of {', '.join(HEADS)}", stated["head"])
     _is(stated["dtype"] in DTYPES, "base.dtype", f"one of {', '.join(DTYPES)}", stated["dtype"])
     _is(_number(stated["parameters"]) and stated["parameters"] > 0, "base.parameters", "a number", stated["parameters"])
@@ -117,6 +117,10 @@ def _base(stated: Any) -> Base:
     wanted = [(layer, kind) for layer in range(len(keys) // 2) for kind in KINDS]
     _must(sorted(keys) == wanted, "base.blocks has not the attention and ffn of each layer once")
     return Base(**stated)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST
 
 
 def _group(stated: Any, where: str) -> Group:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -88,7 +89,7 @@ def _of_hub(key: str, source: str, rows: Iterable[Any], task: LanguageModeling) 
 
 
 def _from_rows(rows: Iterable[Any], task: LanguageModeling) -> Iterator[Document]:
-    """Documents of the rows; null is no text. NoTableError for rows that are no objects or whose text is none."""
+    """Documents of the rows; null is "". NoTableError for rows that are no objects or whose text is none."""
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             wanted = f"an object with {task.text_column!r}"
@@ -99,10 +100,19 @@ def _from_rows(rows: Iterable[Any], task: LanguageModeling) -> Iterator[Document
         text = row[task.text_column]
         if not isinstance(text, str | None):
             raise NoTableError(f"holds {named(text)} as {task.text_column!r} of row {number}, where a text is meant")
-        yield Document(str(row[task.key_column]) if task.key_column else text or "", text or "")
+        yield _document(str(row[task.key_column]) if task.key_column else text or "", text or "", number)
+
+
+def _document(key: str, text: str, row: int) -> Document:
+    try:
+        f"{key}{text}".encode()
+    except UnicodeEncodeError as error:  # JSON can state half of a surrogate pair
+        raise NoTableError(f"holds half of a surrogate pair in row {row}, which is no text") from error
+    return Document(key, text)
 
 
 def _files(names: list[str], task: LanguageModeling, key: str = "task.files") -> Iterator[Document]:
+    """The documents of files that have text."""
     for name in names:
         path = locate(key, name)
         if path is None:
@@ -110,8 +120,9 @@ def _files(names: list[str], task: LanguageModeling, key: str = "task.files") ->
         empty = True
         with in_one_line(key, name):
             for document in _read(path, name, task, key):
-                empty &= not document.text.strip()
-                yield document
+                if document.text.strip():
+                    empty = False
+                    yield document
         if empty:
             raise UsageError(f"{key}: {name!r} holds no text")
 
@@ -124,8 +135,8 @@ def _read(path: Path, name: str, task: LanguageModeling, key: str) -> Iterator[D
         raise UsageError(f"{key}: {path.name!r} is none of {', '.join((*TEXTS, *TABLES))} (optionally .gz)")
     text = text_of(path)
     if suffix == ".txt":
-        paragraphs = (own.strip() for own in text.replace("\r\n", "\n").replace("\r", "\n").split("\n\n"))
-        return (Document(own, own) for own in paragraphs if own)
+        paragraphs = re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n").replace("\r", "\n"))
+        return (Document(own.strip(), own.strip()) for own in paragraphs)
     if not text.strip():
         return iter(())
     return _from_rows(json_lines(text), task) if suffix == ".jsonl" else _from_json(json.loads(text), task)
@@ -134,6 +145,6 @@ def _read(path: Path, name: str, task: LanguageModeling, key: str) -> Iterator[D
 def _from_json(content: Any, task: LanguageModeling) -> Iterator[Document]:
     """A list of texts or of rows, rows by name, or a list for each column."""
     if isinstance(content, list) and content and all(isinstance(own, str) for own in content):
-        return (Document(own, own) for own in content)
+        return (_document(own, own, row) for row, own in enumerate(content, 1))
     by_name = isinstance(content, dict) and all(isinstance(own, dict) for own in content.values())
     return _from_rows(content.values() if by_name else objects(content), task)

@@ -50,6 +50,10 @@ class TextTask:
         count = len(self.test) // fresh
         if max_tokens is not None:
             count = min(count, max(1, max_tokens // length))
+        if not len(self.test):
+            raise UsageError(
+                "task.test_fraction: no document fell into the held-out part, give task.test_files or a larger share"
+            )
         if count == 0:
             raise UsageError(
                 f"evaluation.lengths: {length} is more than the {len(self.test)} tokens of the test split, use less"
@@ -105,7 +109,8 @@ def _with_bos(
     seeded = replace(config, calibration=replace(config.calibration, seed=0))
     tokens = _tokens(seeded, tokenizer, held_out, WINDOWS * LENGTH)
     if len(tokens) < 2:
-        raise UsageError(f"task.{'source' if config.source else 'files'}: no text is left for calibration")
+        key = "source" if config.source else "files"
+        raise UsageError(f"task.{key}: no text is left for calibration, all of it is held out for the test")
     chosen, measured = decide(model, int(tokenizer.bos_token_id), torch.tensor(tokens))
     losses = measured["loss_with_bos"], measured["loss_without_bos"]
     log.info("task.bos=auto: %s, the model's loss is %.3f with BOS in front of windows, %.3f without", chosen, *losses)
