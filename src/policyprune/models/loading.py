@@ -219,10 +219,10 @@ def _complaining(config: Model) -> Iterator[None]:
         raise UsageError(_complaint(config, error)) from error
 
 
-def _settle_tying(config: Model, model: PreTrainedModel) -> None:
+def _settle_tying(config: Model, model: Any) -> None:
     """Let the config of a model whose vocabulary projection is not the embedding say so, as the weights do."""
     out = model.get_output_embeddings()
-    said: Any = model.config.get_text_config()  # type: ignore[operator]
+    said: Any = model.config.get_text_config()
     if out is not None and getattr(said, "tie_word_embeddings", False):
         inside = model.get_input_embeddings().weight
         if not out.weight.is_meta and out.weight.data_ptr() != inside.data_ptr():
