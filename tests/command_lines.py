@@ -88,6 +88,8 @@ OVERRIDES = [
     (["model.source=[unclosed"], "model.source"),
     (["model.source={unclosed"], "model.source"),
     (["model.source=(unclosed"], "model.source"),
+    (["model.source=odd/br[1]x"], "quote it: 'model.source=\"odd/br[1]x\"'"),
+    (["optimizer=kwon", "importance=magnitude"], "importance: 'magnitude', but optimizer=kwon searches by Fisher"),
     (["model.source=/x/epoch=3"], "quote it: 'model.source=\"/x/epoch=3\"'"),
     (["task=text", "task.files=[a[1].txt,b.txt]"], 'quote them: \'task.files=["a[1].txt","b.txt"]\''),
     (['model.source="/x/epoch=3"'], "model.source: '/x/epoch=3' does not exist"),

@@ -59,6 +59,10 @@ def check_combinations(config: Config) -> None:
             f"optimizer.parents: {optimizer.parents} leaves no place for children in optimizer.population="
             f"{optimizer.population}"
         )
+    if optimizer.name == "kwon" and config.importance.name != "fisher":
+        raise UsageError(
+            f"importance: {config.importance.name!r}, but optimizer=kwon searches by Fisher alone; use fisher"
+        )
     if optimizer.name == "greedy" and "ffn" in config.granularity.units:
         raise UsageError(
             f"optimizer: greedy tries every unit before each removal, far too many with granularity="

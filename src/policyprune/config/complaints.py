@@ -39,7 +39,7 @@ def _hint(override: str | None) -> str:
     if value.startswith("[") and value.endswith("]") and not re.search(r"[{}()'\"$]", value):
         quoted = ",".join(f'"{own}"' for own in value[1:-1].split(","))
         return "; if it is a list of words, quote them: " + shlex.quote(f"{key}=[{quoted}]")
-    if not equals or re.search(r"[\[\]{}()'\"$]", value):
+    if not equals or re.search(r'["$\\]', value):
         return ""
     return "; if it is one word, quote it: " + shlex.quote(f'{key}="{value}"')
 
