@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants
 
 from policyprune.config.schema import LanguageModeling
 from policyprune.errors import UsageError
+from policyprune.models.hub import snapshot
 from policyprune.models.sources import locate
 from policyprune.tasks.tables import NoTableError, in_one_line, json_lines, named, objects, read_table, text_of
 
@@ -69,18 +70,11 @@ def _hub(key: str, source: str, subset: str | None, files: dict[str, str], split
     from datasets import load_dataset
 
     try:
-        place = _cached(source) if constants.is_offline_mode() else source
+        place = str(snapshot(source) or source) if constants.is_offline_mode() else source  # not `datasets`' own cache
         return load_dataset(place, subset, data_files=files or None, split=split, streaming=True)
     except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"{key}: {source!r} (split {split}) cannot be loaded: {reason}") from error
-
-
-def _cached(source: str) -> str:
-    """The data set's snapshot in the hub cache: offline, `datasets` itself looks at its own Arrow cache only."""
-    if Path(source).is_dir():
-        return source
-    return snapshot_download(source, repo_type="dataset", local_files_only=True)
 
 
 def _of_hub(key: str, source: str, rows: Iterable[Any], task: LanguageModeling) -> Iterator[Document]:

@@ -98,14 +98,17 @@ def build(
 def _with_bos(
     config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None, held_out: set[str]
 ) -> tuple[LanguageModeling, dict[str, float | int]]:
-    """The config with `auto` decided, and what was measured to that end: on the same text whatever the run's seed."""
+    """The config with `auto` decided, and both losses of the model, whatever the config says.
+
+    They are of the same text whatever the run's seed.
+    """
     if tokenizer.bos_token_id is None:
         if config.bos == "window":
             raise UsageError("task.bos: 'window', but this tokenizer has no BOS token, use text or none")
         return (replace(config, bos="none") if config.bos == "auto" else config), {}
-    if config.bos != "auto":
+    if model is None:
+        assert config.bos != "auto", "only a model can tell where BOS has to stand"
         return config, {}
-    assert model is not None, "only a model can tell where BOS has to stand"
     seeded = replace(config, calibration=replace(config.calibration, seed=0))
     tokens = _tokens(seeded, tokenizer, held_out, WINDOWS * LENGTH)
     if len(tokens) < 2:
@@ -113,8 +116,9 @@ def _with_bos(
         raise UsageError(f"task.{key}: no text is left for calibration, all of it is held out for the test")
     chosen, measured = decide(model, int(tokenizer.bos_token_id), torch.tensor(tokens))
     losses = measured["loss_with_bos"], measured["loss_without_bos"]
-    log.info("task.bos=auto: %s, the model's loss is %.3f with BOS in front of windows, %.3f without", chosen, *losses)
-    return replace(config, bos=chosen), measured
+    wanted = f"auto: {chosen}" if config.bos == "auto" else config.bos
+    log.info("task.bos=%s, the model's loss is %.3f with BOS in front of windows, %.3f without", wanted, *losses)
+    return (replace(config, bos=chosen) if config.bos == "auto" else config), measured
 
 
 def _calibration(
