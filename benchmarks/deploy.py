@@ -23,12 +23,12 @@ from deploy_speed import in_llama_cpp, in_onnx, in_torch
 from llama_cpp import install
 from tabulate import tabulate
 
-from policyprune import pipeline
+from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
-from policyprune.config.settle import run_label, settle
 from policyprune.config.store import register
-from policyprune.files import write_whole
-from policyprune.results.record import read_record
+from policyprune.config.validate import run_label, settle
+from policyprune.runs.record import read_record
+from policyprune.storage.files import write_whole
 from policyprune.tasks import build
 from policyprune.tasks.language_modeling import TextTask
 

@@ -15,8 +15,8 @@ from llama_cpp import ask
 from torch import nn
 from transformers import DynamicCache
 
-from policyprune.evaluation.block_timing import block_seconds
 from policyprune.evaluation.efficiency import block_macs
+from policyprune.evaluation.latency.blocks import block_seconds
 from policyprune.surgery.onnx_graph import Decoding
 
 BATCH, LENGTH, DECODED, PROMPT = 8, 128, 128, 8

@@ -13,11 +13,11 @@ from pathlib import Path
 import hydra
 from tabulate import tabulate
 
-from policyprune import pipeline
+from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
-from policyprune.config.settle import run_label, settle
 from policyprune.config.store import register
-from policyprune.results.record import Record
+from policyprune.config.validate import run_label, settle
+from policyprune.runs.record import Record
 
 METHODS = {"kwon": "optimizer=kwon tuning=lsmr", "ppo": "optimizer=ppo tuning=cg2"}
 SUBJECTS = {

@@ -27,24 +27,24 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from policyprune.calibration import fit_edits, gather
 from policyprune.config.options import conf_dir
 from policyprune.config.schema import Config
-from policyprune.config.settle import fingerprint, settle
 from policyprune.config.store import register
+from policyprune.config.validate import fingerprint, settle
 from policyprune.evaluation.perplexity import perplexity
-from policyprune.files import write_whole
-from policyprune.forwards import Forwards
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
 from policyprune.models.precision import in_search_dtype
-from policyprune.pruning.budget import make_budget
-from policyprune.pruning.edits import Edits
+from policyprune.pruning.budget.budget import make_budget
+from policyprune.pruning.budget.selection import select
+from policyprune.pruning.compensation import Edits
 from policyprune.pruning.importance import scores_of
-from policyprune.pruning.initialisation import initial_probabilities
+from policyprune.pruning.importance.initialisation import initial_probabilities
 from policyprune.pruning.optimizers import OPTIMIZERS, Problem
-from policyprune.pruning.selection import select
 from policyprune.pruning.space import space_of
+from policyprune.search.calibration import fit_edits, gather
+from policyprune.search.forwards import Forwards
+from policyprune.storage.files import write_whole
 from policyprune.surgery.shrink import shrink
 from policyprune.surgery.sliced import Sliced
 from policyprune.tasks import build

@@ -15,16 +15,16 @@ import hydra
 import torch
 
 from policyprune.config.options import conf_dir
-from policyprune.config.settle import settle
 from policyprune.config.store import register
+from policyprune.config.validate import settle
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
 from policyprune.models.precision import in_search_dtype
-from policyprune.pruning.budget import make_budget
+from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.space import space_of
-from policyprune.search import search
+from policyprune.search.run import search
 from policyprune.tasks import Task, build
-from policyprune.tracking import NoTracker
+from policyprune.tracking.tracker import NoTracker
 
 
 class Timed:

@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from policyprune.config.schema import Budget as BudgetConfig
 from policyprune.models.adapter import adapt
-from policyprune.pruning.budget import make_budget
-from policyprune.pruning.latency import BlockLatency
-from policyprune.pruning.selection import select
+from policyprune.pruning.budget.block_latency import BlockLatency
+from policyprune.pruning.budget.budget import make_budget
+from policyprune.pruning.budget.selection import select
 from policyprune.pruning.space import space_of
 
 SIZES = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "vocab_size": 32000}

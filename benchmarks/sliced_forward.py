@@ -19,16 +19,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.config.options import conf_dir
-from policyprune.config.settle import settle
 from policyprune.config.store import register
-from policyprune.evaluation.block_timing import layer_calls, run
-from policyprune.evaluation.rounds import in_turns, relative
+from policyprune.config.validate import settle
+from policyprune.evaluation.latency.blocks import layer_calls, run
+from policyprune.evaluation.latency.rounds import in_turns, relative
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.causal_loss import token_losses
 from policyprune.models.loading import load
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.space import Space, space_of
-from policyprune.results.stages import measured
+from policyprune.runs.stages import measured
 from policyprune.surgery.shrink import shrink
 from policyprune.surgery.sliced import Sliced
 

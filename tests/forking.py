@@ -10,7 +10,7 @@ from harness import clean_environment
 
 SERVER = """
 import json, os, resource, signal, sys
-import policyprune.pipeline
+import policyprune.commands.run
 from policyprune import cli
 
 for line in sys.stdin:

@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 
 from policyprune.config.options import conf_dir
 from policyprune.config.schema import Config
-from policyprune.config.settle import settle
 from policyprune.config.store import register
+from policyprune.config.validate import settle
 
 WHO = ["The farmer", "A tired clerk", "Her oldest brother", "The night train", "Every sailor", "The small museum"]
 DID = ["carried", "forgot", "repaired", "painted", "counted", "sold"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from harness import SMALL_EVALUATION, console, paragraphs, small_run, write_corpus
-from policyprune.pruning.edits import load_edits
+from policyprune.pruning.compensation import load_edits
 from policyprune.pruning.mask import load_mask
-from policyprune.results.record import Record, read_record
+from policyprune.runs.record import Record, read_record
 
 
 @pytest.fixture(scope="module")

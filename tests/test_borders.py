@@ -12,7 +12,8 @@ import pytest
 
 from command_lines import TABLE, replaced
 from harness import console
-from policyprune import cli, pipeline
+from policyprune import cli
+from policyprune.commands import run as pipeline
 from policyprune.errors import RunError, UsageError, on_one_line, told
 from records import write_run
 
@@ -153,7 +154,7 @@ def test_a_report_that_cannot_be_written_names_the_path(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     write_run(tmp_path / "runs", "random")
-    monkeypatch.setattr("policyprune.reporting.write_whole", refused)
+    monkeypatch.setattr("policyprune.commands.report.write_whole", refused)
     status, error = call_main("report", str(tmp_path / "runs"))
     assert status == 1
     assert error.startswith("policyprune: ")

@@ -10,12 +10,14 @@ import torch
 from transformers import AutoTokenizer
 
 from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
-from policyprune import evaluating, following, pipeline
-from policyprune.config import subjects
+from policyprune.commands import evaluate as evaluating
+from policyprune.commands import run as pipeline
+from policyprune.config import targets as subjects
 from policyprune.config.schema import Evaluating, LanguageModeling
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import skeleton
 from policyprune.pruning.space import space_of
+from policyprune.search import worker as following
 from policyprune.tasks import bos, build
 from policyprune.tasks.language_modeling import TextTask
 

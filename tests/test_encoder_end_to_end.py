@@ -12,7 +12,7 @@ from encoders import articles, reviews, save_encoder, write_lines
 from harness import console, foreign_lines
 from policyprune.models.adapter import adapt
 from policyprune.pruning.mask import load_mask
-from policyprune.results.record import Record, Row, read_record
+from policyprune.runs.record import Record, Row, read_record
 
 LENGTH = 32
 SMALL = ["evaluation.latency.repeats=0", "evaluation.one_shot=[global]", f"budget.sequence_length={LENGTH}"]

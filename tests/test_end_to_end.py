@@ -20,10 +20,10 @@ from harness import (
     small_run,
     write_corpus,
 )
-from policyprune.config.settle import run_label
+from policyprune.config.validate import run_label
 from policyprune.models.adapter import adapt
 from policyprune.pruning.mask import load_mask
-from policyprune.results.record import Record, read_record
+from policyprune.runs.record import Record, read_record
 
 UNITS = {"attention": 3 * 4, "ffn": 3 * 48}  # of the tiny model
 

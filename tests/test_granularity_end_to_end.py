@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
-from policyprune import latency_table
-from policyprune.pipeline import run
-from policyprune.pruning.latency import BlockLatency, Timing
-from policyprune.results.record import Record
+from policyprune.commands.run import run
+from policyprune.evaluation.latency import table as latency_table
+from policyprune.pruning.budget.block_latency import BlockLatency, Timing
+from policyprune.runs.record import Record
 from policyprune.tasks import build
 
 QUICK = ["evaluation.fresh_process=false", "evaluation.one_shot=[global,per_layer]", *SMALL_EVALUATION]

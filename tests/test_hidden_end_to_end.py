@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
+from policyprune.commands.run import run
 from policyprune.errors import UsageError
-from policyprune.pipeline import run
-from policyprune.results.record import Record
+from policyprune.runs.record import Record
 from policyprune.surgery.plan import lay
 from policyprune.surgery.plan_file import read_plan
 

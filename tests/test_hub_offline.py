@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness import SMALL_EVALUATION, SMALL_SEARCH, SMALL_TASK, console, paragraphs
-from policyprune.results.record import Record, read_record
+from policyprune.runs.record import Record, read_record
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SUBSET = "wikitext-2-raw-v1"

@@ -13,7 +13,7 @@ import pytest
 
 from forking import Commands, alive
 from harness import paragraphs, small_run, write_corpus
-from policyprune.results.record import Record, read_record
+from policyprune.runs.record import Record, read_record
 
 SLOWLY = """
 import time

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from harness import SMALL_EVALUATION, SMALL_SEARCH, paragraphs, settled, small_run, write_corpus
-from policyprune import pipeline
-from policyprune.results.card import card
-from policyprune.results.record import read_record
+from policyprune.commands import run as pipeline
+from policyprune.runs.card import card
+from policyprune.runs.record import read_record
 
 HERE = ["evaluation.fresh_process=false", "evaluation.one_shot=[global,per_layer]", "export=none", "tracker=none"]
 

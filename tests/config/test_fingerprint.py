@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from harness import clean_environment, composed, settled
-from policyprune.config.settle import fingerprint, run_label
+from policyprune.config.validate import fingerprint, run_label
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_fingerprint_ignores_what_does_not(override: str) -> None:
 def test_fingerprint_is_the_same_in_another_process() -> None:
     script = (
         "from harness import composed, settled\n"
-        "from policyprune.config.settle import fingerprint, run_label\n"
+        "from policyprune.config.validate import fingerprint, run_label\n"
         "print(fingerprint(settled('seed=3')), run_label(composed('seed=3')))"
     )
     path = next(entry for entry in sys.path if entry.endswith("tests"))

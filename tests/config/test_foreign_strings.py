@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 
 from harness import settled
 from policyprune import cli
-from policyprune.config import subjects
+from policyprune.config import targets as subjects
 from policyprune.config.composition import composed
 from policyprune.config.literal import literal, quoted
 from policyprune.config.store import register
 from policyprune.errors import UsageError
-from policyprune.results.record import Record
+from policyprune.runs.record import Record
 
 Refusal = Callable[..., str]
 TEXTS = st.text(st.sampled_from("\\${}'\"a:.,=[]() \n~@#é1"), max_size=14)

@@ -7,8 +7,8 @@ from omegaconf import open_dict
 
 from harness import composed, settled
 from policyprune.config.application import perform
-from policyprune.config.settle import fingerprint, settle
 from policyprune.config.sweep import jobs, opened, points
+from policyprune.config.validate import fingerprint, settle
 
 TABLES = ("bert_base", "roberta_base", "distilbert")
 

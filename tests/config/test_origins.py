@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from harness import composed, settled
-from policyprune.config.settle import fingerprint, run_label
 from policyprune.config.sweep import jobs, opened, points
+from policyprune.config.validate import fingerprint, run_label
 from policyprune.errors import UsageError
-from policyprune.models import hub
+from policyprune.storage import hub
 
 SST2 = ("model=bert_base", "task=glue/sst2", "evaluation.fresh_process=false")
 HERE = [

@@ -15,8 +15,8 @@ from policyprune.config import launcher
 from policyprune.config.completion import complete
 from policyprune.config.options import groups, sweeps, sweeps_dir
 from policyprune.config.schema import Wandb
-from policyprune.config.settle import UNFINGERPRINTED, fingerprint, run_label, settle
 from policyprune.config.sweep import Job, jobs, opened, points
+from policyprune.config.validate import UNFINGERPRINTED, fingerprint, run_label, settle
 
 Points = list[list[str]]
 

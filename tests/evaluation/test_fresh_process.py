@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from harness import settled
-from policyprune.config import subjects
+from policyprune.config import targets as subjects
 from policyprune.errors import UsageError
 from policyprune.evaluation import fresh_process
 from policyprune.evaluation.fresh_process import check_fresh_process, logits_elsewhere, perplexity_elsewhere
 from policyprune.models.examples import example
-from policyprune.soundness import random_mask, subject_of
 from policyprune.surgery.checkpoint import save_checkpoint
+from policyprune.surgery.equivalence import random_mask, subject_of
 
 FOREIGN = """
 from pathlib import Path

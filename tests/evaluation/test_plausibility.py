@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from policyprune.evaluation.plausibility import absurd_from_the_start, doubts
-from policyprune.results.record import Row
+from policyprune.runs.record import Row
 
 WINDOWS = {"length": 128, "windows": 64, "dtype": "float32"}
 VALIDATION = {"split": "validation", "examples": 100, "chance": 0.5}

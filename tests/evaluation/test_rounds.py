@@ -2,7 +2,7 @@
 
 import pytest
 
-from policyprune.evaluation.rounds import ratios, spread, times
+from policyprune.evaluation.latency.rounds import ratios, spread, times
 
 BUSY = {"dense": [1.0, 3.0, 2.0, 1.0, 1.5], "pruned": [0.8, 2.4, 1.6, 0.8, 1.2]}  # up to three times slower
 PROTOCOL = {"batch_size": 8, "length": 128}

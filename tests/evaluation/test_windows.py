@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
-from policyprune import pipeline
+from policyprune.commands import run as pipeline
 from policyprune.errors import UsageError
 from policyprune.evaluation.windows import check_lengths
 

@@ -22,8 +22,8 @@ from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.questions import EMBEDDED, STOCK, origins
 from policyprune.evaluation.zero_shot import ZeroShot, mean
 from policyprune.models.adapter import adapt
-from policyprune.models.sources import locate
 from policyprune.pruning.space import space_of
+from policyprune.storage.sources import locate
 from policyprune.surgery.shrink import shrink
 
 LIMIT = 6
@@ -204,9 +204,9 @@ def test_every_choice_has_a_task_of_the_harness_and_embedded_questions() -> None
 def test_where_questions_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"piqa": "pkg://policyprune/evaluation", "boolq": "pkg://policyprune/nowhere"}
     monkeypatch.setattr(questions, "EMBEDDED", here)
-    monkeypatch.setattr("policyprune.models.hub.trouble", lambda source: "")
+    monkeypatch.setattr("policyprune.storage.hub.trouble", lambda source: "")
     assert origins(config_of("piqa", "piqa", source="auto")) == {}
-    monkeypatch.setattr("policyprune.models.hub.trouble", lambda source: "no network")
+    monkeypatch.setattr("policyprune.storage.hub.trouble", lambda source: "no network")
     assert origins(config_of("piqa", "piqa", source="auto")) == {"piqa": here["piqa"]}
     assert origins(config_of("boolq", source="hub")) == {}
     assert origins(config_of()) == {}

@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from harness import settled
+from policyprune.commands.doctor import examine
 from policyprune.config.schema import Classification, LanguageModeling, Model
-from policyprune.doctor import examine
 from policyprune.errors import UsageError
 from policyprune.models.examples import example
 from policyprune.models.loading import device_of, load, skeleton

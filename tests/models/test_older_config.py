@@ -12,8 +12,8 @@ from transformers import AutoConfig, PreTrainedModel
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import EXAMPLES, SIZES, random_model
 from policyprune.models.families import FAMILIES
-from policyprune.soundness import outputs, subject_of
 from policyprune.surgery.checkpoint import auto_class, save_checkpoint
+from policyprune.surgery.equivalence import outputs, subject_of
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 WINDOWS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}

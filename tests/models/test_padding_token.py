@@ -11,15 +11,16 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from encoders import make_encoder, reviews, write_lines
 from harness import settled
-from policyprune import finetuning, pipeline
+from policyprune.commands import finetune as finetuning
+from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
-from policyprune.config.settle import settle
 from policyprune.config.store import register
+from policyprune.config.validate import settle
 from policyprune.errors import UsageError
 from policyprune.evaluation.outputs import outputs
 from policyprune.models.loading import load
 from policyprune.models.padding import settle_padding
-from policyprune.results.record import read_record
+from policyprune.runs.record import read_record
 from policyprune.tasks import build
 from policyprune.tasks.glue import ClassificationTask
 

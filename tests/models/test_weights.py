@@ -15,7 +15,8 @@ from torch import Tensor
 
 from encoders import encoder_tokenizer, make_encoder
 from harness import settled
-from policyprune import doctor, exporting
+from policyprune.commands import doctor
+from policyprune.commands import export as exporting
 from policyprune.config.schema import Exporting
 from policyprune.errors import UsageError
 from policyprune.models import loading

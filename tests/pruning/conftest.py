@@ -12,7 +12,7 @@ from policyprune.config.schema import Budget as BudgetConfig
 from policyprune.config.schema import PolicyGradient
 from policyprune.models.adapter import Adapter, Block
 from policyprune.models.families.llama import LLAMA
-from policyprune.pruning.budget import Budget, make_budget
+from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.optimizers import Problem
 from policyprune.pruning.space import Group, Space, space_of
 

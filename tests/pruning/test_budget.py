@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyprune.errors import UsageError
-from policyprune.pruning.budget import Budget, make_budget
+from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.space import space_of
 
 COUNTS = [(4, 10), (4, 10), (2, 7)]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.pruning.budget import make_budget
-from policyprune.pruning.optimizers.decisions import Decisions, make_decisions
+from policyprune.pruning.budget.budget import make_budget
+from policyprune.pruning.optimizers.ppo.decisions import Decisions, make_decisions
 from policyprune.pruning.space import Space, space_of
 
 COUNTS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 20)), min_size=1, max_size=3)

@@ -12,12 +12,12 @@ from harness import settled
 from policyprune.models.causal_loss import token_losses
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.models.families import FAMILIES
+from policyprune.models.layerwise import walk
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.layerwise import walk
 from policyprune.pruning.masking import Masking
-from policyprune.pruning.tuning import SOLVERS, tune
-from policyprune.soundness import Subject, outputs, random_mask, subject_of
+from policyprune.surgery.equivalence import Subject, outputs, random_mask, subject_of
+from policyprune.tuning import SOLVERS, tune
 
 DECODERS = [name for name in EXAMPLES if FAMILIES[name.partition(",")[0]].head == "CausalLM"]
 

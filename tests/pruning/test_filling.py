@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policyprune.errors import UsageError
-from policyprune.pruning import selection
-from policyprune.pruning.budget import Budget, make_budget
-from policyprune.pruning.latency import BlockLatency
-from policyprune.pruning.selection import SLACK, Items, items_of, select
+from policyprune.pruning.budget import selection
+from policyprune.pruning.budget.block_latency import BlockLatency
+from policyprune.pruning.budget.budget import Budget, make_budget
+from policyprune.pruning.budget.selection import SLACK, Items, items_of, select
 from policyprune.pruning.space import space_of
 
 ALL = ["attention", "ffn", "attention_block", "ffn_block", "layer"]

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from policyprune.models.adapter import adapt
-from policyprune.pruning.budget import Budget
+from policyprune.pruning.budget.budget import Budget
+from policyprune.pruning.budget.selection import by_metric
 from policyprune.pruning.importance import METRICS, Evidence
 from policyprune.pruning.importance.flap import Moments
-from policyprune.pruning.selection import by_metric
 from policyprune.pruning.space import space_of
 
 GROUP, GROUPS = 32, 4

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from policyprune.config.schema import PPO, Evolution, Greedy, Gumbel, OneShot, Safety, StraightThrough
 from policyprune.errors import Interrupted
-from policyprune.pruning.budget import make_budget
+from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.optimizers.estimator import Baseline
 from policyprune.pruning.space import space_of
-from policyprune.results.interruption import INTERRUPTION, interruptible
-from policyprune.results.saving import Saving
-from policyprune.results.state import StateFile
+from policyprune.runs.saving import Saving
+from policyprune.runs.signals import INTERRUPTION, interruptible
+from policyprune.runs.state import StateFile
 
 STEPS = 9
 COUNTS = [(2, 5), (3, 4)]

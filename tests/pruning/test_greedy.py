@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import Greedy
-from policyprune.pruning.budget import make_budget
+from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.space import Group, Space, space_of
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from policyprune.config.schema import Importance
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter
-from policyprune.pruning.budget import Budget, make_budget
-from policyprune.pruning.initialisation import initial_probabilities
-from policyprune.pruning.latency import BlockLatency
+from policyprune.pruning.budget.block_latency import BlockLatency
+from policyprune.pruning.budget.budget import Budget, make_budget
+from policyprune.pruning.budget.projection import project
+from policyprune.pruning.budget.selection import select
+from policyprune.pruning.importance.initialisation import initial_probabilities
 from policyprune.pruning.optimizers import OPTIMIZERS, Problem
 from policyprune.pruning.optimizers.kwon import best_split
-from policyprune.pruning.projection import project
-from policyprune.pruning.selection import select
 from policyprune.pruning.space import Space, space_of
 
 ALL = ("attention", "ffn", "attention_block", "ffn_block", "layer")

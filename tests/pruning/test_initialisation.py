@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policyprune.config.schema import Importance
-from policyprune.pruning.budget import make_budget
-from policyprune.pruning.initialisation import initial_probabilities
-from policyprune.pruning.selection import select
+from policyprune.pruning.budget.budget import make_budget
+from policyprune.pruning.budget.selection import select
+from policyprune.pruning.importance.initialisation import initial_probabilities
 from policyprune.pruning.space import space_of
 
 COUNTS = [(4, 10), (4, 10), (4, 10)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policyprune.config.schema import Kwon
-from policyprune.pruning.budget import Budget, make_budget
+from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Problem
 from policyprune.pruning.optimizers.kwon import best_split, rearrange
 from policyprune.pruning.space import Group, Space, space_of

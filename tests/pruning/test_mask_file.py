@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from policyprune.errors import UsageError
-from policyprune.pruning.edits import Edits, load_edits
+from policyprune.pruning.compensation import Edits, load_edits
 from policyprune.pruning.mask import keep_rates, load_mask, save_mask
 from policyprune.pruning.space import Group, Space
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from harness import settled
-from policyprune.forwards import Forwards
 from policyprune.models.adapter import adapt
 from policyprune.models.causal_loss import token_losses
-from policyprune.pruning.budget import make_budget
+from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.optimizers import Problem
 from policyprune.pruning.optimizers.policy_gradient import Descent
 from policyprune.pruning.space import space_of
+from policyprune.search.forwards import Forwards
 
 IDS = torch.randint(3, 300, (4, 9), generator=torch.Generator().manual_seed(0))
 ROWS = torch.arange(4)

@@ -16,12 +16,12 @@ from policyprune.config.schema import Classification, QuestionAnswering
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.importance import METRICS, Evidence
 from policyprune.pruning.space import Space, space_of
-from policyprune.pruning.tuning import TUNINGS
 from policyprune.tasks import Task
 from policyprune.tasks.encoded import Encoded
 from policyprune.tasks.glue import ClassificationTask, LabelledExamples
 from policyprune.tasks.squad import QuestionAnsweringTask
 from policyprune.tasks.windows import Windows
+from policyprune.tuning import TUNINGS
 
 settled = cache(harness.settled)
 LENGTHS, PAD, MORE = torch.tensor([5, 9, 12, 7, 12, 3]), 2, 8

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import OneShot, PolicyGradient
-from policyprune.pruning.budget import make_budget
+from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.space import space_of
 

@@ -18,18 +18,18 @@ from policyprune.config.schema import PPO
 from policyprune.errors import UsageError
 from policyprune.models import precision
 from policyprune.models.adapter import adapt
-from policyprune.pruning.budget import Budget, make_budget
+from policyprune.pruning.budget.budget import Budget, make_budget
+from policyprune.pruning.budget.selection import select
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
-from policyprune.pruning.optimizers.actor_critic import ActorCritic
-from policyprune.pruning.optimizers.decisions import make_decisions
-from policyprune.pruning.optimizers.jury import Jury
-from policyprune.pruning.optimizers.ppo import clipped_surrogate, generalised_advantages
-from policyprune.pruning.optimizers.warm_starts import in_stages, warm_starts
-from policyprune.pruning.selection import select
+from policyprune.pruning.optimizers.held_out_losses import Jury
+from policyprune.pruning.optimizers.ppo.actor_critic import ActorCritic
+from policyprune.pruning.optimizers.ppo.decisions import make_decisions
+from policyprune.pruning.optimizers.ppo.ppo import clipped_surrogate, generalised_advantages
+from policyprune.pruning.optimizers.ppo.warm_starts import in_stages, warm_starts
 from policyprune.pruning.space import Group, Space, space_of
-from policyprune.search import search
-from policyprune.tasks.observed import Observed
+from policyprune.search.run import search
+from policyprune.tasks.calibration_usage import Observed
 
 CONFIG = PPO(
     name="ppo",

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.pruning.budget import Budget
-from policyprune.pruning.projection import project
+from policyprune.pruning.budget.budget import Budget
+from policyprune.pruning.budget.projection import project
 
 MakeBudget = Callable[..., Budget]
 values = st.floats(-2, 3, allow_subnormal=False)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyprune.pruning.budget import Budget, make_budget
-from policyprune.pruning.selection import select
+from policyprune.pruning.budget.budget import Budget, make_budget
+from policyprune.pruning.budget.selection import select
 from policyprune.pruning.space import space_of
 
 counts = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 20)), min_size=1, max_size=4)

@@ -9,10 +9,10 @@ import torch
 from harness import settled
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
-from policyprune.pruning.budget import make_budget
-from policyprune.pruning.latency import BlockLatency
+from policyprune.pruning.budget.block_latency import BlockLatency
+from policyprune.pruning.budget.budget import make_budget
+from policyprune.pruning.budget.selection import by_metric, select
 from policyprune.pruning.masking import Masking
-from policyprune.pruning.selection import by_metric, select
 from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policyprune.config.schema import StraightThrough
-from policyprune.pruning.budget import Budget, make_budget
+from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.optimizers.straight_through import direction, slopes
 from policyprune.pruning.space import space_of

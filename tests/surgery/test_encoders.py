@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from policyprune.models.adapter import adapt
-from policyprune.pruning.edits import Edits
+from policyprune.pruning.compensation import Edits
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.space import space_of
 from policyprune.surgery.checkpoint import auto_class, save_checkpoint

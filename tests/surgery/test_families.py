@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from policyprune import doctor, soundness
+from policyprune.commands import doctor
 from policyprune.models.examples import EXAMPLES, example, random_model
 from policyprune.models.families import FAMILIES
-from policyprune.soundness import Subject, random_mask, subject_of
+from policyprune.surgery import equivalence as soundness
 from policyprune.surgery.checkpoint import save_checkpoint
+from policyprune.surgery.equivalence import Subject, random_mask, subject_of
 
 DECODERS = [name for name in EXAMPLES if FAMILIES[name.partition(",")[0]].head == "CausalLM"]
 WHOLE = {"olmo2", "bloom", "falcon, ALiBi", "falcon, multi-query"}  # attention of a layer is one unit

@@ -11,9 +11,9 @@ from transformers import AutoModelForSequenceClassification as Classifier
 from encoders import make_encoder
 from policyprune.config.schema import Budget as BudgetConfig
 from policyprune.models.adapter import adapt
-from policyprune.pruning.budget import make_budget
+from policyprune.pruning.budget.budget import make_budget
+from policyprune.pruning.budget.selection import select
 from policyprune.pruning.masking import Masking
-from policyprune.pruning.selection import select
 from policyprune.pruning.space import space_of
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.surgery.shrink import shrink

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from policyprune import soundness
 from policyprune.errors import UsageError
 from policyprune.evaluation.efficiency import block_parameters
 from policyprune.models.adapter import adapt
@@ -20,8 +19,9 @@ from policyprune.models.families import FAMILIES
 from policyprune.models.residual import KEPT
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.space import space_of
-from policyprune.soundness import Subject, hidden_mask, random_mask, subject_of
+from policyprune.surgery import equivalence as soundness
 from policyprune.surgery.checkpoint import save_checkpoint
+from policyprune.surgery.equivalence import Subject, hidden_mask, random_mask, subject_of
 
 DECODERS = [name for name in EXAMPLES if FAMILIES[name.partition(",")[0]].head == "CausalLM"]
 STOCK = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "olmo2", "phi3"}

@@ -10,7 +10,7 @@ import torch
 from encoders import make_encoder
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
-from policyprune.pruning.edits import Edits
+from policyprune.pruning.compensation import Edits
 from policyprune.pruning.mask import save_mask
 from policyprune.pruning.space import space_of
 from policyprune.surgery.plan import base_of, lay

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import example
-from policyprune.pruning.edits import Edits
+from policyprune.pruning.compensation import Edits
 from policyprune.pruning.mask import save_mask
 from policyprune.pruning.space import space_of
 from policyprune.surgery.plan import Plan, base_of, check_base, lay

@@ -8,7 +8,7 @@ import torch
 
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.pruning.space import space_of
-from policyprune.soundness import TOLERANCE, Subject, gap, masks, outputs, random_mask, subject_of
+from policyprune.surgery.equivalence import TOLERANCE, Subject, gap, masks, outputs, random_mask, subject_of
 from policyprune.surgery.sliced import Sliced
 
 

@@ -209,7 +209,7 @@ def test_several_test_splits(tmp_path: Path, tiny_tokenizer: Any) -> None:
 def test_offline_files_serve_where_the_hub_is_out_of_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any
 ) -> None:
-    monkeypatch.setattr("policyprune.models.hub.trouble", lambda source: "no network")
+    monkeypatch.setattr("policyprune.storage.hub.trouble", lambda source: "no network")
     files = {
         "train": str(write_lines(tmp_path / "a.jsonl", TRAIN)),
         "validation": str(write_lines(tmp_path / "b.jsonl", TEST)),

@@ -13,7 +13,7 @@ from encoders import articles, reviews, write_lines
 from harness import settled
 from policyprune.config.schema import Examples, Labelled
 from policyprune.errors import UsageError
-from policyprune.models.hub import NO_NETWORK, trouble
+from policyprune.storage.hub import NO_NETWORK, trouble
 from policyprune.tasks import splits
 from policyprune.tasks.splits import drawn, load_split, load_splits, without
 from policyprune.tasks.tables import flatten_squad
@@ -169,7 +169,7 @@ def test_embedded_files_stand_in_for_a_hub_that_cannot_be_reached_for_all_splits
 ) -> None:
     asked: list[str] = []
     hub = Dataset.from_list([{"text": "from the hub"}])
-    monkeypatch.setattr("policyprune.models.hub.trouble", lambda source: asked.append(source) or answer)
+    monkeypatch.setattr("policyprune.storage.hub.trouble", lambda source: asked.append(source) or answer)
     monkeypatch.setattr(splits, "trouble", lambda source: answer)
     monkeypatch.setattr(splits, "load_dataset", lambda source, subset, split: hub)
     path = tmp_path / "rows.json"

@@ -16,7 +16,7 @@ from policyprune.config.schema import (
     Task,
 )
 from policyprune.errors import UsageError
-from policyprune.ranks import processes
+from policyprune.processes import processes
 
 UNITS = ("attention", "ffn", "attention_block", "ffn_block", "layer", "hidden")
 OF_HIDDEN = ("fisher", "taylor", "magnitude", "random", "constant")  # metrics that know hidden channels

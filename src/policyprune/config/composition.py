@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.fields import check_added
 from policyprune.config.options import conf_dir, groups, options
-from policyprune.config.settle import settle
+from policyprune.config.validate import settle
 from policyprune.errors import UsageError
 
 MERGED = ("export",)  # groups of which several options may be given

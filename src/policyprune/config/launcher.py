@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from policyprune.config.literal import quoted
 from policyprune.config.schema import Config
-from policyprune.config.settle import settle
 from policyprune.config.sweep import Job, Sweep, join_group
+from policyprune.config.validate import settle
 from policyprune.errors import UsageError
 
 Action = Callable[[Config, Path], object]

@@ -36,7 +36,7 @@ def questions_origin(evaluation: Any) -> str:
 
 
 def _decided(key: str, source: str) -> str:
-    from policyprune.models.hub import decided  # takes as long to import as the rest of the command line
+    from policyprune.storage.hub import decided  # takes as long to import as the rest of the command line
 
     return decided(key, "auto", source)
 

@@ -4,7 +4,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from policyprune.config.schema import SCHEMAS
-from policyprune.config.settle import run_label
+from policyprune.config.validate import run_label
 
 
 def register() -> None:

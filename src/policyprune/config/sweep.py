@@ -17,16 +17,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from policyprune.config.complaints import one_line
 from policyprune.config.literal import quoted
+from policyprune.config.messages import one_line
 from policyprune.config.options import conf_dir, groups, sweeps, sweeps_dir
 from policyprune.config.origins import decided_as
 from policyprune.config.places import place
 from policyprune.config.schema import Config, Wandb
-from policyprune.config.settle import run_label, settle
 from policyprune.config.store import register
+from policyprune.config.validate import run_label, settle
 from policyprune.errors import UsageError
-from policyprune.models.sources import check_sources
+from policyprune.storage.sources import check_sources
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.cache import cache_folder
 from policyprune.config.schema import Config
-from policyprune.evaluation.dense_once import dense_measures
+from policyprune.evaluation.dense_cache import dense_measures
 from policyprune.evaluation.efficiency import latency
+from policyprune.evaluation.latency.rounds import ratios, times
 from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_megabytes
 from policyprune.evaluation.quality import Quality
 from policyprune.evaluation.reloaded import check_reloaded
-from policyprune.evaluation.rounds import ratios, times
 from policyprune.models.adapter import Adapter
-from policyprune.pruning.budget import Budget
-from policyprune.pruning.selection import by_metric
+from policyprune.pruning.budget.budget import Budget
+from policyprune.pruning.budget.selection import by_metric
 from policyprune.pruning.space import HIDDEN, Space
+from policyprune.storage.cache import cache_folder
 from policyprune.surgery.shrink import shrink
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
-from policyprune.evaluation.rounds import in_turns
+from policyprune.evaluation.latency.rounds import in_turns
 from policyprune.models.adapter import Adapter
 
 

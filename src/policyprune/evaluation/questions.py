@@ -11,8 +11,8 @@ import yaml
 from policyprune.config.origins import QUESTIONS
 from policyprune.config.schema import ZeroShot
 from policyprune.errors import UsageError
-from policyprune.models.hub import decided
-from policyprune.models.sources import locate
+from policyprune.storage.hub import decided
+from policyprune.storage.sources import locate
 
 log = logging.getLogger(__name__)
 STOCK = {  # files of lm_eval/tasks

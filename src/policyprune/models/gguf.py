@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
-from policyprune.cache import cache_folder, only_one_makes
-from policyprune.files import write_folder
 from policyprune.models.weights import check_keys
 from policyprune.progress import bars_of
+from policyprune.storage.cache import cache_folder, only_one_makes
+from policyprune.storage.files import write_folder
 
 
 def converted(file: Path) -> Path:

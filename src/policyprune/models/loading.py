@@ -24,14 +24,14 @@ from transformers import (
 
 from policyprune.config.schema import Classification, Model, QuestionAnswering, Task
 from policyprune.errors import RunError, UsageError
-from policyprune.files import disk_trouble
-from policyprune.models.folders import check_model, has_weights
 from policyprune.models.gguf import converted
 from policyprune.models.padding import settle_padding
 from policyprune.models.precision import dtype_of
 from policyprune.models.residual import KEPT
-from policyprune.models.sources import locate_model
 from policyprune.models.weights import check_class, check_finite, check_keys, check_tokens
+from policyprune.storage.checkpoint_files import check_model, has_weights
+from policyprune.storage.files import disk_trouble
+from policyprune.storage.sources import locate_model
 
 log = logging.getLogger(__name__)
 

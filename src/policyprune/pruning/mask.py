@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from policyprune.errors import UsageError
-from policyprune.pruning.edits import FORMAT, Edits
+from policyprune.pruning.compensation import FORMAT, Edits
 from policyprune.pruning.space import Group, Space
-from policyprune.sealed import read_sealed, write_sealed
+from policyprune.storage.sealed import read_sealed, write_sealed
 
 FILE = "mask.safetensors"  # in a run's folder
 UNITS = re.compile(r"([^.\d]+)\.(\d+)")  # of a block's mask: kind.layer

@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from policyprune.files import write_folder
 from policyprune.models import modelling_file
 from policyprune.models.adapter import Adapter
 from policyprune.models.older_config import keys_of_4
 from policyprune.models.residual import KEPT
+from policyprune.storage.files import write_folder
 
 
 def save_checkpoint(

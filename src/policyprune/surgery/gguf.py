@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.errors import UsageError
-from policyprune.files import write_file
 from policyprune.models import llama_cpp
 from policyprune.models.adapter import Adapter, adapt
+from policyprune.storage.files import write_file
 from policyprune.surgery.gguf_tokenizer import vocabulary, write_vocabulary
 
 KINDS = {

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.errors import UsageError
-from policyprune.files import write_folder
 from policyprune.models import onnx_runtime
 from policyprune.models.adapter import adapt
+from policyprune.storage.files import write_folder
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.onnx_graph import Decoding, Encoding, graph_of
 

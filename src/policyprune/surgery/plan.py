@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.unequal import dimension
-from policyprune.pruning.edits import Edits
+from policyprune.pruning.compensation import Edits
 from policyprune.pruning.space import HIDDEN, Space
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.shrink import shrink

@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from policyprune.errors import UsageError
-from policyprune.files import write_whole
-from policyprune.pruning.edits import Edits, load_edits
+from policyprune.pruning.compensation import Edits, load_edits
 from policyprune.pruning.mask import load_mask
 from policyprune.pruning.space import HIDDEN, Group, Space
+from policyprune.storage.files import write_whole
 from policyprune.surgery.plan import Base, Plan
 
 FORMAT = "policyprune-plan-1"

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from policyprune.models.adapter import Adapter, Block
 from policyprune.models.unequal import EmptyBlock, dimension, set_features, set_sizes
-from policyprune.pruning.edits import Edits
+from policyprune.pruning.compensation import Edits
 from policyprune.pruning.space import HIDDEN, Space
 from policyprune.surgery.depth import keep_layers, kept_layers, silence
 from policyprune.surgery.widths import state_hidden, state_widths, stated_biases

@@ -14,8 +14,8 @@ from huggingface_hub import constants
 
 from policyprune.config.schema import LanguageModeling
 from policyprune.errors import UsageError
-from policyprune.models.hub import snapshot
-from policyprune.models.sources import locate
+from policyprune.storage.hub import snapshot
+from policyprune.storage.sources import locate
 from policyprune.tasks.tables import NoTableError, in_one_line, json_lines, named, objects, read_table, text_of
 
 TEXTS = (".txt", ".json", ".jsonl")

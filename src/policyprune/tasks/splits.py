@@ -10,7 +10,7 @@ from datasets import Dataset, load_dataset
 from policyprune.config.origins import task_origin
 from policyprune.config.schema import Examples, Labelled
 from policyprune.errors import UsageError
-from policyprune.models.hub import NO_NETWORK, snapshot, trouble
+from policyprune.storage.hub import NO_NETWORK, snapshot, trouble
 from policyprune.tasks.tables import read_table
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from datasets import Dataset, load_from_disk
 from datasets.table import InMemoryTable
 
 from policyprune.errors import UsageError
-from policyprune.models.sources import locate
+from policyprune.storage.sources import locate
 
 KINDS = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, json.JSONDecodeError, pa.ArrowException, RecursionError)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from policyprune.models.layerwise import walk
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.layerwise import walk
 
 
 @torch.no_grad()

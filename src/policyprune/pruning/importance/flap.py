@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policyprune.models.layerwise import projection, walk, watch
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.layerwise import projection, walk, watch
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from policyprune.models.adapter import Block
+from policyprune.models.layerwise import Layer, projection, walk, watch
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.layerwise import Layer, projection, walk, watch
 from policyprune.pruning.masking import Masking
 
 

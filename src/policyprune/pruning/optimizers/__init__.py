@@ -2,17 +2,9 @@
 
 from typing import Any, Protocol
 
-from policyprune.pruning.optimizers import (
-    evolution,
-    given,
-    greedy,
-    gumbel,
-    kwon,
-    one_shot,
-    policy_gradient,
-    ppo,
-    straight_through,
-)
+from policyprune.pruning.optimizers import evolution, greedy, gumbel, kwon, one_shot, policy_gradient, straight_through
+from policyprune.pruning.optimizers import from_run as given
+from policyprune.pruning.optimizers.ppo import ppo
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, NoState, Problem, Report, State
 
 

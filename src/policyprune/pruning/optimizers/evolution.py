@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import Evolution
-from policyprune.pruning.budget import Budget
+from policyprune.pruning.budget.budget import Budget
+from policyprune.pruning.budget.selection import select
 from policyprune.pruning.optimizers.batches import Batches
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
-from policyprune.pruning.selection import select
 
 
 def search(problem: Problem, config: Evolution, report: Report, state: State = FORGETFUL) -> Found:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import Greedy
-from policyprune.pruning.budget import Budget
+from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import Gumbel
-from policyprune.pruning.budget import Budget
+from policyprune.pruning.budget.budget import Budget
+from policyprune.pruning.budget.projection import project
+from policyprune.pruning.budget.selection import select
 from policyprune.pruning.optimizers.batches import Batches
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
-from policyprune.pruning.projection import project
-from policyprune.pruning.selection import select
 
 EDGE = 1e-3  # logits are taken of probabilities at least this far from 0 and 1
 

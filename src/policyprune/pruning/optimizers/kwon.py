@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import Kwon
-from policyprune.pruning.budget import Budget
+from policyprune.pruning.budget.budget import Budget
+from policyprune.pruning.budget.selection import Items, items_of, select
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
-from policyprune.pruning.selection import Items, items_of, select
 from policyprune.pruning.space import Space
 
 

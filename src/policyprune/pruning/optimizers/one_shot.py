@@ -1,8 +1,8 @@
 """Prune by the metric alone."""
 
 from policyprune.config.schema import OneShot
+from policyprune.pruning.budget.selection import by_metric
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
-from policyprune.pruning.selection import by_metric
 
 
 def search(problem: Problem, config: OneShot, report: Report, state: State = FORGETFUL) -> Found:

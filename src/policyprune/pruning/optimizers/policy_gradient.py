@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import PolicyGradient
+from policyprune.pruning.budget.projection import project
+from policyprune.pruning.budget.selection import select
 from policyprune.pruning.optimizers.batches import Batches, DenseLosses
 from policyprune.pruning.optimizers.estimator import Baseline, gradient
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
-from policyprune.pruning.projection import project
-from policyprune.pruning.selection import select
 
 
 def search(problem: Problem, config: PolicyGradient, report: Report, state: State = FORGETFUL) -> Found:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from policyprune.pruning.budget import Budget
+from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.space import Space
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]

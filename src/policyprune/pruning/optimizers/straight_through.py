@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from policyprune.config.schema import StraightThrough
-from policyprune.pruning.budget import Budget
+from policyprune.pruning.budget.budget import Budget
+from policyprune.pruning.budget.projection import project
+from policyprune.pruning.budget.selection import by_metric, select
 from policyprune.pruning.importance.gradients import gradients_of
 from policyprune.pruning.optimizers.batches import Batches
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
-from policyprune.pruning.projection import project
-from policyprune.pruning.selection import by_metric, select
 
 FULL_RATE = 0.2  # the pruned share from which on the learning rate is what the config says
 

@@ -1,0 +1,168 @@
+"""The verb `doctor`: what can be removed from a model, and whether removing it is exact."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from itertools import groupby
+
+import transformers
+from tabulate import tabulate
+from transformers import PreTrainedModel
+
+from policyprune.config.schema import Config
+from policyprune.evaluation.efficiency import block_parameters, parameters
+from policyprune.models.adapter import Adapter, Block, adapt, family_of
+from policyprune.models.examples import EXAMPLES, example, random_model
+from policyprune.models.loading import quiet, stated, structure
+from policyprune.models.miniature import miniature
+from policyprune.surgery import equivalence as soundness
+from policyprune.surgery.equivalence import TOLERANCE, TOLERANCE_BFLOAT16, Subject, subject_of
+
+log = logging.getLogger(__name__)
+COLUMNS = ("masked = shrunk", "reloaded", "pruned again", "cache", "bfloat16", "hidden")
+
+
+def examine(config: Config) -> int:
+    """Print the units and costs that a model's config says, and check a small random copy; 0 if all is well, else 1."""
+    transformers.logging.set_verbosity_error()
+    said = stated(config.model)
+    head = family_of(said).head
+    model = structure(config.model, said, getattr(transformers, f"AutoModelFor{head}"))
+    adapter = adapt(model)
+    print(f"{config.model.source}: {said.model_type}, {type(model).__name__}, {parameters(model):,} parameters\n")
+    print(found(model, adapter, config.budget.sequence_length))
+    small = random_model(miniature(said, adapter), head)
+    subject = subject_of(small)
+    print(f"\nchecked on random weights, a copy with {_size(subject)}:")
+    worst = checked({"": subject})[""]
+    print(
+        tabulate([[column, _verdict(column, worst[column])] for column in COLUMNS if column in worst], tablefmt="plain")
+    )
+    return 0 if all(_good(column, value) for column, value in worst.items()) else 1
+
+
+def examine_families() -> int:
+    """Print a table of all families and variants, each checked on a tiny random model; 0 if all is well, else 1."""
+    transformers.logging.set_verbosity_error()
+    quiet()
+    subjects = {name: subject_of(example(name)) for name in EXAMPLES}
+    worst = checked(subjects)
+    print(table(subjects, worst))
+    return 0 if all(_good(column, value) for row in worst.values() for column, value in row.items()) else 1
+
+
+def checked(subjects: dict[str, Subject]) -> dict[str, dict[str, float]]:
+    """The largest deviations by name and column; one fresh process loads the checkpoints of all of them."""
+    worst = {name: gaps(subject) for name, subject in subjects.items()}
+    channels = {name: own for name, subject in subjects.items() if (own := soundness.hidden(subject)) is not None}
+    jobs = subjects | {f"{name} hidden": own for name, own in channels.items()}
+    try:
+        reloaded = soundness.reloaded_gaps(jobs)
+    except RuntimeError as error:
+        log.error("reloaded: %s", str(error).strip().splitlines()[-1])
+        reloaded = dict.fromkeys(jobs, float("inf"))
+    for name, row in worst.items():
+        row["reloaded"] = reloaded[name]
+        if name in channels:
+            row["hidden"] = max(row["hidden"], reloaded[f"{name} hidden"])
+    return worst
+
+
+def table(subjects: dict[str, Subject], worst: dict[str, dict[str, float]]) -> str:
+    """A Markdown table with a row per family and variant."""
+    rows = []
+    for name, subject in subjects.items():
+        attention, ffn = subject.adapter.blocks[:2]
+        unit = "the whole" if attention.together else "heads" if _queries(subject.adapter) == 1 else "groups of heads"
+        verdicts = [_verdict(c, worst[name][c]) if c in worst[name] else "" for c in COLUMNS]
+        rows.append([name, type(subject.model).__name__, f"{attention.count} ({unit})", ffn.count, *verdicts])
+        channels = soundness.hidden(subject)
+        rows[-1] += [soundness.stock(subject), soundness.hidden_stock(channels) if channels else ""]
+    headers = ["model type", "class", "attention units", "FFN units", *COLUMNS, "equal widths", "fewer hidden channels"]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def gaps(subject: Subject) -> dict[str, float]:
+    """The largest deviation over all masks, by column, in this process; what a family lacks has none.
+
+    `hidden` is that of any check with hidden channels as the units.
+    """
+    half = soundness.bfloat16(subject)
+    checks = {
+        "masked = shrunk": lambda: soundness.worst(subject, soundness.shrunk_gap),
+        "pruned again": lambda: soundness.worst(subject, soundness.again_gap),
+        "bfloat16": lambda: soundness.worst(half, soundness.shrunk_gap),
+    }
+    if subject.adapter.family.head == "CausalLM":
+        checks["cache"] = lambda: soundness.worst(subject, soundness.cache_gap)
+    channels = soundness.hidden(subject)
+    if channels is not None:
+        own = [soundness.shrunk_gap, soundness.again_gap, *([soundness.cache_gap] if "cache" in checks else [])]
+        checks["hidden"] = lambda: max(soundness.worst(channels, check) for check in own)
+    return {column: _attempted(column, check) for column, check in checks.items()}
+
+
+def _attempted(column: str, check: Callable[[], float]) -> float:
+    """What a check finds; where a pruned model does not even run, the cause is logged and the deviation is infinite."""
+    try:
+        return check()
+    except (RuntimeError, ValueError, AttributeError) as error:
+        log.error("%s: %s", column, str(error).strip().splitlines()[-1])
+        return float("inf")
+
+
+def found(model: PreTrainedModel, adapter: Adapter, length: int) -> str:
+    """Units and costs by layer, and what stays dense."""
+    rows = []
+    for kind in ("attention", "ffn"):
+        blocks = [block for block in adapter.blocks if block.kind == kind]
+        alike: dict[Block, list[int]] = {}
+        for block in blocks:
+            alike.setdefault(dataclasses.replace(block, layer=0, path=None, out="", parts=()), []).append(block.layer)
+        for block, layers in alike.items():
+            costs = [f"{block.params_per_unit:,}", f"{block.macs(length):,}"]
+            rows.append([kind, _ranges(layers), block.count, block.width, *costs])
+    hidden = adapter.hidden
+    if hidden is not None and not hidden.obstacle:
+        costs = [f"{hidden.params:,}", f"{length * hidden.macs_per_token:,}"]
+        rows.append(["hidden", "all together", hidden.count, 1, *costs])
+    headers = ["", "layers", "units each", "features/unit", "parameters/unit", f"MACs/unit, {length} tokens"]
+    lines = [tabulate(rows, headers=headers, disable_numparse=True), "\nstays dense:"]
+    outside = parameters(model) - block_parameters(model, adapter)
+    lines.append(f"  {outside:,} parameters outside the layers (embeddings, vocabulary projection or head, final norm)")
+    lines.append(f"  {adapter.fixed_params:,} parameters of norms and output biases in the layers")
+    for reason in dict.fromkeys(block.together for block in adapter.blocks if block.together):
+        lines.append(f"  attention, unless it goes as a whole: {reason}")
+    if hidden is None or hidden.obstacle:
+        reason = hidden.obstacle if hidden else "the family's table does not say where they are"
+        lines.append(f"  hidden channels: {reason}")
+    return "\n".join(lines)
+
+
+def _queries(adapter: Adapter) -> int:
+    block = next(block for block in adapter.blocks if block.kind == "attention" and block.count)
+    return block.width // block.heads // adapter.head_dim
+
+
+def _size(subject: Subject) -> str:
+    attention, ffn = subject.adapter.blocks[:2]
+    groups = attention.count * attention.heads
+    return (
+        f"{len(subject.adapter.layers)} layers, {groups} x {_queries(subject.adapter)} heads of "
+        f"{subject.adapter.head_dim}, {ffn.count} channels, hidden size {subject.model.config.hidden_size}, "
+        f"{subject.model.config.vocab_size} tokens"
+    )
+
+
+def _good(column: str, value: float) -> bool:
+    return value <= (TOLERANCE_BFLOAT16 if column == "bfloat16" else TOLERANCE)
+
+
+def _verdict(column: str, value: float) -> str:
+    return "ok" if _good(column, value) else f"FAILED ({value:.0e})"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """0, 1, 2, 5 as "0-2, 5"."""
+    runs = [list(run) for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0][1]}-{run[-1][1]}" if len(run) > 1 else str(run[0][1]) for run in runs)

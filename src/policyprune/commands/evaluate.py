@@ -1,0 +1,100 @@
+"""Measure a checkpoint, whoever made it, with the protocol and the record of a run."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from policyprune.config.schema import Evaluating, LanguageModeling, Task
+from policyprune.errors import UsageError
+from policyprune.evaluation.efficiency import latency, parameters
+from policyprune.evaluation.fresh_process import check_fresh_process
+from policyprune.evaluation.latency.rounds import times
+from policyprune.evaluation.measures import size, weight_megabytes
+from policyprune.evaluation.plausibility import doubts
+from policyprune.evaluation.quality import quality_of
+from policyprune.evaluation.questions import origins
+from policyprune.evaluation.reloaded import check_reloaded
+from policyprune.evaluation.windows import check_lengths
+from policyprune.models.families import FAMILIES
+from policyprune.models.loading import device_of, load, skeleton
+from policyprune.runs.folder import finished_before, recorded
+from policyprune.runs.record import Record
+from policyprune.runs.rehearsal import rehearse_evaluation
+from policyprune.runs.stages import measured
+from policyprune.runs.summary import closing_words, summary
+from policyprune.storage.sources import locate
+from policyprune.tasks import build, check_fit, check_head
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Evaluating, folder: Path) -> Record:
+    """Measure in `folder`, or show the record of the same evaluation when it is finished already."""
+    path = locate("model.source", config.model.source)
+    if config.evaluation.fresh_process and (path is None or not path.is_dir()):
+        raise UsageError("evaluation.fresh_process: true needs a checkpoint on this disk")
+    record = finished_before(config, folder)
+    if record is not None:
+        log.info("this evaluation is finished already, force=true repeats it")
+    else:
+        if config.evaluation.fresh_process:
+            check_fresh_process()
+        origins(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
+        empty = skeleton(config.model, config.task, anyone=True)
+        check_head(config.task, empty)
+        check_lengths(config.evaluation, config.task, empty)
+        record = _run(config, folder)
+    print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
+    return record
+
+
+def task_of(config: Evaluating) -> Task:
+    """The task, with BOS where it stood when the checkpoint was made: a pruned model is not asked anew."""
+    if isinstance(config.task, LanguageModeling) and config.task.bos == "auto" and config.recorded_bos is not None:
+        return replace(config.task, bos=config.recorded_bos)
+    return config.task
+
+
+@torch.no_grad()
+def _run(config: Evaluating, folder: Path) -> Record:
+    torch.manual_seed(config.seed)
+    wanted = config.evaluation
+    with recorded(config, folder, device_of(config.model)) as record:
+        with measured("load", record.stages):
+            model, tokenizer = load(config.model, config.task, anyone=True)
+            record.hardware["attention"] = model.config._attn_implementation
+        with measured("data", record.stages):
+            task = build(task_of(config), tokenizer, model)
+            record.protocol = task.protocol
+            for line in check_fit(task, model):
+                record.warn(line)
+            quality = quality_of(task, wanted, tokenizer)
+            rehearse_evaluation(quality, model)
+        with measured("evaluation", record.stages):
+            found = quality.of("evaluated", model)
+            for measure in found:
+                record.add("evaluated", *measure)
+            if wanted.fresh_process:
+                checkpoint = locate("model.source", config.model.source)
+                assert checkpoint is not None
+                again = quality.elsewhere(checkpoint, model, config.model.trust_remote_code)
+                for measure in again:
+                    record.add("reloaded", *measure)
+                check_reloaded(found, again, model.dtype, checkpoint)
+            if model.config.model_type in FAMILIES:
+                for measure in size(model, config.sequence_length):
+                    record.add("evaluated", *measure)
+            else:  # other people's models may have no blocks that we know
+                record.add("evaluated", "parameters", parameters(model), "", {})
+            record.add("evaluated", "checkpoint", weight_megabytes(model), "MB", {})
+            for batch_size in wanted.latency.batch_sizes if wanted.latency.repeats else ():
+                shape = {"batch_size": batch_size, "length": wanted.latency.length}
+                seconds = latency({"evaluated": model}, **shape, repeats=wanted.latency.repeats)
+                protocol = {**shape, "repeats": wanted.latency.repeats, "threads": torch.get_num_threads()}
+                for subject, measure in times("latency", seconds, protocol):
+                    record.add(subject, *measure)
+        for line in doubts(record.results):
+            record.warn(line)
+    return record

@@ -1,0 +1,165 @@
+"""The verbs export and apply: a run, a checkpoint or a plan becomes files for other tools."""
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.config.places import check_output
+from policyprune.config.schema import Applying, Exporting, Model
+from policyprune.errors import UsageError
+from policyprune.models.loading import load_as, skeleton_as
+from policyprune.runs.card import card, write_card
+from policyprune.runs.record import Record, read_record
+from policyprune.storage.files import write_file, write_whole
+from policyprune.surgery import formats
+from policyprune.surgery.checkpoint import auto_class
+from policyprune.surgery.plan import Plan, check_base, lay
+from policyprune.surgery.plan_file import EDITS, FILE, read_plan
+
+BEGINNINGS = {"gguf": re.compile(rb"GGUF"), "plan": re.compile(rb'\s*\{\s*"format": "policyprune-plan-')}
+ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja", ".py", ".md", ".onnx", ".data")  # of our own exports
+LONGEST = 200  # bytes of a name: what is being written has a longer one
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def export(config: Exporting) -> Path:
+    """Write one format and return where it is; a run that wrote no checkpoint is made again from its plan."""
+    settings = formats.Settings(config.max_shard_size, config.dtype or "f16")
+    path = _target(config, settings)
+    if config.format == "plan":
+        return _copy_plan(config, path)
+    _check_free(path, config.format, config.model.source)
+    run = Path(config.run) if config.run else None
+    described = _described(run) if run is not None and config.format == "hf" else None
+    plan = read_plan(run / FILE) if run is not None and not (run / "checkpoint").is_dir() else None
+    dense = _planned(config.model, plan) if plan else config.model
+    empty = skeleton_as(dense, _head(plan))
+    if plan:
+        check_base(plan, empty)
+    formats.check_formats([config.format], empty, settings)
+    model, tokenizer = _load(dense, auto_class(empty), plan)
+    if config.format == "hf" and config.dtype is not None:
+        model = model.to(DTYPES[config.dtype])  # type: ignore[arg-type]
+    formats.write_format(config.format, model, tokenizer, path, settings)
+    if described is not None:
+        write_card(described[0], path, described[1])
+    print(path)
+    return path
+
+
+def apply(config: Applying) -> Path:
+    """Write the checkpoint that a plan makes of its dense model, and return where it is."""
+    plan = read_plan(Path(config.plan))
+    path = Path(config.output) if config.output else Path(config.plan).parent / "applied"
+    _check_free(path, "hf", config.model.source)
+    check_base(plan, skeleton_as(config.model, _head(plan)))
+    model, tokenizer = _load(config.model, plan.base.head, plan)
+    formats.write_format("hf", model, tokenizer, path, formats.Settings(config.max_shard_size, "f16"))
+    print(path)
+    return path
+
+
+def _load(config: Model, kind: str, plan: Plan | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, tokenizer = load_as(config, getattr(transformers, kind))
+    return (lay(plan, model) if plan else model), tokenizer
+
+
+def _described(run: Path) -> tuple[Record, str] | None:
+    """What the model card says of a run: its record and the dense model. None for a run that pruned nothing.
+
+    UsageError, before anything is written, where no card can be made from them.
+    """
+    record = read_record(run)
+    if record is None or "budget" not in record.config:
+        return None
+    source = read_plan(run / FILE).base.source
+    try:
+        card(record, source, "LlamaForCausalLM", False)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UsageError(
+            f"source: {str(run)!r} has a record.json that no model card can be made from ({type(error).__name__}: "
+            f"{error}); {str(run / 'checkpoint')!r} is exported without one"
+        ) from error
+    return record, source
+
+
+def _planned(config: Model, plan: Plan) -> Model:
+    """The dense model of a plan, held as the run held it."""
+    return replace(config, source=plan.base.source, revision=plan.base.revision, dtype=plan.base.dtype)
+
+
+def _head(plan: Plan | None) -> Any:
+    return getattr(transformers, plan.base.head) if plan else None
+
+
+def _target(config: Exporting, settings: formats.Settings) -> Path:
+    if config.output:
+        return Path(config.output)
+    suffix = f"-{config.dtype}" if config.format == "hf" and config.dtype else ""
+    if config.run is not None:
+        known = (
+            Path(config.run) / FILE
+            if config.format == "plan"
+            else formats.target(config.format, Path(config.run), settings)
+        )
+        return known.with_name(known.name + suffix)
+    own = Path(config.model.source)
+    beside = own.parent if own.exists() else Path()
+    ending = f"-{settings.gguf_dtype}.gguf" if config.format == "gguf" else f"-{config.format}{suffix}"
+    return beside / (config.model.name + ending)
+
+
+def _copy_plan(config: Exporting, path: Path) -> Path:
+    assert config.run is not None
+    source = Path(config.run) / FILE
+    edits = read_plan(source).edits
+    if path != source:
+        _check_free(path, "plan", str(source))
+        if edits is not None and (edits.weights or edits.biases) and path.parent.resolve() != source.parent.resolve():
+            if (path.parent / EDITS).exists():
+                raise UsageError(
+                    f"output: {str(path)!r} needs its {EDITS} beside it, where there is one; name another folder"
+                )
+            with write_file(path.parent / EDITS) as scratch:
+                shutil.copyfile(source.with_name(EDITS), scratch)
+        write_whole(path, source.read_bytes())
+    print(path)
+    return path
+
+
+def _check_free(path: Path, form: str, source: str) -> None:
+    """UsageError where an export would take the place of something else, or cannot be written at all."""
+    file = form in BEGINNINGS
+    if len(os.fsencode(path.name)) > LONGEST:
+        raise UsageError(f"output: {str(path)!r} has a name of more than {LONGEST} bytes, use a shorter one")
+    if file and path.is_dir():
+        raise UsageError(f"output: {str(path)!r} is a folder, name a file")
+    check_output(str(path), folder=not file)
+    try:  # what permissions do not tell: a full disk, a file system of the kernel
+        with tempfile.TemporaryDirectory(dir=next(there for there in path.absolute().parents if there.exists())):
+            pass
+    except OSError as error:
+        raise UsageError(f"output: {str(path)!r} cannot be written: {error.strerror}") from error
+    if file:
+        if path.exists() and not _begins(path, BEGINNINGS[form]):
+            raise UsageError(f"output: {str(path)!r} is another file, name a new one")
+    elif path.is_dir():
+        held = {own.name for own in path.iterdir()}
+        strange = [own.name for own in path.iterdir() if own.is_dir() or own.suffix not in ENDINGS]
+        if held and ("config.json" not in held or strange):
+            raise UsageError(f"output: {str(path)!r} holds other files, name another folder")
+    if Path(source).exists() and path.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+        raise UsageError(f"output: {str(path)!r} is or holds what is exported, name another place")
+
+
+def _begins(path: Path, wanted: re.Pattern[bytes]) -> bool:
+    with path.open("rb") as file:
+        return wanted.match(file.read(200)) is not None

@@ -1,0 +1,152 @@
+"""Fine-tune an encoder on a task, with Hugging Face's Trainer."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from policyprune.commands.training_bar import TrainingBar
+from policyprune.config.schema import Classification, Finetuning, QuestionAnswering
+from policyprune.errors import UsageError
+from policyprune.evaluation.plausibility import doubts
+from policyprune.evaluation.quality import quality_of
+from policyprune.models.loading import device_of, load, skeleton
+from policyprune.processes import processes
+from policyprune.runs.folder import finished_before, recorded
+from policyprune.runs.record import Record
+from policyprune.runs.rehearsal import rehearse_evaluation
+from policyprune.runs.stages import measured
+from policyprune.runs.summary import closing_words, summary
+from policyprune.storage.files import write_folder
+from policyprune.tasks import build, check_fit
+from policyprune.tasks.glue import ClassificationTask, aligned
+from policyprune.tasks.labels import name_classes
+from policyprune.tasks.squad import QuestionAnsweringTask
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Finetuning, folder: Path) -> Record:
+    """Fine-tune `model.source` into `folder/checkpoint`; an interrupted run goes on from its last epoch."""
+    if not isinstance(config.task, Classification | QuestionAnswering):
+        raise UsageError(f"task: {config.task.name!r} cannot be fine-tuned on, take a glue or squad task")
+    record = finished_before(config, folder)
+    if record is not None:
+        log.info("this fine-tuning is finished already, force=true repeats it")
+    else:
+        check_device(device_of(config.model))
+        skeleton(config.model, config.task, new_head(config))
+        record = _run(config, folder)
+    print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
+    return record
+
+
+def _run(config: Finetuning, folder: Path) -> Record:
+    assert isinstance(config.task, Classification | QuestionAnswering)
+    torch.manual_seed(config.seed)
+    with recorded(config, folder, device_of(config.model)) as record:
+        with measured("load", record.stages):
+            model, tokenizer = load(config.model, config.task, new_head(config))
+            task = build(config.task, tokenizer)
+            assert isinstance(task, ClassificationTask | QuestionAnsweringTask)
+            record.protocol = task.protocol
+            if isinstance(task, ClassificationTask) and task.calibration.names:
+                name_classes(model, task.calibration.names, task.config)
+            for line in check_fit(task, model):
+                record.warn(line)
+            quality = quality_of(task, config.evaluation, tokenizer)
+            rehearse_evaluation(quality, model)
+        with measured("training", record.stages), torch.enable_grad():
+            model.requires_grad_(True)
+            state = folder / "trainer"
+            if config.force and state.is_dir():
+                shutil.rmtree(state)  # or a finished training would only be loaded again
+            arguments = training_arguments(config, state, device_of(config.model), model.dtype)
+            examples, collator = TrainingSet(task, model), DataCollatorWithPadding(tokenizer)
+            trainer = Trainer(
+                model, arguments, train_dataset=examples, data_collator=collator, callbacks=[TrainingBar()]
+            )
+            trainer.remove_callback(PrinterCallback)
+            last = get_last_checkpoint(str(state)) if state.is_dir() else None
+            trainer.train(resume_from_checkpoint=last)
+        model.eval().requires_grad_(False)
+        with measured("export", record.stages), write_folder(folder / "checkpoint") as scratch:
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+        with measured("evaluation", record.stages):
+            for measure in quality.of("fine-tuned", model):
+                record.add("dense", *measure)
+        for line in doubts(record.results):
+            record.warn(line)
+    return record
+
+
+def new_head(config: Finetuning) -> dict[str, Any]:
+    """What the head that is trained is told."""
+    return {"num_labels": config.task.classes} if isinstance(config.task, Classification) else {}
+
+
+def check_device(device: torch.device) -> None:
+    """UsageError for processes and GPUs that the Trainer would use in other ways than the config says."""
+    if processes() > 1:
+        raise UsageError(f"WORLD_SIZE: {processes()} processes, fine-tuning takes one")
+    if device.index:
+        raise UsageError(
+            f"model.device: '{device}' is not the first GPU, which is trained on; "
+            f"set CUDA_VISIBLE_DEVICES={device.index} and model.device=cuda"
+        )
+
+
+def training_arguments(config: Finetuning, folder: Path, device: torch.device, dtype: torch.dtype) -> TrainingArguments:
+    """What the Trainer is told. It trains on one device, so that `training.batch_size` is the batch."""
+    on_cpu = device.type == "cpu"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=config.training.learning_rate,
+        per_device_train_batch_size=config.training.batch_size,
+        num_train_epochs=config.training.epochs,
+        warmup_steps=config.training.warmup,
+        weight_decay=config.training.weight_decay,
+        seed=config.seed,
+        save_strategy="epoch",
+        save_total_limit=2,
+        logging_steps=50,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=on_cpu,
+        bf16=not on_cpu and dtype == torch.float32 and torch.cuda.is_bf16_supported(),
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # or a batch for each GPU that is visible
+    return arguments
+
+
+class TrainingSet(Dataset[dict[str, Any]]):
+    """The calibration examples of a task as the Trainer wants them, without padding."""
+
+    def __init__(self, task: ClassificationTask | QuestionAnsweringTask, model: PreTrainedModel) -> None:
+        self._task = task
+        self._labels = aligned(task.calibration, model) if isinstance(task, ClassificationTask) else None
+
+    def __len__(self) -> int:
+        return len(self._task.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        inputs: dict[str, Any] = {
+            name: tensor[0].tolist() for name, tensor in self._task.inputs(torch.tensor([index])).items()
+        }
+        return {**inputs, **self._target(index)}
+
+    def _target(self, index: int) -> dict[str, Tensor]:
+        if isinstance(self._task, ClassificationTask):
+            assert self._labels is not None
+            return {"labels": self._labels[index]}
+        start, end = self._task.calibration.spans[index]
+        return {"start_positions": start, "end_positions": end}

@@ -1,0 +1,110 @@
+"""`policyprune report`: tables and plots of many runs, from their records alone. Imports no torch."""
+
+import argparse
+import io
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from policyprune.config.places import place
+from policyprune.errors import UsageError
+from policyprune.storage.files import write_whole
+
+if TYPE_CHECKING:
+    from policyprune.report.plots.style import Plot
+
+NEEDED = ("pandas", "matplotlib", "jinja2")
+FIGURES = "figures"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"report: {message}")
+
+
+def report(arguments: list[str]) -> int:
+    """The verb: report FOLDER... [--table NAME] [--output FOLDER] [--wandb]."""
+    from policyprune.report.reference import table_names
+
+    parser = _Parser(prog="policyprune report", add_help=False, allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--table", default="")
+    parser.add_argument("--output")
+    parser.add_argument("--wandb", action="store_true")
+    given = parser.parse_args(arguments)
+    if given.table and given.table not in table_names():
+        raise UsageError(f"report: --table {given.table!r} is not one of {', '.join(table_names())}")
+    if given.output is not None:
+        place("report: --output", given.output)
+    output = Path(given.output or given.folders[0] / "report")
+    written = write_report(given.folders, given.table or given.folders[0].resolve().name, output, given.wandb)
+    print(written[0].read_text(encoding="utf-8"))
+    print("\n".join(str(path) for path in written if path.parent.name != FIGURES))
+    return 0
+
+
+def report_folder(folder: Path, table: str) -> list[Path]:
+    """Report on all runs below `folder` into `folder`/report, the Markdown first in what is returned.
+
+    `table` is the title, and where `sweeps/reference` has a file of that name, its published values are compared. The
+    files also go to W&B where the runs went there. UsageError where a package is missing or no record is found.
+    """
+    return write_report([folder], table, folder / "report")
+
+
+def write_report(folders: Sequence[Path], table: str, output: Path, wandb: bool = False) -> list[Path]:
+    """Write report.md, .tex, .csv, .html and figures/*.svg, *.png into `output`, each whole or not at all."""
+    _check(folders, output)
+    from policyprune.report.cells import cells_csv
+    from policyprune.report.contents import make_report
+    from policyprune.report.latex import latex
+    from policyprune.report.markdown import markdown
+    from policyprune.report.page import page
+    from policyprune.report.reference import read_reference
+    from policyprune.report.runs import find_runs
+    from policyprune.tracking.tracker import track_report
+
+    runs = find_runs(folders)
+    if not runs:
+        raise UsageError(f"report: no record.json below {', '.join(repr(str(folder)) for folder in folders)}")
+    published = read_reference(table)
+    contents = make_report(table, runs, published)
+    plots = [plot for section in contents.sections for plot in section.plots]
+    drawings = {plot.name: _drawn(plot, "svg") for plot in plots}
+    texts = {
+        "report.md": markdown(contents, FIGURES),
+        "report.tex": latex(contents),
+        "report.csv": cells_csv(contents, published),
+        "report.html": page(contents, drawings),
+    }
+    (output / FIGURES if plots else output).mkdir(parents=True, exist_ok=True)
+    files = {output / name: text.encode() for name, text in texts.items()}
+    for plot in plots:
+        files[output / FIGURES / f"{plot.name}.svg"] = drawings[plot.name]
+        files[output / FIGURES / f"{plot.name}.png"] = _drawn(plot, "png")
+    for path, content in files.items():
+        write_whole(path, content)
+    track_report([run.config for run in runs], wandb, table, output, list(files))
+    return list(files)
+
+
+def _check(folders: Sequence[Path], output: Path) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"report: {str(folder)!r} is no folder")
+    place("report: --output", str(output))
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"report: {', '.join(missing)} is not installed, pip install 'policyprune[report]' brings it")
+
+
+def _drawn(plot: "Plot", form: str) -> bytes:
+    from policyprune.report.plots.style import styled
+
+    buffer = io.BytesIO()
+    with styled():
+        plot.figure.savefig(buffer, format=form, metadata={"Date": None} if form == "svg" else None)
+    return buffer.getvalue()

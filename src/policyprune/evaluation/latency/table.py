@@ -1,0 +1,145 @@
+"""The time of a transformer layer by what is left of it: measured once per machine and shape, then kept in a file."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from policyprune.config.schema import Config, LatencyBudget
+from policyprune.evaluation.latency.blocks import layer_calls, run
+from policyprune.evaluation.latency.rounds import in_turns, relative
+from policyprune.models.adapter import Adapter, Block, adapt
+from policyprune.models.loading import device_of, skeleton
+from policyprune.models.precision import dtype_of
+from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
+from policyprune.pruning.budget.costs import check_alike
+from policyprune.pruning.space import space_of
+from policyprune.runs.record import hardware
+from policyprune.storage.cache import cache_folder
+from policyprune.storage.files import write_whole
+from policyprune.surgery.depth import keep_layers, state_depth
+from policyprune.surgery.shrink import cut, twin
+
+log = logging.getLogger(__name__)
+SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)  # of a block's units
+Measure = Callable[[list[tuple[int, int]]], list[float]]
+
+
+def block_latency(config: Config) -> BlockLatency | None:
+    """The latency of the model's layers for a latency budget, None for another budget."""
+    budget = config.budget
+    if not isinstance(budget, LatencyBudget):
+        return None
+    model = skeleton(config.model, config.task)
+    adapter = adapt(model)
+    check_alike(adapter, "budget: latency")
+    blocks = {block.kind: block for block in adapter.blocks if block.layer == 0}
+    key = _key(config, budget, model, blocks)
+    units, align = config.granularity.units, config.granularity.align
+    points = widths(blocks["attention"], blocks["ffn"], units, align)
+
+    def measure(wanted: list[tuple[int, int]]) -> list[float]:
+        log.info("measuring the latency of %d layer widths", len(wanted))
+        return _measured(_one_layer(config, model, adapter), budget, wanted)
+
+    timings = table(cache_folder() / "latency", key, points, measure)
+    return fit(timings if align or "ffn" not in units else timings[1:])  # the dense width is no typical one
+
+
+def widths(attention: Block, ffn: Block, units: Iterable[str], align: int | None) -> list[tuple[int, int]]:
+    """(attention units, FFN units) to measure: the dense layer first, then one block narrower at a time, then without.
+
+    Only kinds in `units` get narrower. The other points stand for what a search leaves: numbers of channels that are
+    multiples of `align`, and odd where there is none, since a dense width is a round number that matmuls are faster at.
+    """
+
+    def fewer(block: Block, step: int, odd: int) -> list[int]:
+        if block.kind not in units:
+            return [block.count]
+        sizes = {max(step, round(share * block.count / step) * step) | odd for share in SHARES}
+        return sorted(size for size in sizes if size < block.count) or [block.count]
+
+    heads, channels = fewer(attention, 1, 0), fewer(ffn, align or 1, 0 if align else 1)
+    some_heads, some_channels = heads[len(heads) // 2], channels[len(channels) // 2]
+    points = [(attention.count, ffn.count)]
+    points += [(k, some_channels) for k in (*heads, attention.count)] + [(attention.count, n) for n in channels]
+    return [*dict.fromkeys([*points, (0, some_channels), (attention.count, 0), (some_heads, 0), (0, 0)])]
+
+
+def table(folder: Path, key: dict[str, Any], points: list[tuple[int, int]], measure: Measure) -> list[Timing]:
+    """Timings of the points relative to the first: read from a file in `folder`, or measured and written to it.
+
+    The file is named by the hardware and by a hash of `key` and points; both stand in it. It is replaced as a whole.
+    """
+    digest = hashlib.sha256(json.dumps([key, points], sort_keys=True).encode()).hexdigest()[:16]
+    name = "-".join("".join(c if c.isalnum() else " " for c in str(key["hardware"])).split())
+    path = folder / f"{name}-{digest}.json"
+    try:
+        return [Timing(**row) for row in json.loads(path.read_text(encoding="utf-8"))["timings"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there yet, or not what we wrote
+    timings = [Timing(*point, time) for point, time in zip(points, measure(points), strict=True)]
+    text = json.dumps({"key": key, "timings": [asdict(timing) for timing in timings]}, indent=2) + "\n"
+    write_whole(path, text.encode())
+    return timings
+
+
+def _key(config: Config, budget: LatencyBudget, model: PreTrainedModel, blocks: dict[str, Block]) -> dict[str, Any]:
+    device = device_of(config.model)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    machine = hardware(name, torch.get_num_threads())
+    return {
+        "hardware": machine["processor"] if device.type == "cpu" else name,
+        "machine": machine,
+        "dtype": str(dtype_of(config.model, device)),
+        "attention": model.config._attn_implementation,
+        "torch": torch.__version__,
+        "model_type": model.config.model_type,
+        "hidden_size": model.config.hidden_size,
+        "blocks": [[b.kind, b.count, b.width, b.params_per_unit] for b in blocks.values()],
+        "batch_size": budget.batch_size,
+        "length": budget.sequence_length,
+        "repeats": budget.repeats,
+    }
+
+
+@torch.no_grad()
+def _one_layer(config: Config, model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+    """The first layer alone between the embeddings, with random weights, on the device and in the dtype of the run."""
+    keep_layers(model, adapter, [0])
+    state_depth(model.config, adapter, [0])
+    device = device_of(config.model)
+    model.base_model.to_empty(device=device)
+    for tensor in (*model.base_model.parameters(), *model.base_model.buffers()):
+        tensor.zero_()
+    for parameter in model.get_submodule(adapter.layers[0]).parameters():
+        parameter.normal_(std=0.02)
+    model.base_model.to(dtype_of(config.model, device))
+    model.eval().requires_grad_(False)
+    return model
+
+
+@torch.inference_mode()
+def _measured(model: PreTrainedModel, budget: LatencyBudget, points: list[tuple[int, int]]) -> list[float]:
+    """Time of the layer at each point relative to the first point."""
+    adapter = adapt(model)
+    space = space_of(adapter, ("attention", "ffn"))
+    actions: dict[tuple[int, int], Callable[[], object]] = {}
+    for attention, ffn in points:
+        mask = torch.cat([torch.arange(group.count) < (attention, ffn)[i] for i, group in enumerate(space.groups)])
+        smaller = twin(model)
+        cut(smaller, adapter, space, mask)
+        calls = layer_calls(smaller, adapter, budget.batch_size, budget.sequence_length)
+        for _, args, kwargs in calls:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            hidden.normal_()
+        actions[attention, ffn] = partial(run, calls)
+    times = relative(in_turns(actions, budget.repeats, model.device), points[0])
+    return [times[point] for point in points]

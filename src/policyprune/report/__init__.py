@@ -1,0 +1,1 @@
+"""Tables and plots of many runs, from their records alone. Imports no torch."""

@@ -1,0 +1,70 @@
+"""Published values, from `sweeps/reference/<table>.csv`; a cell that nobody here knows for certain is empty there."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policyprune.errors import UsageError
+from policyprune.report.metrics import PLACE
+
+COLUMNS = ("model", "task", "method", "tuning", "keep", "metric", "protocol", "value", "source")
+PACKAGED = Path(__file__).resolve().parents[2] / "sweeps" / "reference"
+CHECKOUT = Path(__file__).resolve().parents[4] / "sweeps" / "reference"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One cell of a published table, in the units of a record; `value` is None where it is not known."""
+
+    model: str
+    task: str
+    method: str
+    tuning: str
+    keep: float
+    metric: str
+    protocol: dict[str, str]
+    value: float | None
+    source: str
+
+    def is_of(
+        self, model: str, task: str, method: str, tuning: str, keep: float | None, metric: str, place: tuple[Any, ...]
+    ) -> bool:
+        """Whether a measured cell is this one. The dense model is the same at any keep rate."""
+        mine = {key: value for key, value in self.protocol.items() if key in PLACE}
+        return (
+            (self.model, self.task, self.method, self.tuning, self.metric) == (model, task, method, tuning, metric)
+            and (method == "dense" or self.keep == keep)
+            and mine == {key: str(value) for key, value in place}
+        )
+
+
+def reference_dir() -> Path:
+    """The published values: inside an installed wheel, or beside src/ in a checkout."""
+    return PACKAGED if PACKAGED.is_dir() else CHECKOUT
+
+
+def table_names() -> list[str]:
+    """Tables with published values, named like their sweeps."""
+    folder = reference_dir()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.csv"))
+
+
+def read_reference(table: str) -> list[Published]:
+    """The cells of a table, none where nothing was published. UsageError naming the line that cannot be read."""
+    if table not in table_names():
+        return []
+    with (reference_dir() / f"{table}.csv").open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UsageError(f"reference {table}: the columns are {reader.fieldnames}, they must be {list(COLUMNS)}")
+        return [_published(table, number, row) for number, row in enumerate(reader, start=2)]
+
+
+def _published(table: str, number: int, row: dict[str, str]) -> Published:
+    try:
+        protocol = dict(part.split("=", 1) for part in row.pop("protocol").split(";") if part)
+        keep, value = float(row.pop("keep")), row.pop("value")
+        return Published(keep=keep, value=float(value) if value else None, protocol=protocol, **row)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"reference {table}, line {number}: {error}") from error

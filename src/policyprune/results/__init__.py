@@ -1,1 +1,0 @@
-"""One record per run; tables and plots read nothing else."""

@@ -1,0 +1,97 @@
+"""A record as it is read, by whoever reads it: one tolerance for all. Imports no torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from policyprune.errors import UsageError
+from policyprune.runs.naming import PLACE
+
+SCHEMA = 1
+FILE = "record.json"
+STATES = ("running", "finished", "interrupted", "failed")
+LISTED = {  # lists of mappings, and what each of these has
+    "stages": {"name", "seconds"},
+    "tuning": set(),
+    "keep_rates": {"layer", "kind", "rate"},
+    "results": {"subject", "metric", "value"},
+}
+MAPPINGS = ("config", "hardware", "versions", "git", "protocol", "calibration", "search", "files")
+GROUPS = ("model", "task", "granularity", "budget", "importance", "optimizer", "tuning", "evaluation", "export")
+NUMBERS = ("seconds", "kept", "count", "rate", "value", "stderr", "peak_memory_mb", "peak_gpu_memory_mb")
+
+
+class UnreadableError(UsageError):
+    """A record that cannot be understood; `reason` says why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{str(path)!r} cannot be read: {reason}")
+        self.reason = reason
+
+
+def read_content(path: Path) -> dict[str, Any] | None:
+    """A record as plain JSON in which what is known has its right shape; None where there is no file.
+
+    Fields that are not known are let be. UnreadableError for what is no whole record of this schema.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or type(error).__name__) from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(path, f"it is no JSON ({' '.join(str(error).split())})") from error
+    wrong = _wrong(content)
+    if wrong:
+        raise UnreadableError(path, wrong)
+    assert isinstance(content, dict)
+    return content
+
+
+def _wrong(content: Any) -> str:
+    """What keeps a record from being understood, empty where nothing does."""
+    if not isinstance(content, dict):
+        return "it is no mapping"
+    if content.get("schema") != SCHEMA:
+        return f"its schema is {content.get('schema')!r}, not {SCHEMA}"
+    if content.get("status") not in STATES:
+        return f"its status is {content.get('status')!r}"
+    if "config" not in content:
+        return "it has no config"
+    for name in MAPPINGS:
+        if not isinstance(content.get(name, {}), dict):
+            return f"its {name} is no mapping"
+    for name in GROUPS:
+        if not isinstance(content["config"].get(name, {}), dict):
+            return f"its config.{name} is no mapping"
+    config = content["config"]
+    for number in (config.get("seed"), config.get("budget", {}).get("keep"), content.get("search", {}).get("seconds")):
+        if not isinstance(number, int | float | None):
+            return f"{number!r} stands where a number should"
+    for own in content.get("files", {}).values():
+        if not (isinstance(own, dict) and isinstance(own.get("bytes"), int)):
+            return "in its files one lacks its bytes"
+    for name, needed in LISTED.items():
+        rows = content.get(name, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            return f"its {name} is no list of mappings"
+        for row in rows:
+            wrong = _wrong_row(row, needed)
+            if wrong:
+                return f"in its {name} {wrong}"
+    return ""
+
+
+def _wrong_row(row: dict[str, Any], needed: set[str]) -> str:
+    lacking = sorted(needed - set(row))
+    if lacking:
+        return f"one lacks {', '.join(lacking)}"
+    odd = [name for name in NUMBERS if not isinstance(row.get(name), int | float | None)]
+    if odd:
+        return f"{odd[0]} is no number"
+    protocol = row.get("protocol", {})
+    if not isinstance(protocol, dict):
+        return "protocol is no mapping"
+    odd = [name for name in PLACE if not isinstance(protocol.get(name), str | int | float | None)]
+    return f"protocol.{odd[0]} is no number or word" if odd else ""

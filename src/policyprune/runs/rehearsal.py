@@ -1,0 +1,151 @@
+"""Before the search: everything that a run does after it, once, on two layers and an example.
+
+What would fail after hours fails now, in one line. Numbers, random numbers and files of the run stay as they were.
+"""
+
+import contextlib
+import io
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.config.schema import Calibrated, Config
+from policyprune.errors import RunError, UsageError
+from policyprune.evaluation.efficiency import latency
+from policyprune.evaluation.measures import size
+from policyprune.evaluation.quality import Quality
+from policyprune.evaluation.zero_shot import generators_restored
+from policyprune.models.adapter import Adapter, adapt
+from policyprune.pruning.space import Space, space_of
+from policyprune.search.calibration import fit_edits
+from policyprune.storage.files import PREFIX, SUFFIX, disk_trouble
+from policyprune.surgery import formats
+from policyprune.surgery.shrink import shrink
+from policyprune.tasks import Task
+
+log = logging.getLogger(__name__)
+
+SEQUENCES = 4  # that a tuning is tried with, and twice as many in all
+KINDS = ("attention", "ffn")
+
+
+@dataclass(frozen=True)
+class FirstOf:
+    """The first `count` calibration sequences of a task."""
+
+    task: Task
+    count: int
+
+    @property
+    def protocol(self) -> dict[str, object]:
+        """That of the task."""
+        return self.task.protocol
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each of them."""
+        return self.task.lengths[: self.count]
+
+    def inputs(self, rows: Tensor) -> dict[str, Tensor]:
+        """Those of the task: rows (B,)."""
+        return self.task.inputs(rows)
+
+    def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
+        """That of the task: rows (B,) -> (B,)."""
+        return self.task.loss(model, rows)
+
+
+@torch.no_grad()
+def rehearse(
+    config: Config,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    quality: Quality,
+    folder: Path,
+) -> None:
+    """Loss, tuning, shrinking, export and each evaluation, in this order. UsageError naming the part that fails."""
+    began = time.perf_counter()
+    first = FirstOf(task, 2 * SEQUENCES)
+    with generators_restored(), contextlib.redirect_stderr(io.StringIO()):  # no bars
+        with tried("the loss of the dense model"):
+            rows = torch.arange(min(2, len(first.lengths)))
+            if not bool(task.loss(model, rows).isfinite().all()):
+                raise UsageError("model.source: the loss of the dense model is not a number, its weights are broken")
+        with tried("pruning"):
+            small = few_layers(model)
+            adapter = adapt(small)
+            units = space_of(adapter, config.granularity.units).units
+            mask = half(units)
+            pruned = shrink(small, adapter, units, mask)
+        if isinstance(config.tuning, Calibrated):
+            with tried(f"tuning={config.tuning.name}"):
+                short = replace(config, tuning=replace(config.tuning, sequences=SEQUENCES))
+                edits, _ = fit_edits(short, small, adapter, units, mask, first)
+                pruned = shrink(small, adapter, units, mask, edits)
+        _export(config, pruned, tokenizer, folder)
+        rehearse_evaluation(quality, model)
+        with tried("evaluation.latency"):
+            size(pruned, config.budget.sequence_length)
+            wanted = config.evaluation.latency
+            for batch_size in wanted.batch_sizes if wanted.repeats else ():
+                latency({"pruned": pruned}, batch_size, wanted.length, repeats=1)
+    log.info("ready in %.1f s: all that follows the search was tried", time.perf_counter() - began)
+
+
+def rehearse_evaluation(quality: Quality, model: PreTrainedModel) -> None:
+    """Measure the model on an example or two. UsageError where that fails."""
+    with generators_restored(), contextlib.redirect_stderr(io.StringIO()), tried("evaluation"):
+        quality.sample().of("rehearsal", model)
+
+
+def few_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its first two layers, and the first ones with attention and an FFN; it shares their weights."""
+    adapter = adapt(model)
+    space = space_of(adapter, KINDS)
+    kept = {0, 1, *(_first(adapter, kind) for kind in KINDS)}
+    mask = torch.ones(space.n, dtype=torch.bool)
+    for (layer, _), view in space.views(mask).items():
+        view.fill_(layer in kept)
+    return shrink(model, adapter, space, mask)
+
+
+def half(space: Space) -> Tensor:
+    """A mask (n,) that keeps the first half of each group, a unit at least."""
+    mask = torch.zeros(space.n, dtype=torch.bool)
+    for view in space.views(mask).values():
+        view[: (len(view) + 1) // 2] = True
+    return mask
+
+
+@contextlib.contextmanager
+def tried(what: str) -> Iterator[None]:
+    """What fails inside is a UsageError in one line; troubles of the disk, and what is one line already, stay."""
+    try:
+        yield
+    except (UsageError, RunError):
+        raise
+    except Exception as error:
+        if disk_trouble(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"{what} would fail after the search: {reason}") from error
+
+
+def _first(adapter: Adapter, kind: str) -> int:
+    return next((block.layer for block in adapter.blocks if block.kind == kind and block.count), 0)
+
+
+def _export(config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    settings = formats.Settings(config.export.max_shard_size, config.export.gguf_dtype)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}rehearsal-", suffix=SUFFIX, dir=folder) as scratch:
+        for form in config.export.formats:
+            with tried(f"export={form}"):
+                formats.write_format(form, model, tokenizer, formats.target(form, Path(scratch), settings), settings)

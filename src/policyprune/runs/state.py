@@ -1,0 +1,91 @@
+"""State files: what an unfinished run needs to go on where it was."""
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from policyprune.storage.files import write_whole
+
+log = logging.getLogger(__name__)
+FORMAT = "policyprune-state-2"
+
+Content = dict[str, Any]  # tensors, numbers, strings, None, and lists and dicts of them
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """`path`, and the state before it in `path.old`. `made_for` names the run; the state of another one is not used."""
+
+    path: Path
+    made_for: dict[str, str]
+
+    @property
+    def _older(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.old")
+
+    def write(self, content: Content) -> None:
+        """Write atomically with a checksum, keeping the state before. OSError where the disk refuses."""
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        payload = buffer.getvalue()
+        header = {"format": FORMAT, "made_for": self.made_for, "sha256": hashlib.sha256(payload).hexdigest()}
+        write_whole(self.path, json.dumps(header).encode() + b"\n" + payload, keep=self._older)
+
+    def read(self, usable: Callable[[Content], bool] = lambda content: True) -> Content | None:
+        """The newest state that is whole, of this run and `usable`, its tensors on the CPU; None where there is none.
+
+        One that is not is told of in one line, and removed, so that it never takes the place of a good one.
+        """
+        for path in (self.path, self._older):
+            try:
+                whole = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            content = self._parsed(whole)
+            if not isinstance(content, str) and usable(content):
+                return content
+            reason = content if isinstance(content, str) else "does not fit the files beside it"
+            log.warning("%s %s and is not used", path.name, reason)
+            path.unlink()
+        return None
+
+    def _parsed(self, whole: bytes) -> Content | str:
+        """The content, or what is wrong with it."""
+        head, _, payload = whole.partition(b"\n")
+        try:
+            header = json.loads(head)
+            known = header["format"] == FORMAT
+            made_for, checksum = header["made_for"], header["sha256"]
+        except (ValueError, KeyError, TypeError):
+            return "is damaged"
+        if not known:
+            return f"has the format {header['format']}, not {FORMAT},"
+        if hashlib.sha256(payload).hexdigest() != checksum:
+            return "is damaged (checksum)"
+        if made_for != self.made_for:
+            return f"is of another run ({made_for})"
+        content: Content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        return content
+
+
+def once(file: StateFile, compute: Callable[[], Content]) -> Content:
+    """What `compute` gave the first time that this run came here, kept in `file`; tensors come back on the CPU."""
+    content = file.read()
+    if content is None:
+        content = compute()
+        file.write(content)
+    return content
+
+
+def forget(folder: Path) -> None:
+    """Remove all states of a run that is finished."""
+    for pattern in ("*.state", "*.state.old"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""What the processes of rank 1, 2, ... do in a run: load the model and the data, and evaluate masks for rank 0."""
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from policyprune.config.schema import Config, LanguageModeling
+from policyprune.errors import RunError
+from policyprune.models.adapter import adapt
+from policyprune.models.loading import load
+from policyprune.models.precision import in_search_dtype
+from policyprune.pruning.optimizers.problem import Each
+from policyprune.pruning.space import space_of
+from policyprune.search.forwards import Forwards
+from policyprune.search.team import Team
+from policyprune.tasks import build
+
+
+def briefing(n: int, protocol: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same on all ranks: the number of decisions, and where the data came from."""
+    said = {key: value for key, value in protocol.items() if key != "bos_measured"}  # by rank 0 alone
+    return {"decisions": n, "protocol": said}
+
+
+@torch.no_grad()
+def follow(config: Config) -> int:
+    """Follow rank 0 to the end of its search, without files or words of one's own; the exit code."""
+    logging.disable()
+    try:
+        team = Team()
+        for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 saves first, then all end
+            signal.signal(number, signal.SIG_IGN)
+        with ExitStack() as stack:
+            team.serve(lambda told: stack.enter_context(prepared(config, told)))
+    except RunError:  # rank 0 has told the user, or is gone
+        return 1
+    return 0
+
+
+@contextmanager
+def prepared(config: Config, told: dict[str, Any]) -> Iterator[Each]:
+    """How this rank evaluates masks; ValueError where its model or data are not those of rank 0."""
+    model, tokenizer = load(config.model, config.task)
+    wanted = config.task
+    if isinstance(wanted, LanguageModeling):
+        wanted = replace(wanted, bos=told["protocol"]["bos"])
+    adapter, task = adapt(model), build(wanted, tokenizer)
+    space = space_of(adapter, config.granularity.units, config.granularity.spared)
+    if briefing(space.n, task.protocol) != told:
+        raise ValueError("the model or the data are not the same as on rank 0")
+    model = in_search_dtype(model, config.model)
+    forwards = Forwards(model, adapter, space, task.loss, getattr(config.optimizer, "sliced", False))
+    with forwards.on():
+        yield forwards.each

@@ -1,0 +1,154 @@
+"""Files and folders that are there whole or not at all, and what a full disk looks like.
+
+All that is written for keeps goes through here: into a scratch folder beside the target, to the disk (fsync), then to
+its name. Who is killed on the way leaves a scratch folder that the next writer of the same target, or `clear`, removes.
+"""
+
+import contextlib
+import errno
+import glob
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from policyprune.storage.locks import NO_LOCKS, hold
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+PREFIX, SUFFIX = ".policyprune-", ".tmp"  # of a scratch folder; between them the target's name and a random number
+NEW, OLD, LOCK = "new", "old", "lock"  # in it: what is written, what was there before, and who is at it
+
+
+def write_whole(path: Path, content: bytes, keep: Path | None = None) -> None:
+    """Write atomically: a reader sees the old or the new content, never a part, also after a power failure.
+
+    What was there before is kept as `keep`. OSError naming the file where the disk refuses; nothing is changed then.
+    """
+    with write_file(path, keep) as scratch:
+        scratch.write_bytes(content)
+
+
+@contextmanager
+def write_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
+    """`write_whole` for those who write themselves: the file that the block writes becomes `path` if it ends well."""
+    with _scratch(path) as scratch:
+        yield scratch / NEW
+        _settle(scratch / NEW)
+        if keep is not None and path.exists():
+            path.replace(keep)
+        (scratch / NEW).replace(path)
+        _sync(path.parent)
+
+
+@contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """The same for a folder, which takes the place of the one that was there."""
+    with _scratch(folder) as scratch:
+        new = scratch / NEW
+        new.mkdir()
+        yield new
+        _settle(new)
+        if folder.exists():
+            folder.rename(scratch / OLD)
+        new.rename(folder)
+        _sync(folder.parent)
+
+
+def clear(folder: Path, name: str = "*") -> None:
+    """Remove what writers of `folder`/`name` (any name) left that died; those that are alive are let be."""
+    for scratch in folder.glob(f"{PREFIX}{name}-*{SUFFIX}"):
+        with contextlib.suppress(OSError), hold(scratch / LOCK):  # held, removed just now, or no locks to tell by
+            _discard(scratch)
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """One line when the disk refused to be written to (full, over quota, broken, read-only); None for other errors."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = _errno(cause)
+        if number in DISK:
+            told = error if isinstance(error, OSError) else cause
+            return " ".join((str(told) if isinstance(told, OSError) else _words(number)).split())
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A scratch folder of this process beside the target; OSError inside the block names the target."""
+    scratch = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        clear(target.parent, glob.escape(target.name))
+        scratch, lock = _own_scratch(target)
+        with lock:
+            yield scratch
+    except Exception as error:
+        number = _errno(error)
+        about = error.filename if isinstance(error, OSError) else None
+        if number is None or (
+            about is not None and not str(about).startswith(str(target.with_name(f"{PREFIX}{target.name}")))
+        ):
+            raise
+        raise OSError(number, os.strerror(number), str(target)) from error
+    finally:
+        if scratch is not None:
+            _discard(scratch)
+
+
+def _own_scratch(target: Path) -> tuple[Path, contextlib.AbstractContextManager[object]]:
+    while True:
+        scratch = target.with_name(f"{PREFIX}{target.name}-{secrets.token_hex(4)}{SUFFIX}")
+        scratch.mkdir()
+        try:
+            return scratch, hold(scratch / LOCK)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # another process took it for one that nobody is at
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                shutil.rmtree(scratch, ignore_errors=True)
+                raise
+            return scratch, contextlib.nullcontext()
+
+
+def _discard(scratch: Path) -> None:
+    """Remove a scratch folder; a target that was moved aside and has no successor goes back to its place."""
+    target = scratch.with_name(scratch.name.removeprefix(PREFIX).removesuffix(SUFFIX).rpartition("-")[0])
+    if (scratch / OLD).exists() and not target.exists():
+        (scratch / OLD).rename(target)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _settle(new: Path) -> None:
+    """To the disk, with the permissions that the umask gives: some libraries write for the owner alone."""
+    mode = new.parent.stat().st_mode & 0o666
+    for path in (new, *new.rglob("*")) if new.is_dir() else (new,):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # of folders, some cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _errno(error: BaseException) -> int | None:
+    """The system's number of an error, also of a library that is written in Rust."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told.group(1)) if told else None
+
+
+def _words(number: int) -> str:
+    return f"[Errno {number}] {os.strerror(number)}"

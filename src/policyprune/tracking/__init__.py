@@ -1,0 +1,1 @@
+"""Trackers that mirror the record: Weights & Biases, TensorBoard."""

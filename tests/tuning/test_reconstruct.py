@@ -1,0 +1,221 @@
+"""New output projections: the ridge solution, what they improve, and the model that shrinking makes of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import residuals
+from policyprune.config.schema import LeastSquares, Reconstruct
+from policyprune.models.adapter import adapt
+from policyprune.models.examples import EXAMPLES, example
+from policyprune.pruning.compensation import Edits, load_edits
+from policyprune.pruning.mask import save_mask
+from policyprune.pruning.space import space_of
+from policyprune.surgery.equivalence import Subject, equal_widths, outputs, random_mask, subject_of
+from policyprune.surgery.shrink import shrink
+from policyprune.tuning import TUNINGS
+
+SCALES = LeastSquares("cg2", sequences=8, damp=1e-6, tolerance=1e-9, iterations=400, limit=1e3)
+
+
+def batches_of(count: int = 3) -> list[dict[str, Tensor]]:
+    batches = [{"input_ids": torch.randint(5, 300, (6, 20))} for _ in range(count)]
+    attention = torch.ones(6, 20, dtype=torch.long)
+    attention[2, 11:] = 0
+    return [{**batches[0], "attention_mask": attention}, *batches[1:]]
+
+
+def reconstructed(
+    subject: Subject, mask: Tensor, batches: list[dict[str, Tensor]], ridge: float = 1e-4, first_token: bool = False
+) -> tuple[Edits, Any]:
+    config = Reconstruct("reconstruct", sequences=8, ridge=[ridge])
+    own = subject.model, subject.adapter, subject.space, mask, batches, config, first_token
+    return TUNINGS["reconstruct"](*own)
+
+
+def pruned(subject: Subject, mask: Tensor, edits: Edits | None) -> Any:
+    return shrink(subject.model, subject.adapter, subject.space, mask, edits)
+
+
+def seen_by(model: Any, out: str, batches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Inputs and outputs of a module in plain forwards, padding left out, in float64."""
+    inputs: list[Tensor] = []
+    results: list[Tensor] = []
+
+    def hook(module: Any, args: Any, y: Tensor) -> None:
+        rows = batches[len(inputs)].get("attention_mask", torch.ones(y.shape[:2])).bool()
+        inputs.append(args[0][rows])
+        results.append(y[rows])
+
+    handle = model.get_submodule(out).register_forward_hook(hook)
+    for batch in batches:
+        model(**batch)
+    handle.remove()
+    return torch.cat(inputs).double(), torch.cat(results).double()
+
+
+def weights_of(subject: Subject, layer: int, batches: list[dict[str, Tensor]]) -> Tensor:
+    """Of the tokens of a layer, padding left out: (tokens, 1)."""
+    parts = residuals.weights(subject.model, subject.adapter, batches)[layer]
+    rows = [b.get("attention_mask", torch.ones(b["input_ids"].shape)).bool() for b in batches]
+    return torch.cat([x[own] for x, own in zip(parts, rows, strict=True)])
+
+
+@pytest.fixture
+def llama(tiny_llama: Any) -> Subject:
+    return subject_of(tiny_llama(attention_bias=True, mlp_bias=True))
+
+
+def test_the_first_block_has_the_ridge_solution(llama: Subject) -> None:
+    """Against the normal equations of the same problem stacked as ordinary least squares."""
+    mask, batches, ridge = equal_widths(llama.space), batches_of(), 0.05
+    edits, _ = reconstructed(llama, mask, batches, ridge)
+    out = llama.adapter.blocks[0].out
+    x, _ = seen_by(pruned(llama, mask, None), out, batches)
+    _, y = seen_by(llama.model, out, batches)
+    linear: Any = llama.model.get_submodule(out)
+    old = pruned(llama, mask, None).get_submodule(out).weight.double()
+    tokens = weights_of(llama, 0, batches)
+    x, y = x * tokens, (y - linear.bias.double()) * tokens
+    weight = (ridge * (x.T @ x).diagonal().mean()).sqrt() * torch.eye(x.shape[1], dtype=torch.float64)
+    stacked = (
+        torch.cat([x, weight]),
+        torch.cat([y - x @ old.T, torch.zeros(len(weight), len(old))]),
+    )
+    expected = old + torch.linalg.lstsq(*stacked).solution.T
+    torch.testing.assert_close(edits.weights[0, "attention"].double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_reported_errors_are_those_of_the_shrunk_model(llama: Subject) -> None:
+    """Each block sees what the reconstructed blocks before it produce, and aims at the dense model's output."""
+    mask, batches = random_mask(llama.space), batches_of()
+    edits, report = reconstructed(llama, mask, batches)
+    smaller = pruned(llama, mask, edits)
+    for row, block in zip(report, llama.adapter.blocks, strict=True):
+        (_, ours), (_, dense) = (seen_by(model, block.out, batches) for model in (smaller, llama.model))
+        off = (ours - dense) * weights_of(llama, block.layer, batches)
+        assert row["error"] == pytest.approx(float(off.square().sum()), rel=1e-2, abs=1e-3)
+
+
+def test_every_block_gets_nearer_than_with_its_old_weights_and_the_first_nearer_than_with_scales(
+    llama: Subject,
+) -> None:
+    mask, batches = equal_widths(llama.space), batches_of(16)
+    _, report = reconstructed(llama, mask, batches)
+    own = llama.model, llama.adapter, llama.space, mask, batches, SCALES, False
+    _, scaled = TUNINGS["cg2"](*own)
+    assert {row["outcome"] for row in report} == {"reconstructed"}
+    assert all(row["error"] < row["binary_error"] for row in report)
+    assert report[0]["binary_error"] == pytest.approx(scaled[0]["binary_error"], rel=1e-4)
+    assert all(ours["error"] < 0.9 * theirs["error"] for ours, theirs in zip(report, scaled, strict=True))
+
+
+def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: Subject) -> None:
+    """With much text an exact fit, with little one that stays at the old weights."""
+    mask = equal_widths(llama.space)
+
+    def chosen(count: int, ridges: list[float]) -> set[float]:
+        config = Reconstruct("reconstruct", sequences=8, ridge=ridges)
+        own = llama.model, llama.adapter, llama.space, mask, batches_of(count), config, False
+        _, report = TUNINGS["reconstruct"](*own)
+        return {row["ridge"] for row in report if row["outcome"] == "reconstructed"}
+
+    assert chosen(16, [1e6, 0.1]) == {0.1}
+    assert 1e6 in chosen(2, [1e-6, 1e6])
+
+
+def test_new_text_is_nearer_to_the_dense_model_than_with_scales_or_with_neither(llama: Subject) -> None:
+    mask, batches = equal_widths(llama.space), batches_of(8)
+    edits, _ = reconstructed(llama, mask, batches, ridge=0.01)
+    own = llama.model, llama.adapter, llama.space, mask, batches, SCALES, False
+    scales, _ = TUNINGS["cg2"](*own)
+    fresh = torch.randint(5, 300, (4, 20))
+    dense = outputs(llama.model, fresh)
+    with_weights, with_scales, bare = (
+        float((outputs(pruned(llama, mask, e), fresh) - dense).square().mean()) for e in (edits, scales, None)
+    )
+    assert with_weights < with_scales < bare
+
+
+def test_a_huge_ridge_changes_nothing_and_nothing_pruned_needs_nothing(llama: Subject) -> None:
+    mask, batches = equal_widths(llama.space), batches_of()
+    edits, _ = reconstructed(llama, mask, batches, ridge=1e9)
+    for (layer, kind), weight in edits.weights.items():
+        block = next(b for b in llama.adapter.blocks if (b.layer, b.kind) == (layer, kind))
+        old = pruned(llama, mask, None).get_submodule(block.out).weight
+        torch.testing.assert_close(weight, old, rtol=1e-4, atol=1e-5)
+    whole = torch.ones(llama.space.n, dtype=torch.bool)
+    edits, _ = reconstructed(llama, whole, batches)
+    smaller = pruned(llama, whole, edits)
+    torch.testing.assert_close(outputs(smaller, llama.ids), outputs(llama.model, llama.ids), rtol=1e-3, atol=1e-3)
+
+
+def test_without_a_solution_a_block_keeps_its_weights(llama: Subject) -> None:
+    """Fewer tokens than features and no ridge: the normal matrix is singular."""
+    mask = equal_widths(llama.space)
+    edits, report = reconstructed(llama, mask, [{"input_ids": llama.ids[:1, :4]}], ridge=0.0)
+    failed = {(row["layer"], row["kind"]) for row in report if row["outcome"] != "reconstructed"}
+    assert failed
+    assert failed.isdisjoint(edits.weights)
+    assert all(row["error"] == row["binary_error"] for row in report if (row["layer"], row["kind"]) in failed)
+    assert outputs(pruned(llama, mask, edits), llama.ids).isfinite().all()
+
+
+def test_padding_has_no_say_and_the_model_is_as_it_was(llama: Subject) -> None:
+    mask, (padded, *rest) = equal_widths(llama.space), batches_of()
+    before = outputs(llama.model, llama.ids)
+    expected, _ = reconstructed(llama, mask, [padded, *rest])
+    other = torch.where(padded["attention_mask"].bool(), padded["input_ids"], 77)
+    found, _ = reconstructed(llama, mask, [{**padded, "input_ids": other}, *rest])
+    for key, weight in expected.weights.items():
+        torch.testing.assert_close(found.weights[key], weight, rtol=1e-2, atol=1e-2)
+    assert torch.equal(outputs(llama.model, llama.ids), before)
+    assert not [h for m in llama.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+
+
+def test_a_classifier_s_last_layer_is_fitted_to_its_first_token() -> None:
+    subject = subject_of(example("bert"))
+    mask, batches = equal_widths(subject.space), batches_of()
+    everywhere, first = (reconstructed(subject, mask, batches, first_token=flag)[0].weights for flag in (False, True))
+    same = {key for key in everywhere if torch.equal(everywhere[key], first[key])}
+    assert {layer for layer, _ in set(everywhere) - same} == {len(subject.adapter.layers) - 1}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_family_gets_nearer_block_by_block(name: str) -> None:
+    """The errors that the report gives were seen with hooks; the shrunk model makes the same ones."""
+    subject = subject_of(example(name))
+    mask = random_mask(subject.space, without=[(1, "attention")])
+    batches = [{"input_ids": torch.randint(5, 300, (6, 20))}]
+    edits, report = reconstructed(subject, mask, batches, ridge=0.01)
+    assert all(row["error"] <= row["binary_error"] for row in report)
+    assert [row for row in report if row["error"] < 0.9 * row["binary_error"]]
+    smaller = pruned(subject, mask, edits)
+    last = next(b for b in reversed(subject.adapter.blocks) if b.kind == "ffn")
+    found = []
+    for model in (smaller, subject.model):
+        handle = model.get_submodule(last.norm or last.out).register_forward_hook(
+            lambda _, args, y: found.append((args[0] if last.norm else y).double())
+        )
+        model(**batches[0])
+        handle.remove()
+    off = found[0] - found[1]
+    if not last.norm:
+        off = off.flatten(0, -2) * weights_of(subject, last.layer, batches)
+    assert report[-1]["error"] == pytest.approx(float(off.square().sum()), rel=1e-2)
+    assert adapt(smaller).blocks
+
+
+def test_the_mask_file_holds_the_weights(tmp_path: Path, llama: Subject) -> None:
+    space = space_of(llama.adapter, ["ffn"])
+    subject = Subject(llama.model, llama.adapter, space, llama.ids)
+    mask = random_mask(space)
+    edits, _ = reconstructed(subject, mask, batches_of())
+    assert {kind for _, kind in edits.weights} == {"ffn"}
+    save_mask(tmp_path / "mask.safetensors", mask, space, mask.float(), edits)
+    again = load_edits(tmp_path / "mask.safetensors", space)
+    one, other = (outputs(pruned(subject, mask, own), llama.ids) for own in (edits, again))
+    assert torch.equal(one, other)
