@@ -35,7 +35,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 docs: setup ## build the pages into site/; a dead link or a page outside the navigation is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup ## speed of the search and of pruned models, each against a baseline of the same run
 	$(BIN)/python benchmarks/search_loop.py
