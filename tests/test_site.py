@@ -49,6 +49,13 @@ def test_no_page_asks_another_server_for_anything(site: Path) -> None:
     assert not re.findall(r"(?:url\(|@import)\s*['\"]?https?:", styles)
 
 
+def test_lists_are_lists(site: Path) -> None:
+    """GitHub begins a list right behind a line of text, the site only behind an empty line."""
+    item = re.compile(r"<p>(?:(?!</p>).)*?\n(?:-|\d\.) [^\n]*", flags=re.DOTALL)
+    pages = {page.name: item.findall(page.read_text(encoding="utf-8")) for page in site.glob("*.html")}
+    assert not {name: lists for name, lists in pages.items() if lists}
+
+
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_links_of_the_pages_outside_docs_lead_somewhere(site: Path, name: str) -> None:
     links = [link for link in LINK.findall((ROOT / name).read_text(encoding="utf-8")) if "://" not in link]
