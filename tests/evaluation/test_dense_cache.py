@@ -81,7 +81,7 @@ def test_whatever_changes_the_number_is_measured_anew(change: Any, tiny_llama: A
     assert quality.times == 2
 
 
-@pytest.mark.parametrize("what", ["torch.get_num_threads", "policyprune.models.identity.own_code"])
+@pytest.mark.parametrize("what", ["torch.get_num_threads", "policyprune.models.identity.source_hash"])
 def test_and_so_is_what_other_code_or_threads_would_give(
     what: str, tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

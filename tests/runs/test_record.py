@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from policyprune.config.targets import subject
 from policyprune.errors import UsageError
 from policyprune.report.runs import find_runs
 from policyprune.runs.reading import FILE, UnreadableError
-from policyprune.runs.record import Record, git_state, hardware, read_record
+from policyprune.runs.record import Record, read_record
 
 
 def some_record() -> Record:
@@ -164,33 +163,6 @@ def test_versions_are_those_installed() -> None:
     assert versions["policyprune"] == policyprune.__version__
     assert {"torch", "transformers", "datasets", "hydra-core", "numpy"} <= set(versions)
     assert all(versions.values())
-
-
-def test_git_state_is_that_of_the_source_tree() -> None:
-    state = git_state()
-    assert set(state) == {"commit", "dirty"}
-    source = Path(policyprune.__file__).parent
-    tracked = subprocess.run(
-        ["git", "log", "-1", "--format=%H", "--", "."], cwd=source, capture_output=True, text=True, check=False
-    )
-    if tracked.returncode or not tracked.stdout.strip():
-        assert state == {"commit": None, "dirty": None}
-    else:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=source, capture_output=True, text=True, check=True)
-        assert state["commit"] == head.stdout.strip()
-        assert isinstance(state["dirty"], bool)
-
-
-def test_git_state_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert git_state() == {"commit": None, "dirty": None}
-
-
-def test_hardware_is_named() -> None:
-    machine = hardware("cpu", 3)
-    assert (machine["device"], machine["threads"]) == ("cpu", 3)
-    assert machine["processor"]
-    assert machine["cores"] >= 1
 
 
 def test_a_standard_error_is_a_number_or_null(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ import hashlib
 import inspect
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.provenance import installed_versions, source_hash
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "accelerate", "datasets", "lm_eval")
 STOCK = ("transformers.", "torch.")  # their code is told by their versions
@@ -18,18 +19,18 @@ STOCK = ("transformers.", "torch.")  # their code is told by their versions
 def identity_of(model: PreTrainedModel) -> dict[str, Any]:
     """Weights and buffers bit by bit, the code that computes with them, and where. About a second for 500 MB."""
     kinds = {kind.__module__: kind for module in model.modules() for kind in type(module).__mro__}
-    own = {name: _code_of(kind) for name, kind in sorted(kinds.items()) if not name.startswith((*STOCK, "builtins"))}
+    code = {name: _code_of(kind) for name, kind in sorted(kinds.items()) if not name.startswith((*STOCK, "builtins"))}
     return {
         "weights": _tensors(model),
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "code": own,
+        "code": code,
         "config": json.dumps(model.config.to_dict(), sort_keys=True, default=str),
         "attention": model.config._attn_implementation,
         "devices": sorted({_device(parameter.device) for parameter in model.parameters()}),
         "threads": torch.get_num_threads(),
         "precision": torch.get_float32_matmul_precision(),
-        "versions": {name: _version(name) for name in LIBRARIES},
-        "policyprune": own_code(),
+        "versions": installed_versions(LIBRARIES),
+        "policyprune": source_hash(),
     }
 
 
@@ -39,15 +40,6 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     content = [type(tokenizer).__qualname__, repr(sorted(tokenizer.init_kwargs.items(), key=str))]
     content.append(backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True))
     return _hash("\n".join(content).encode())
-
-
-def own_code() -> str:
-    """Hash of this package's source, which measures."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _tensors(model: PreTrainedModel) -> str:
@@ -72,13 +64,6 @@ def _code_of(kind: type) -> str:
 
 def _device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _hash(content: bytes) -> str:

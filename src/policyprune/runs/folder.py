@@ -14,10 +14,11 @@ import yaml
 from policyprune.config.schema import Config, Evaluating, Finetuning
 from policyprune.config.validate import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
+from policyprune.provenance import hardware
 from policyprune.runs.artefacts import CURVE, MASK, lost, noted, work
 from policyprune.runs.lock import only_one
 from policyprune.runs.reading import FILE, UnreadableError
-from policyprune.runs.record import Record, hardware, mark_failed, read_record
+from policyprune.runs.record import Record, mark_failed, read_record
 from policyprune.runs.signals import interruptible
 from policyprune.runs.state import forget
 from policyprune.storage.files import clear, disk_trouble, write_whole

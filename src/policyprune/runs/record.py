@@ -4,15 +4,12 @@ import dataclasses
 import json
 import logging
 import math
-import os
-import platform
-import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from policyprune.provenance import git_state, installed_versions
 from policyprune.runs.reading import FILE, SCHEMA, read_content
 from policyprune.storage.files import write_whole
 
@@ -57,8 +54,8 @@ class Record:
     error: str | None = None
     started: str = ""
     command: list[str] = field(default_factory=lambda: list(sys.argv))
-    versions: dict[str, str | None] = field(default_factory=lambda: {name: _version(name) for name in PACKAGES})
-    git: dict[str, Any] = field(default_factory=lambda: git_state())
+    versions: dict[str, str | None] = field(default_factory=lambda: installed_versions(PACKAGES))
+    git: dict[str, Any] = field(default_factory=git_state)
     protocol: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> what it looked at (`Observed`)
@@ -121,47 +118,6 @@ def read_record(folder: Path) -> Record | None:
     blank_row = {"unit": "", "protocol": {}}
     rows = [blank_row | {name: value for name, value in row.items() if name in names} for row in known["results"]]
     return Record(**{**known, "results": [Row(**row) for row in rows]})
-
-
-def git_state() -> dict[str, Any]:
-    """Commit of the source tree that policyprune runs from and whether it has changes; nulls outside a checkout."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    inside = git("ls-files", "--error-unmatch", __file__) is not None
-    status = git("status", "--porcelain", "--untracked-files=no") if inside else None
-    return {"commit": git("rev-parse", "HEAD") if inside else None, "dirty": None if status is None else bool(status)}
-
-
-def hardware(device: str, threads: int) -> dict[str, Any]:
-    """The machine in words."""
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
-    except OSError:
-        pass
-    return {
-        "device": device,
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "system": platform.system(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _plain(value: Any) -> Any:

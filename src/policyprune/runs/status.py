@@ -10,10 +10,11 @@ from pathlib import Path
 from policyprune.config.schema import Config
 from policyprune.config.validate import fingerprint
 from policyprune.errors import UsageError
+from policyprune.provenance import hardware
 from policyprune.runs.artefacts import CURVE, lost, work
 from policyprune.runs.lock import only_one
 from policyprune.runs.reading import FILE, UnreadableError
-from policyprune.runs.record import Record, hardware, read_record
+from policyprune.runs.record import Record, read_record
 
 log = logging.getLogger(__name__)
 

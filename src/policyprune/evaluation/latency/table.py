@@ -18,10 +18,10 @@ from policyprune.evaluation.latency.rounds import in_turns, relative
 from policyprune.models.adapter import Adapter, Block, adapt
 from policyprune.models.loading import device_of, skeleton
 from policyprune.models.precision import dtype_of
+from policyprune.provenance import hardware
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
 from policyprune.pruning.budget.costs import check_alike
 from policyprune.pruning.space import space_of
-from policyprune.runs.record import hardware
 from policyprune.storage.cache import cache_folder
 from policyprune.storage.files import write_whole
 from policyprune.surgery.depth import keep_layers, state_depth
