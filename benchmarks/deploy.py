@@ -26,7 +26,7 @@ from tabulate import tabulate
 from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
 from policyprune.config.store import register
-from policyprune.config.validate import run_label, settle
+from policyprune.config.validate import run_label, validate
 from policyprune.runs.record import read_record
 from policyprune.storage.files import write_whole
 from policyprune.tasks import build
@@ -44,7 +44,7 @@ class Point:
     def __init__(self, keep: float, folder: Path, overrides: list[str]) -> None:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = hydra.compose("config", [*RUN, *overrides, f"budget.keep={keep}"])
-        self.keep, self.config = keep, settle(composed)
+        self.keep, self.config = keep, validate(composed)
         self.folder = folder / run_label(composed)
         self.parts = self.folder / "deploy"
 

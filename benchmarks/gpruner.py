@@ -16,7 +16,7 @@ from tabulate import tabulate
 from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
 from policyprune.config.store import register
-from policyprune.config.validate import run_label, settle
+from policyprune.config.validate import run_label, validate
 from policyprune.runs.record import Record
 
 METHODS = {"kwon": "optimizer=kwon tuning=lsmr", "ppo": "optimizer=ppo tuning=cg2"}
@@ -32,7 +32,7 @@ def one(folder: Path, overrides: list[str]) -> Record:
     """Run one point, or read its record."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides)
-    return pipeline.run(settle(composed), folder / run_label(composed))
+    return pipeline.run(validate(composed), folder / run_label(composed))
 
 
 def seconds(record: Record, subject: str) -> float:

@@ -30,7 +30,7 @@ from torch import Tensor
 from policyprune.config.options import conf_dir
 from policyprune.config.schema import Config
 from policyprune.config.store import register
-from policyprune.config.validate import fingerprint, settle
+from policyprune.config.validate import fingerprint, validate
 from policyprune.evaluation.perplexity import perplexity
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
@@ -103,8 +103,8 @@ def configured(arm: Arm, keep: str, seed: str, common: list[str]) -> Config:
     metric = f"importance.sequences={arm.sequences}"
     words = [*arm.overrides, metric, f"budget.keep={keep}", f"seed={seed}", *COMMON, *common]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        steps = (arm.passes - arm.before) // per_step(settle(hydra.compose("config", words)))
-        return settle(hydra.compose("config", [*words, f"optimizer.steps={steps}"]))
+        steps = (arm.passes - arm.before) // per_step(validate(hydra.compose("config", words)))
+        return validate(hydra.compose("config", [*words, f"optimizer.steps={steps}"]))
 
 
 def per_step(config: Config) -> int:

@@ -16,7 +16,7 @@ import torch
 
 from policyprune.config.options import conf_dir
 from policyprune.config.store import register
-from policyprune.config.validate import settle
+from policyprune.config.validate import validate
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
 from policyprune.models.precision import in_search_dtype
@@ -46,7 +46,7 @@ class Timed:
 def main() -> None:
     register()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = settle(hydra.compose("config", ["optimizer.steps=10", *sys.argv[1:]]))
+        config = validate(hydra.compose("config", ["optimizer.steps=10", *sys.argv[1:]]))
     model, tokenizer = load(config.model, config.task)
     adapter = adapt(model)
     space = space_of(adapter, config.granularity.units, config.granularity.spared)

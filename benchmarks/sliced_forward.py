@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from policyprune.config.options import conf_dir
 from policyprune.config.store import register
-from policyprune.config.validate import settle
+from policyprune.config.validate import validate
 from policyprune.evaluation.latency.blocks import layer_calls, run
 from policyprune.evaluation.latency.rounds import in_turns, relative
 from policyprune.models.adapter import Adapter, adapt
@@ -40,7 +40,7 @@ def loaded(overrides: list[str]) -> tuple[PreTrainedModel, Adapter, Space]:
     """The configured model and its heads and channels."""
     register()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = settle(hydra.compose("config", overrides))
+        config = validate(hydra.compose("config", overrides))
     model, _ = load(config.model, config.task)
     adapter = adapt(model)
     return model, adapter, space_of(adapter, ("attention", "ffn"))

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from policyprune.config.options import conf_dir
 from policyprune.config.schema import Config
 from policyprune.config.store import register
-from policyprune.config.validate import settle
+from policyprune.config.validate import validate
 
 WHO = ["The farmer", "A tired clerk", "Her oldest brother", "The night train", "Every sailor", "The small museum"]
 DID = ["carried", "forgot", "repaired", "painted", "counted", "sold"]
@@ -43,9 +43,9 @@ def composed(*overrides: str) -> DictConfig:
         return hydra.compose("config", list(overrides))
 
 
-def settled(*overrides: str) -> Config:
+def validated(*overrides: str) -> Config:
     """The typed and checked config."""
-    return settle(composed(*overrides))
+    return validate(composed(*overrides))
 
 
 def paragraphs(count: int, seed: int = 0) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
+from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import evaluate as evaluating
 from policyprune.commands import run as pipeline
 from policyprune.config import targets as subjects
@@ -44,7 +44,7 @@ def test_everything_that_a_run_looks_at_begins_with_bos_where_it_matters(
     monkeypatch.setattr(TextTask, "windows", lambda *own: seen(windows(*own)))
     monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path / "cache"))
     quick = ["optimizer=one_shot", "tuning=cg2", "tuning.sequences=8", "export=none", "evaluation.fresh_process=false"]
-    record = pipeline.run(settled(*small_run(tiny_checkpoint, corpus, *SMALL_EVALUATION, *quick)), tmp_path / "run")
+    record = pipeline.run(validated(*small_run(tiny_checkpoint, corpus, *SMALL_EVALUATION, *quick)), tmp_path / "run")
     assert first == {tokenizer.bos_token_id}
     assert record.protocol["bos"] == "window"
     assert (record.protocol["bos_measured"]["loss_with_bos"], record.status) == (5.0, "finished")
@@ -55,7 +55,7 @@ def test_everything_that_a_run_looks_at_begins_with_bos_where_it_matters(
 def test_another_rank_takes_the_choice_of_rank_0(
     tiny_checkpoint: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settled(*small_run(tiny_checkpoint, corpus))
+    config = validated(*small_run(tiny_checkpoint, corpus))
     assert isinstance(config.task, LanguageModeling)
     assert config.task.bos == "auto"
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
@@ -70,7 +70,7 @@ def test_another_rank_takes_the_choice_of_rank_0(
 
 @pytest.mark.parametrize("chosen", ["window", "text", "none"])
 def test_an_evaluation_takes_the_choice_of_the_run(tmp_path: Path, chosen: str) -> None:
-    config = settled("task=wikipedia")
+    config = validated("task=wikipedia")
     (tmp_path / "checkpoint").mkdir()
     record = {"schema": 1, "status": "finished", "config": dataclasses.asdict(config), "protocol": {"bos": chosen}}
     (tmp_path / "record.json").write_text(json.dumps(record))

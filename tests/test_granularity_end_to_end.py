@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
+from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
 from policyprune.commands.run import run
 from policyprune.evaluation.latency import table as latency_table
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing
@@ -31,7 +31,7 @@ def ran(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(latency_table, "table", invented)
 
     def call(*overrides: str) -> tuple[Record, Path]:
-        record = run(settled(*small_run(tiny_checkpoint, corpus, *overrides, *QUICK)), tmp_path / "run")
+        record = run(validated(*small_run(tiny_checkpoint, corpus, *overrides, *QUICK)), tmp_path / "run")
         assert record.status == "finished"
         return record, tmp_path / "run" / "checkpoint"
 
@@ -66,7 +66,7 @@ def test_the_layer_with_the_least_influence_goes(ran: Any, tiny_checkpoint: Path
     assert AutoModelForCausalLM.from_pretrained(checkpoint).config.num_hidden_layers == 2
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
-    task = build(settled(*small_run(tiny_checkpoint, tmp_path / "stories.txt")).task, tokenizer, model)
+    task = build(validated(*small_run(tiny_checkpoint, tmp_path / "stories.txt")).task, tokenizer, model)
     states: list[Any] = []
     for module in (*model.model.layers, model.model.norm):
         module.register_forward_pre_hook(lambda module, args: states.append(args[0]))

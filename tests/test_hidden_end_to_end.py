@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
+from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
 from policyprune.commands.run import run
 from policyprune.errors import UsageError
 from policyprune.runs.record import Record
@@ -32,7 +32,7 @@ def ran(tiny_checkpoint: Path, tmp_path: Path) -> Any:
 
     def call(*overrides: str) -> tuple[Record, Path]:
         overrides = ("granularity=hidden", *overrides, *QUICK)
-        record = run(settled(*small_run(tiny_checkpoint, corpus, *overrides)), tmp_path / "run")
+        record = run(validated(*small_run(tiny_checkpoint, corpus, *overrides)), tmp_path / "run")
         assert record.status == "finished"
         return record, tmp_path / "run"
 

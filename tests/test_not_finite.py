@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import SMALL_EVALUATION, SMALL_SEARCH, paragraphs, settled, small_run, write_corpus
+from harness import SMALL_EVALUATION, SMALL_SEARCH, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import run as pipeline
 from policyprune.runs.card import card
 from policyprune.runs.record import read_record
@@ -29,7 +29,7 @@ def test_one_that_is_not_finite_loses_no_search(
     monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path / "cache"))
     corpus = write_corpus(tmp_path / "stories.txt", paragraphs(150))
     arguments = small_run(tiny_checkpoint, corpus, *SMALL_SEARCH, *SMALL_EVALUATION, *HERE, "optimizer.steps=1")
-    pipeline.run(settled(*arguments), tmp_path / "run")
+    pipeline.run(validated(*arguments), tmp_path / "run")
     record = read_record(tmp_path / "run")
     assert record is not None
     assert record.status == "finished"

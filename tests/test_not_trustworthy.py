@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
+from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
 from policyprune import cli
 from policyprune.commands import run as pipeline
 from policyprune.errors import RunError
@@ -33,7 +33,7 @@ def test_the_run_fails_and_the_checkpoint_says_why(tiny_checkpoint: Path, corpus
     folder = tmp_path / "run"
     changes = ["optimizer=one_shot", "evaluation.fresh_process=true", *SMALL_EVALUATION]
     with pytest.raises(RunError, match=r"checkpoint' is not trustworthy: its perplexity is .* in memory"):
-        pipeline.run(settled(*small_run(tiny_checkpoint, corpus, *changes)), folder)
+        pipeline.run(validated(*small_run(tiny_checkpoint, corpus, *changes)), folder)
     record = read_record(folder)
     assert record is not None
     assert record.status == "failed"

@@ -11,11 +11,11 @@ import hydra
 import pytest
 import yaml
 
-from harness import SMALL_EVALUATION, clean_environment, paragraphs, settled, small_run, write_corpus
+from harness import SMALL_EVALUATION, clean_environment, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import evaluate as evaluating
 from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
-from policyprune.config.validate import settle
+from policyprune.config.validate import validate
 from policyprune.evaluation.questions import definition, origins
 from policyprune.runs.record import Record, read_record
 from policyprune.runs.summary import summary
@@ -48,7 +48,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     search = ["optimizer.steps=2", "optimizer.batch_size=4", "tuning=cg2", "tuning.sequences=16", "budget.keep=0.7"]
     few = ["evaluation.one_shot=[global]", "evaluation.latency.repeats=0"]
     arguments = small_run(checkpoint, corpus, *search, *ASKED, *SMALL_EVALUATION, *few)
-    pipeline.run(settled(*arguments), folder / "run")
+    pipeline.run(validated(*arguments), folder / "run")
     return folder / "run"
 
 
@@ -91,9 +91,9 @@ def test_the_record_tells_what_each_stage_looked_at(ran: Path) -> None:
 def test_evaluate_gives_the_same_answers(ran: Path, tmp_path: Path) -> None:
     source = [f"model.source={ran / 'checkpoint'}", "model.name=tiny", "model.trust_remote_code=true"]
     corpus = ["task=text", f"task.files=[{ran.parent / 'stories.txt'}]", "evaluation.lengths=[]"]
-    settled("seed=0")  # registers the schemas
+    validated("seed=0")  # registers the schemas
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = settle(hydra.compose("evaluate", [*source, *corpus, *ASKED, "evaluation.latency.repeats=0"]))
+        config = validate(hydra.compose("evaluate", [*source, *corpus, *ASKED, "evaluation.latency.repeats=0"]))
     record = evaluating.run(config, tmp_path / "again")
     assert answers(record, "evaluated") == answers(record_of(ran), "tuned")
 
@@ -101,7 +101,7 @@ def test_evaluate_gives_the_same_answers(ran: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_of_the_harness_gives_the_same_numbers(ran: Path, tmp_path: Path) -> None:
     paths = []
-    for name, source in origins(settled(*ASKED).evaluation.zero_shot).items():
+    for name, source in origins(validated(*ASKED).evaluation.zero_shot).items():
         paths.append(tmp_path / f"{name}.yaml")
         paths[-1].write_text(yaml.safe_dump(definition(name, source)))
     model = f"pretrained={ran / 'checkpoint'},trust_remote_code=True,dtype=float32"

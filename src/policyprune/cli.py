@@ -61,10 +61,10 @@ def doctor(arguments: list[str]) -> int:
         from policyprune.commands import doctor as families  # imports torch
 
         return families.examine_families()
-    from policyprune.config.application import settled
+    from policyprune.config.application import validated
     from policyprune.storage.sources import check_source
 
-    config = settled(arguments)
+    config = validated(arguments)
     check_source(config.model.source, weights=False)
     from policyprune.commands import doctor as model  # imports torch
 

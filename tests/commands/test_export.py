@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import paragraphs, settled, small_run, write_corpus
+from harness import paragraphs, small_run, validated, write_corpus
 from policyprune import cli
 from policyprune.commands import export as exporting
 from policyprune.commands import run as pipeline
@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pat
     top = tmp_path_factory.mktemp("exporting")
     corpus = write_corpus(top / "stories.txt", paragraphs(150))
     few = ["evaluation.lengths=[32]", "evaluation.max_tokens=256", "export=hf"]
-    pipeline.run(settled(*small_run(tiny_checkpoint, corpus, "optimizer=one_shot", *FAST, *few)), top / "run")
+    pipeline.run(validated(*small_run(tiny_checkpoint, corpus, "optimizer=one_shot", *FAST, *few)), top / "run")
     return top / "run"
 
 

@@ -12,11 +12,11 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from encoders import reviews, save_encoder
-from harness import console, foreign_lines, settled
+from harness import console, foreign_lines, validated
 from policyprune.commands import finetune as finetuning
 from policyprune.config.options import conf_dir
 from policyprune.config.store import register
-from policyprune.config.validate import settle
+from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 from policyprune.runs.folder import finished_before
 from policyprune.runs.record import Row, read_record
@@ -45,7 +45,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> 
 def composed(*overrides: str) -> Any:
     register()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return settle(hydra.compose("finetune", list(overrides)))
+        return validate(hydra.compose("finetune", list(overrides)))
 
 
 def values(rows: list[Row]) -> dict[str, float]:
@@ -165,13 +165,13 @@ def test_regression_and_plain_labels(tmp_path: Path, arguments: list[str]) -> No
 def test_it_starts_from_the_pretrained_model() -> None:
     """Not from the checkpoint that others fine-tuned for this task, which is what a run prunes."""
     words = ("model=bert_base", "task=glue/sst2")
-    assert settled(*words).model.source != "google-bert/bert-base-uncased"
+    assert validated(*words).model.source != "google-bert/bert-base-uncased"
     assert composed(*words).model.source == "google-bert/bert-base-uncased"
 
 
 def test_a_language_modeling_task_is_refused(arguments: list[str], tmp_path: Path) -> None:
     config = composed(*arguments)
-    config.task = settled().task
+    config.task = validated().task
     with pytest.raises(UsageError, match="cannot be fine-tuned on"):
         finetuning.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -183,7 +183,7 @@ def test_the_fine_tuned_checkpoint_is_what_a_run_prunes(arguments: list[str], tm
 
     finetuning.run(composed(*arguments, "training.epochs=1"), tmp_path / "here")
     shutil.rmtree(tmp_path / "here" / "trainer")
-    config = settled("model=bert_base", "task=glue/sst2", f"model.source={tmp_path / 'here' / 'checkpoint'}")
+    config = validated("model=bert_base", "task=glue/sst2", f"model.source={tmp_path / 'here' / 'checkpoint'}")
     model, _ = load(config.model, config.task)
     for name, tensor in weights(tmp_path / "here").items():
         assert torch.equal(model.state_dict()[name].cpu(), tensor), name

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from command_lines import TABLE, replaced
-from harness import settled
+from harness import validated
 
 Refusal = Callable[..., str]
 SECONDS = 10
@@ -63,7 +63,7 @@ def wrong(annotation: Any) -> list[str]:
 
 
 GIVEN = ["optimizer=ppo", "tuning=reconstruct", "budget=latency", "tracker=wandb"]
-KEYS = dict(leaves(settled(*GIVEN)))
+KEYS = dict(leaves(validated(*GIVEN)))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from harness import clean_environment, composed, settled
+from harness import clean_environment, composed, validated
 from policyprune.config.validate import fingerprint, run_label
 
 
@@ -15,25 +15,25 @@ from policyprune.config.validate import fingerprint, run_label
 )
 def test_fingerprint_changes_with_what_changes_the_result(override: str) -> None:
     rest = ["evaluation.fresh_process=false"]
-    assert fingerprint(settled(override, *rest)) != fingerprint(settled(*rest))
+    assert fingerprint(validated(override, *rest)) != fingerprint(validated(*rest))
 
 
 @pytest.mark.parametrize("override", ["force=true", "tracker=wandb", "hydra.run.dir=elsewhere"])
 def test_fingerprint_ignores_what_does_not(override: str) -> None:
-    assert fingerprint(settled(override)) == fingerprint(settled())
+    assert fingerprint(validated(override)) == fingerprint(validated())
     assert run_label(composed(override)) == run_label(composed())
 
 
 def test_fingerprint_is_the_same_in_another_process() -> None:
     script = (
-        "from harness import composed, settled\n"
+        "from harness import composed, validated\n"
         "from policyprune.config.validate import fingerprint, run_label\n"
-        "print(fingerprint(settled('seed=3')), run_label(composed('seed=3')))"
+        "print(fingerprint(validated('seed=3')), run_label(composed('seed=3')))"
     )
     path = next(entry for entry in sys.path if entry.endswith("tests"))
     variables = clean_environment(PYTHONPATH=path, PYTHONHASHSEED="7")
     done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [fingerprint(settled("seed=3")), run_label(composed("seed=3"))]
+    assert done.stdout.split() == [fingerprint(validated("seed=3")), run_label(composed("seed=3"))]
 
 
 def test_run_label_says_the_axes_and_tells_apart_what_it_does_not_say() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from harness import settled
+from harness import validated
 from policyprune import cli
 from policyprune.config import targets as subjects
 from policyprune.config.composition import composed
@@ -61,7 +61,7 @@ def test_a_quoted_string_is_one_override_with_this_value(text: str) -> None:
 
 def recorded(folder: Path, **changes: Any) -> Path:
     """A run's folder with a record in which some of the config is changed."""
-    config = OmegaConf.to_container(OmegaConf.structured(settled("task=wikitext2")), resolve=True)
+    config = OmegaConf.to_container(OmegaConf.structured(validated("task=wikitext2")), resolve=True)
     assert isinstance(config, dict)
     for key, value in changes.items():
         group, _, name = key.partition("__")

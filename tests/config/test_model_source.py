@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from omegaconf import open_dict
 
-from harness import composed, settled
+from harness import composed, validated
 from policyprune.config.application import perform
 from policyprune.config.sweep import jobs, opened, points
-from policyprune.config.validate import fingerprint, settle
+from policyprune.config.validate import fingerprint, validate
 
 TABLES = ("bert_base", "roberta_base", "distilbert")
 
@@ -16,7 +16,7 @@ TABLES = ("bert_base", "roberta_base", "distilbert")
 @pytest.mark.parametrize("model", TABLES)
 def test_the_table_names_the_model_of_a_task(model: str) -> None:
     raw = composed(f"model={model}", "task=glue/sst2")
-    assert settle(raw).model.source == raw.model.fine_tuned["glue/sst2"]
+    assert validate(raw).model.source == raw.model.fine_tuned["glue/sst2"]
 
 
 @pytest.mark.parametrize("model", TABLES)
@@ -24,26 +24,26 @@ def test_a_task_that_is_not_in_the_table_takes_the_pretrained_model(model: str) 
     raw = composed(f"model={model}", "task=glue/sst2")
     with open_dict(raw):
         del raw.model.fine_tuned["glue/sst2"]
-    assert settle(raw).model.source.split("/")[-1] in ("bert-base-uncased", "roberta-base", "distilbert-base-uncased")
+    assert validate(raw).model.source.split("/")[-1] in ("bert-base-uncased", "roberta-base", "distilbert-base-uncased")
 
 
 @pytest.mark.parametrize("model", TABLES)
 def test_what_a_person_states_wins_over_the_table(model: str) -> None:
-    config = settled(f"model={model}", "task=glue/sst2", "model.source=/mine")
+    config = validated(f"model={model}", "task=glue/sst2", "model.source=/mine")
     assert config.model.source == "/mine"
     assert not config.model.fine_tuned  # nobody downstream can look there again
 
 
 def test_the_order_of_the_words_does_not_matter() -> None:
-    assert settled("model.source=/mine", "task=glue/sst2", "model=bert_base").model.source == "/mine"
+    assert validated("model.source=/mine", "task=glue/sst2", "model=bert_base").model.source == "/mine"
 
 
 def test_a_row_of_the_table_that_is_not_used_makes_no_other_run() -> None:
     words = ("model=bert_base", "task=glue/sst2")
     raw = composed(*words)
     raw.model.fine_tuned["glue/rte"] = "another"  # a later version of the table
-    assert fingerprint(settle(raw)) == fingerprint(settled(*words))
-    assert fingerprint(settled(*words)) != fingerprint(settled(*words, "model.source=/mine"))
+    assert fingerprint(validate(raw)) == fingerprint(validated(*words))
+    assert fingerprint(validated(*words)) != fingerprint(validated(*words, "model.source=/mine"))
 
 
 def test_a_plan_is_laid_on_the_model_that_is_stated() -> None:

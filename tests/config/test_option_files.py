@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from harness import composed, settled
+from harness import composed, validated
 from policyprune.config.options import conf_dir, groups, options
 from policyprune.config.schema import SCHEMAS, Config, PolicyGradient
 
@@ -19,7 +19,7 @@ EVERY_OPTION = [(group, option) for group in groups() for option in options(grou
 
 @pytest.mark.parametrize(("group", "option"), EVERY_OPTION)
 def test_every_option_settles(group: str, option: str) -> None:
-    config = settled(f"{group}={option}", *NEEDED.get((group, option), []))
+    config = validated(f"{group}={option}", *NEEDED.get((group, option), []))
     assert isinstance(config, Config)
     if group == "method":
         assert config.method == option
@@ -53,14 +53,14 @@ def test_no_option_file_names_python_code() -> None:
 
 
 def test_an_experiment_keeps_its_scalars_and_the_command_line_wins() -> None:
-    assert settled("experiment=demo").evaluation.lengths == [128, 1024]
-    assert settled("experiment=demo", "evaluation.lengths=[64]").evaluation.lengths == [64]
-    assert settled("experiment=demo", "optimizer=one_shot").optimizer.name == "one_shot"
+    assert validated("experiment=demo").evaluation.lengths == [128, 1024]
+    assert validated("experiment=demo", "evaluation.lengths=[64]").evaluation.lengths == [64]
+    assert validated("experiment=demo", "optimizer=one_shot").optimizer.name == "one_shot"
 
 
 def test_an_option_built_on_another_changes_what_it_names_alone() -> None:
-    paper = settled("optimizer=policy_gradient_paper").optimizer
-    released = settled("optimizer=policy_gradient_released").optimizer
+    paper = validated("optimizer=policy_gradient_paper").optimizer
+    released = validated("optimizer=policy_gradient_released").optimizer
     assert isinstance(paper, PolicyGradient)
     assert isinstance(released, PolicyGradient)
     changed = {key for key, value in vars(paper).items() if getattr(released, key) != value}

@@ -1,11 +1,11 @@
-"""The origin of labelled data is decided when the config is settled, and is part of what names a run."""
+"""The origin of labelled data is decided when a config is checked, and is part of what names a run."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from harness import composed, settled
+from harness import composed, validated
 from policyprune.config.sweep import jobs, opened, points
 from policyprune.config.validate import fingerprint, run_label
 from policyprune.errors import UsageError
@@ -27,7 +27,7 @@ def test_other_data_are_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
     for trouble in ("", hub.NO_NETWORK):
         answer(monkeypatch, trouble)
-        config = settled(*SST2)
+        config = validated(*SST2)
         found[config.task.origin] = (fingerprint(config), run_label(composed(*SST2)))
     assert set(found) == {"hub", "embedded"}
     assert found["hub"][0] != found["embedded"][0]
@@ -38,38 +38,38 @@ def test_other_data_are_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_decided_is_the_same_run_as_what_is_stated(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
     answer(monkeypatch, "" if origin == "hub" else hub.NO_NETWORK)
     stated = (*SST2, f"task.origin={origin}")
-    assert fingerprint(settled(*SST2)) == fingerprint(settled(*stated))
+    assert fingerprint(validated(*SST2)) == fingerprint(validated(*stated))
     assert run_label(composed(*SST2)) == run_label(composed(*stated))
 
 
 def test_a_hub_that_is_not_well_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, "status 503")
     with pytest.raises(UsageError, match=r"^task\.origin: .*status 503.*try again"):
-        settled(*SST2)
+        validated(*SST2)
 
 
 def test_nothing_is_asked_where_nothing_is_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hub, "trouble", None)
-    assert settled("model=bert_base", "task=glue/mnli", "evaluation.fresh_process=false").task.origin == "hub"
+    assert validated("model=bert_base", "task=glue/mnli", "evaluation.fresh_process=false").task.origin == "hub"
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([{"sentence": "a", "label": 0}]), encoding="utf-8")
     files = [f"++task.data_files.{split}={path}" for split in ("train", "validation")]
-    assert settled(*SST2, *files).task.origin == "auto"
-    assert settled(*SST2, "task.origin=embedded").task.origin == "embedded"
+    assert validated(*SST2, *files).task.origin == "auto"
+    assert validated(*SST2, "task.origin=embedded").task.origin == "embedded"
 
 
 def test_embedded_is_refused_where_there_are_no_such_files() -> None:
     with pytest.raises(UsageError, match=r"^task\.origin: embedded has no 'train' split for task=glue/rte"):
-        settled("model=bert_base", "task=glue/rte", "task.origin=embedded", "evaluation.fresh_process=false")
+        validated("model=bert_base", "task=glue/rte", "task.origin=embedded", "evaluation.fresh_process=false")
 
 
 def test_the_origin_of_questions_is_decided_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for trouble in ("", hub.NO_NETWORK):
         answer(monkeypatch, trouble)
-        config = settled("evaluation=zero_shot")
+        config = validated("evaluation=zero_shot")
         found.append((config.evaluation.zero_shot.source, fingerprint(config)))
-        assert settled().evaluation.zero_shot.source == "auto", "no questions, no origin"
+        assert validated().evaluation.zero_shot.source == "auto", "no questions, no origin"
     assert [source for source, _ in found] == ["hub", "embedded"]
     assert found[0][1] != found[1][1]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import SMALL_EVALUATION, SMALL_TASK, paragraphs, settled, write_corpus
+from harness import SMALL_EVALUATION, SMALL_TASK, paragraphs, validated, write_corpus
 from policyprune.config.options import groups, options
 
 Refusal = Callable[..., str]
@@ -193,7 +193,7 @@ def test_impossible_combination(refusal: Refusal, overrides: list[str], key: str
     ],
 )
 def test_neighbours_of_impossible_combinations_are_possible(overrides: list[str]) -> None:
-    assert settled(*overrides)
+    assert validated(*overrides)
 
 
 @pytest.mark.parametrize("word", ["prune", "sweeep", "budget"])

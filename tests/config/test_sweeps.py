@@ -16,7 +16,7 @@ from policyprune.config.completion import complete
 from policyprune.config.options import groups, sweeps, sweeps_dir
 from policyprune.config.schema import Wandb
 from policyprune.config.sweep import Job, jobs, opened, points
-from policyprune.config.validate import UNFINGERPRINTED, fingerprint, run_label, settle
+from policyprune.config.validate import UNFINGERPRINTED, fingerprint, run_label, validate
 
 Points = list[list[str]]
 
@@ -96,7 +96,7 @@ def test_jobs_are_what_hydra_composes() -> None:
             assert run_label(whole) == job.folder.name
             with open_dict(whole):
                 del whole["hydra"]
-            config = settle(whole)
+            config = validate(whole)
             assert isinstance(config.tracker, Wandb)
             config.tracker.group = "smoke"
             assert config == job.config
@@ -114,7 +114,7 @@ def test_a_run_by_hand_is_the_run_of_the_sweep() -> None:
     measured = ["evaluation.one_shot=[]", "evaluation.fresh_process=false"]
     measured += ["evaluation.latency.batch_sizes=[2]", "evaluation.latency.repeats=7"]
     measured += ["evaluation=zero_shot", "evaluation.zero_shot.tasks=[arc_easy,piqa]", "evaluation.zero_shot.limit=10"]
-    config = settle(compose_run(*by_hand, *sizes, *measured, "evaluation.max_tokens=2048"))
+    config = validate(compose_run(*by_hand, *sizes, *measured, "evaluation.max_tokens=2048"))
     assert fingerprint(config) == fingerprint(job.config)
     assert "method" in UNFINGERPRINTED
 

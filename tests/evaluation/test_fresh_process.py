@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import settled
+from harness import validated
 from policyprune.config import targets as subjects
 from policyprune.errors import UsageError
 from policyprune.evaluation import fresh_process
@@ -63,7 +63,7 @@ def test_a_record_gives_no_leave(verb: str, stated: bool, foreign: tuple[Path, P
     run = tmp_path / "run"
     run.mkdir()
     folder.rename(run / "checkpoint")
-    config = asdict(settled())
+    config = asdict(validated())
     config["model"] |= {"name": "x", "trust_remote_code": stated}
     (run / "record.json").write_text(json.dumps({"schema": 1, "status": "finished", "config": config}))
     words = subjects.evaluating(str(run), []) if verb == "evaluate" else subjects.exporting(str(run))

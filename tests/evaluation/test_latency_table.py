@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from encoders import make_encoder
-from harness import settled, small_run
+from harness import small_run, validated
 from policyprune.evaluation.latency import blocks as block_timing
 from policyprune.evaluation.latency import rounds
 from policyprune.evaluation.latency import table as latency_table
@@ -83,7 +83,7 @@ def test_widths_are_of_what_gets_narrower(tiny_llama: Any, units: list[str], ali
 @pytest.fixture
 def config(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path / "home"))
-    return settled(
+    return validated(
         *small_run(tiny_checkpoint, tmp_path / "none.txt", "budget=latency", "budget.keep=0.6"),
         *("budget.batch_size=2", "budget.sequence_length=8", "budget.repeats=1"),
     )
@@ -104,7 +104,7 @@ def test_the_latency_of_a_model_is_measured_on_random_weights_and_kept(config: A
 
 def test_other_budgets_measure_nothing(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_table, "skeleton", lambda *given: pytest.fail("a model is built"))
-    assert block_latency(settled(*small_run(tiny_checkpoint, tmp_path / "none.txt"))) is None
+    assert block_latency(validated(*small_run(tiny_checkpoint, tmp_path / "none.txt"))) is None
 
 
 def test_actions_take_turns_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:

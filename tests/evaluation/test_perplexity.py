@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import settled
+from harness import validated
 from policyprune.evaluation.fresh_process import perplexity_elsewhere
 from policyprune.evaluation.perplexity import of_losses, perplexity, window_losses
 from policyprune.evaluation.quality import Predicting
@@ -121,7 +121,7 @@ def test_what_is_not_finite_is_measured_as_null(
     """For every model, whoever made it: a finished search is not lost to it."""
     losses = torch.tensor([3.0, broken])
     monkeypatch.setattr("policyprune.evaluation.quality.window_losses", lambda *arguments: losses)
-    rows = Predicting({24: windows}, settled().evaluation, None).of("pruned", tiny_llama())
+    rows = Predicting({24: windows}, validated().evaluation, None).of("pruned", tiny_llama())
     assert [(row.metric, row.value, row.stderr) for row in rows] == [("perplexity", None, None)]
 
 

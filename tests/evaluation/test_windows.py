@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
+from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import run as pipeline
 from policyprune.errors import UsageError
 from policyprune.evaluation.windows import check_lengths
@@ -22,7 +22,7 @@ def test_what_is_too_long_is_refused_before_weights_are_loaded(
     override: str, reason: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = write_corpus(tmp_path / "a.txt", paragraphs(20))
-    config = settled(*small_run(tiny_checkpoint, corpus, *SMALL_EVALUATION, override))
+    config = validated(*small_run(tiny_checkpoint, corpus, *SMALL_EVALUATION, override))
     monkeypatch.setattr(pipeline, "load", None)
     with pytest.raises(UsageError, match=reason):
         pipeline.run(config, tmp_path / "run")
@@ -31,9 +31,9 @@ def test_what_is_too_long_is_refused_before_weights_are_loaded(
 
 def test_what_is_not_measured_may_be_long(tiny_llama: Any) -> None:
     model = tiny_llama()
-    timed = settled("task=glue/sst2", "evaluation.latency.length=200", "evaluation.latency.repeats=0")
+    timed = validated("task=glue/sst2", "evaluation.latency.length=200", "evaluation.latency.repeats=0")
     check_lengths(timed.evaluation, timed.task, model)
-    encoder = settled("task=glue/sst2", "evaluation.lengths=[500]", "evaluation.latency.length=128")
+    encoder = validated("task=glue/sst2", "evaluation.lengths=[500]", "evaluation.latency.length=128")
     check_lengths(encoder.evaluation, encoder.task, model)  # no perplexity of labelled examples
-    longest = settled("task=wikipedia", "task.calibration.length=128", "evaluation.lengths=[128]")
+    longest = validated("task=wikipedia", "task.calibration.length=128", "evaluation.lengths=[128]")
     check_lengths(longest.evaluation, longest.task, model)

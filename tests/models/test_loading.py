@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from harness import settled
+from harness import validated
 from policyprune.commands.doctor import examine
 from policyprune.config.schema import Classification, LanguageModeling, Model
 from policyprune.errors import UsageError
@@ -89,7 +89,7 @@ def test_attention_that_a_model_has_not_is_refused_alike(tmp_path: Path, tiny_to
     """The doctor says what a run would."""
     example("gemma2").save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
-    config = settled("model.attn_implementation=sdpa", "model.device=cpu", f"model.source={tmp_path}")
+    config = validated("model.attn_implementation=sdpa", "model.device=cpu", f"model.source={tmp_path}")
     for ask in (lambda: skeleton(config.model, TEXT), lambda: load(config.model, TEXT), lambda: examine(config)):
         with pytest.raises(UsageError, match=r"^model\.attn_implementation: 'sdpa' .* use auto"):
             ask()
@@ -111,7 +111,7 @@ def test_a_config_that_says_tied_where_the_weights_are_not_is_mended(
     tiny_tokenizer.save_pretrained(tmp_path)
     stated = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**stated, "tie_word_embeddings": True}))
-    config = settled("task=text", "task.files=[a.txt]", f"model.source={tmp_path}", "model.device=cpu")
+    config = validated("task=text", "task.files=[a.txt]", f"model.source={tmp_path}", "model.device=cpu")
     model, _ = load(config.model, config.task)
     assert model.config.tie_word_embeddings is False
     assert not torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight)
@@ -122,6 +122,6 @@ def test_a_config_that_says_tied_where_the_weights_are_not_is_mended(
 
 def test_files_of_a_tokenizer_that_are_missing_are_told(tiny_llama: Any, tmp_path: Path) -> None:
     tiny_llama().save_pretrained(tmp_path)
-    config = settled("task=text", "task.files=[a.txt]", f"model.source={tmp_path}", "model.device=cpu")
+    config = validated("task=text", "task.files=[a.txt]", f"model.source={tmp_path}", "model.device=cpu")
     with pytest.raises(UsageError, match=r"cannot be loaded: .*tokenizer.*[^:]$"):
         load(config.model, config.task)

@@ -10,12 +10,12 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from encoders import make_encoder, reviews, write_lines
-from harness import settled
+from harness import validated
 from policyprune.commands import finetune as finetuning
 from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
 from policyprune.config.store import register
-from policyprune.config.validate import settle
+from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 from policyprune.evaluation.outputs import outputs
 from policyprune.models.loading import load
@@ -75,7 +75,7 @@ def arguments(folder: Path, source: Path, *more: str) -> list[str]:
 def test_batched_as_alone(tmp_path: Path, tiny_tokenizer: Any, family: str, pad: int | None, padding: bool) -> None:
     """Without a padding token transformers refuses batches; with another one than the tokenizer's it reads padding."""
     source = saved(tmp_path / "tiny", decoder(family, pad), tiny_tokenizer, padding)
-    config = settled(*arguments(tmp_path, source))
+    config = validated(*arguments(tmp_path, source))
     model, tokenizer = load(config.model, config.task)
     task = build(config.task, tokenizer)
     assert isinstance(task, ClassificationTask)
@@ -109,7 +109,7 @@ def test_without_any_token_to_pad_with_the_model_is_refused(tiny_tokenizer: Any)
 def test_a_run_prunes_a_decoder_that_classifies(tmp_path: Path, tiny_tokenizer: Any) -> None:
     source = saved(tmp_path / "tiny", decoder("llama", None), tiny_tokenizer, padding=False)
     more = ["optimizer=one_shot", "importance=fisher", "tuning=none", "budget=params", "budget.keep=0.7"]
-    pipeline.run(settled(*arguments(tmp_path, source, *more, "evaluation.one_shot=[]")), tmp_path / "run")
+    pipeline.run(validated(*arguments(tmp_path, source, *more, "evaluation.one_shot=[]")), tmp_path / "run")
     record = read_record(tmp_path / "run")
     assert record is not None
     values = {row.subject: row.value for row in record.results if row.metric == "cross_entropy"}
@@ -122,7 +122,7 @@ def test_a_decoder_without_a_padding_token_is_fine_tuned_in_batches(tmp_path: Pa
     register()
     words = [*arguments(tmp_path, source), "training.epochs=1", "training.batch_size=8"]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        finetuning.run(settle(hydra.compose("finetune", words)), tmp_path / "run")
+        finetuning.run(validate(hydra.compose("finetune", words)), tmp_path / "run")
     record = read_record(tmp_path / "run")
     assert record is not None
     assert record.status == "finished"

@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 from torch import Tensor
 
 from encoders import encoder_tokenizer, make_encoder
-from harness import settled
+from harness import validated
 from policyprune.commands import doctor
 from policyprune.commands import export as exporting
 from policyprune.config.schema import Exporting
@@ -27,12 +27,12 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture
 def text() -> Any:
-    return settled("task=text", "task.files=[a.txt]")
+    return validated("task=text", "task.files=[a.txt]")
 
 
 @pytest.fixture
 def sst2() -> Any:
-    return settled("task=glue/sst2")
+    return validated("task=glue/sst2")
 
 
 @pytest.fixture

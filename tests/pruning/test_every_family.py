@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from harness import settled
+from harness import validated
 from policyprune.models.causal_loss import token_losses
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.models.families import FAMILIES
@@ -91,7 +91,7 @@ def test_metrics_and_tuning_run(name: str) -> None:
         assert bool(scores.isfinite().all())
         assert bool((scores > 0).float().mean() > 0.5)  # OPT's ReLU leaves some channels silent
     mask = random_mask(own.space, keep=0.8)
-    config = settled("task=glue/sst2", "budget=flops", "optimizer=kwon", "tuning=cg2", "tuning.damp=0.01").tuning
+    config = validated("task=glue/sst2", "budget=flops", "optimizer=kwon", "tuning=cg2", "tuning.damp=0.01").tuning
     scales, report = tune(
         own.model, own.adapter, own.space, mask, evidence.batches(), config, SOLVERS["cg2"], first_token=False
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from harness import settled
+from harness import validated
 from policyprune.models.adapter import adapt
 from policyprune.models.causal_loss import token_losses
 from policyprune.pruning.budget.budget import make_budget
@@ -31,7 +31,7 @@ def no_packing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def descent(tiny_llama: Any, optimizer: str, *overrides: str) -> tuple[Descent, Forwards]:
     model = tiny_llama(attn_implementation="sdpa")
-    config = settled("budget.keep=0.8", f"optimizer={optimizer}", "optimizer.batch_size=4", *overrides)
+    config = validated("budget.keep=0.8", f"optimizer={optimizer}", "optimizer.batch_size=4", *overrides)
     adapter = adapt(model)
     space = space_of(adapter, ("attention", "ffn"))
     start = torch.full((space.n,), 0.8)

@@ -23,7 +23,7 @@ from policyprune.tasks.squad import QuestionAnsweringTask
 from policyprune.tasks.windows import Windows
 from policyprune.tuning import TUNINGS
 
-settled = cache(harness.settled)
+validated = cache(harness.validated)
 LENGTHS, PAD, MORE = torch.tensor([5, 9, 12, 7, 12, 3]), 2, 8
 
 
@@ -58,14 +58,14 @@ def decoder(labels: int = 2) -> PreTrainedModel:
 
 
 def classification(encoded: Encoded, classes: int = 2) -> ClassificationTask:
-    config = settled("task=glue/sst2", "model=bert_base").task
+    config = validated("task=glue/sst2", "model=bert_base").task
     assert isinstance(config, Classification)
     labels = torch.arange(len(LENGTHS)) % 2 if classes > 1 else torch.linspace(0, 5, len(LENGTHS))
     return ClassificationTask(LabelledExamples(encoded, labels), {}, replace(config, classes=classes))
 
 
 def questions(encoded: Encoded) -> QuestionAnsweringTask:
-    config = settled("task=squad_v1", "model=bert_base").task
+    config = validated("task=squad_v1", "model=bert_base").task
     assert isinstance(config, QuestionAnswering)
     spans = torch.stack([torch.zeros_like(LENGTHS), LENGTHS - 1], 1)
     return QuestionAnsweringTask(Windows(encoded, torch.arange(len(LENGTHS)), [], spans), {}, config)
@@ -103,7 +103,7 @@ def test_no_tuning_sees_padding(name: str, make: Callable[[], PreTrainedModel], 
     model = make()
     adapter, space = parts(model)
     mask = torch.arange(space.n) % 3 > 0
-    config = settled(f"tuning={name}").tuning
+    config = validated(f"tuning={name}").tuning
 
     def edits(encoded: Encoded) -> list[dict[str, Tensor]]:
         batches = [encoded.inputs(torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4, 5])]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from encoders import make_encoder
-from harness import settled
+from harness import validated
 from policyprune.config.schema import PPO
 from policyprune.errors import UsageError
 from policyprune.models import precision
@@ -460,7 +460,7 @@ def test_masks_are_evaluated_alike_on_smaller_models(
     model = make_encoder(num_labels=3)
     adapter = adapt(model)
     space = space_of(adapter, ["attention", "ffn"])
-    config = settled(
+    config = validated(
         "task=glue/sst2",
         "budget=flops",
         "budget.keep=0.5",
@@ -502,7 +502,7 @@ def test_a_search_does_not_go_on_in_another_dtype(tmp_path: Path, monkeypatch: p
     model = make_encoder(num_labels=3)
     adapter = adapt(model)
     space = space_of(adapter, ["attention", "ffn"])
-    config = settled("task=glue/sst2", "budget=flops", "budget.keep=0.5", "optimizer=kwon", "model.search_dtype=auto")
+    config = validated("task=glue/sst2", "budget=flops", "budget.keep=0.5", "optimizer=kwon", "model.search_dtype=auto")
     budget = make_budget(config.budget, adapter, space)
     ones = torch.ones(space.n)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import settled
+from harness import validated
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.pruning.budget.block_latency import BlockLatency
@@ -76,7 +76,7 @@ def test_a_budget_that_only_the_spared_could_meet_names_the_smallest(
 
 def test_latency_of_spared_layers_is_paid(synthetic_adapter: Any) -> None:
     """A layer of the table takes 0.1 + 0.4 + 0.5 of a dense one."""
-    config = settled("budget=latency", "budget.keep=0.6").budget
+    config = validated("budget=latency", "budget.keep=0.6").budget
     adapter = synthetic_adapter(COUNTS)
     latency = BlockLatency(0.1, {"attention": 0.2, "ffn": 0.1}, {"attention": 0.05, "ffn": 0.02})
     budget = make_budget(config, adapter, space_of(adapter, ["attention", "ffn"], SPARED), latency)
@@ -115,7 +115,7 @@ def test_the_smaller_model_computes_what_the_masked_one_does(tiny_llama: Any, bu
 )
 def test_refusals(overrides: list[str], line: str) -> None:
     with pytest.raises(UsageError, match=line):
-        settled(*overrides)
+        validated(*overrides)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,6 @@ def test_refusals(overrides: list[str], line: str) -> None:
     ],
 )
 def test_baselines_are_what_their_authors_define(method: str, scope: str, spared: list[float]) -> None:
-    config = settled(f"method={method}")
+    config = validated(f"method={method}")
     assert (config.budget.scope, config.granularity.spared) == (scope, spared)
-    assert settled(f"method={method}", "budget.scope=uniform", "granularity.spared=[0,0]").budget.scope == "uniform"
+    assert validated(f"method={method}", "budget.scope=uniform", "granularity.spared=[0,0]").budget.scope == "uniform"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import settled
+from harness import validated
 from policyprune.runs.card import card, write_card
 from policyprune.runs.published import argument, prose
 from policyprune.runs.record import Record
@@ -16,7 +16,7 @@ from policyprune.runs.record import Record
 def record(**changes: Any) -> Record:
     from dataclasses import asdict
 
-    made = Record(config=asdict(settled(*changes.pop("overrides", []))), config_hash="0", hardware={})
+    made = Record(config=asdict(validated(*changes.pop("overrides", []))), config_hash="0", hardware={})
     made.command = ["/bin/policyprune", "budget.keep=0.7", "task.files=[a b.txt]"]
     made.search = {"forwards": 1600}
     made.add("dense", "perplexity", 12.34, "", {"length": 128})

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from harness import settled
+from harness import validated
 from policyprune.config.schema import Config
 from policyprune.config.validate import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return settled("optimizer=one_shot")
+    return validated("optimizer=one_shot")
 
 
 def on_disk(folder: Path) -> dict[str, object]:
@@ -86,7 +86,7 @@ def test_a_finished_run_is_found(config: Config, tmp_path: Path) -> None:
 def test_force_repeats(config: Config, tmp_path: Path) -> None:
     with recorded(config, tmp_path, CPU):
         pass
-    assert finished_before(settled("optimizer=one_shot", "force=true"), tmp_path) is None
+    assert finished_before(validated("optimizer=one_shot", "force=true"), tmp_path) is None
 
 
 def test_failed_and_interrupted_runs_are_repeated(config: Config, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_another_config_in_the_same_folder_is_refused(config: Config, tmp_path: 
     with recorded(config, tmp_path, CPU):
         pass
     before = (tmp_path / FILE).read_bytes()
-    other = settled("optimizer=one_shot", "seed=1", f"force={force}")
+    other = validated("optimizer=one_shot", "seed=1", f"force={force}")
     with pytest.raises(UsageError, match=r"hydra\.run\.dir: .*name another folder"):
         finished_before(other, tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
@@ -213,7 +213,7 @@ def refused(config: Config, folder: Path, *, searched: bool = False) -> None:
 def test_a_run_that_is_refused_before_it_searched_leaves_nothing(config: Config, tmp_path: Path) -> None:
     refused(config, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    with recorded(settled("optimizer=one_shot", "seed=1"), tmp_path, CPU):
+    with recorded(validated("optimizer=one_shot", "seed=1"), tmp_path, CPU):
         pass
 
 
@@ -222,7 +222,7 @@ def test_a_refusal_leaves_a_finished_run_as_it_was(config: Config, tmp_path: Pat
         (tmp_path / "curve.jsonl").write_text("a curve")
         (tmp_path / "mask.safetensors").write_text("a mask")
     before = folder_of(tmp_path)
-    refused(settled("optimizer=one_shot", "force=true"), tmp_path)
+    refused(validated("optimizer=one_shot", "force=true"), tmp_path)
     assert folder_of(tmp_path) == before
 
 
@@ -230,7 +230,7 @@ def test_a_refusal_after_the_search_is_recorded_and_protects_what_was_found(conf
     refused(config, tmp_path, searched=True)
     assert on_disk(tmp_path)["status"] == "failed"
     with pytest.raises(UsageError, match="another config"):
-        finished_before(settled("optimizer=one_shot", "seed=1"), tmp_path)
+        finished_before(validated("optimizer=one_shot", "seed=1"), tmp_path)
 
 
 def test_a_failed_run_without_a_search_gives_way_to_another_config(
@@ -240,7 +240,7 @@ def test_a_failed_run_without_a_search_gives_way_to_another_config(
     with pytest.raises(RuntimeError), recorded(config, tmp_path, CPU):
         raise RuntimeError
     caplog.clear()
-    other = settled("optimizer=one_shot", "seed=1")
+    other = validated("optimizer=one_shot", "seed=1")
     assert finished_before(other, tmp_path) is None
     with recorded(other, tmp_path, CPU):
         assert not (tmp_path / "importance.state").exists()
@@ -253,7 +253,7 @@ def test_a_record_that_cannot_be_read_is_not_overwritten(config: Config, tmp_pat
     (tmp_path / FILE).write_text(content)
     with pytest.raises(UsageError, match=r"hydra\.run\.dir: .* cannot be read \([^\n]*\), force=true [^\n]*$"):
         finished_before(config, tmp_path)
-    assert finished_before(settled("optimizer=one_shot", "force=true"), tmp_path) is None
+    assert finished_before(validated("optimizer=one_shot", "force=true"), tmp_path) is None
     with recorded(config, tmp_path, CPU):
         pass
     assert finished_before(config, tmp_path) is not None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import SMALL_EVALUATION, paragraphs, settled, small_run, write_corpus
+from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import run as pipeline
 from policyprune.errors import UsageError
 from policyprune.evaluation import quality
@@ -30,7 +30,7 @@ def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(checkpoint: Path, corpus: Path, folder: Path, *overrides: str) -> None:
-    pipeline.run(settled(*small_run(checkpoint, corpus, *SMALL_EVALUATION, *overrides)), folder)
+    pipeline.run(validated(*small_run(checkpoint, corpus, *SMALL_EVALUATION, *overrides)), folder)
 
 
 @pytest.mark.usefixtures("no_search")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness import SMALL_SEARCH, paragraphs, settled, small_run, write_corpus
+from harness import SMALL_SEARCH, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import run as pipeline
 from policyprune.config.schema import Config, Given
 from policyprune.errors import UsageError
@@ -22,7 +22,7 @@ from policyprune.runs.record import Record, read_record
 def config(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Config:
     corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "stories.txt", paragraphs(150))
     given = ["evaluation=none", "tuning=cg2", "tuning.sequences=8", *SMALL_SEARCH]
-    return settled(*small_run(tiny_checkpoint, corpus, *given))
+    return validated(*small_run(tiny_checkpoint, corpus, *given))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_without_its_mask_a_run_is_run_again(config: Config, finished: Path, tmp
 
 def test_a_refused_command_does_not_block_its_folder(tiny_checkpoint: Path, tmp_path: Path, config: Config) -> None:
     corpus = write_corpus(tmp_path / "stories.jsonl", paragraphs(60))
-    wrong = settled(*small_run(tiny_checkpoint, corpus, "task.text_column=body"))
+    wrong = validated(*small_run(tiny_checkpoint, corpus, "task.text_column=body"))
     with pytest.raises(UsageError, match=r"task\.text_column"):
         pipeline.run(wrong, tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from forking import Commands, alive
-from harness import clean_environment, paragraphs, settled, small_run, write_corpus
+from harness import clean_environment, paragraphs, small_run, validated, write_corpus
 from policyprune.errors import UsageError
 from policyprune.runs.record import read_record
 
@@ -186,11 +186,11 @@ def test_a_finished_run_needs_no_others(make: Any) -> None:
 def test_what_processes_cannot_share_is_refused(
     overrides: list[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settled(*overrides)
+    validated(*overrides)
     for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=f"^{key}"):
-        settled(*overrides)
+        validated(*overrides)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness import settled
+from harness import validated
 from policyprune.errors import UsageError
 from policyprune.models.loading import load, skeleton
 from policyprune.storage.checkpoint_files import check_model
@@ -117,7 +117,7 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
 @pytest.mark.parametrize(("breaks", "told"), BROKEN, ids=[own[0].__name__ for own in BROKEN])
 def test_a_broken_folder_is_refused_in_one_line(breaks: Any, told: str, copy: Path) -> None:
     breaks(copy)
-    config = settled("task=text", "task.files=[a.txt]", f"model.source={copy}", "model.device=cpu")
+    config = validated("task=text", "task.files=[a.txt]", f"model.source={copy}", "model.device=cpu")
     for ask in (lambda: check_source(str(copy)), lambda: load(config.model, config.task)):
         with pytest.raises(UsageError, match=told) as raised:
             ask()
@@ -132,7 +132,7 @@ def test_a_whole_folder_is_taken(copy: Path) -> None:
 def test_the_doctor_needs_no_weights(copy: Path) -> None:
     (copy / WEIGHTS).unlink()
     check_source(str(copy), weights=False)
-    config = settled("task=text", "task.files=[a.txt]", f"model.source={copy}", "model.device=cpu")
+    config = validated("task=text", "task.files=[a.txt]", f"model.source={copy}", "model.device=cpu")
     assert skeleton(config.model, config.task).device.type == "meta"
 
 
@@ -149,7 +149,7 @@ def test_the_doctor_needs_no_weights(copy: Path) -> None:
 def test_a_broken_file_is_refused_in_one_line(name: str, content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    config = settled("task=text", "task.files=[a.txt]", f"model.source={path}", "model.device=cpu")
+    config = validated("task=text", "task.files=[a.txt]", f"model.source={path}", "model.device=cpu")
     with pytest.raises(UsageError, match=told) as raised:
         load(config.model, config.task)
     assert str(raised.value).startswith(f"model.source: {str(path)!r}")
@@ -197,7 +197,7 @@ def test_a_folder_that_may_not_be_read_is_refused(copy: Path, monkeypatch: pytes
 
 def test_brackets_and_equals_in_a_path_are_nothing_special(copy: Path, tmp_path: Path) -> None:
     odd = copy.rename(tmp_path / "epoch=3 [best]")
-    config = settled("task=text", "task.files=[a.txt]", f"model.source='{odd}'", "model.device=cpu")
+    config = validated("task=text", "task.files=[a.txt]", f"model.source='{odd}'", "model.device=cpu")
     check_source(config.model.source)
     load(config.model, config.task)
 
@@ -208,7 +208,7 @@ def test_whatever_a_library_raises_is_one_line(error: Exception, copy: Path, mon
         raise error
 
     monkeypatch.setattr("policyprune.models.loading.AutoTokenizer.from_pretrained", fails)
-    config = settled("task=text", "task.files=[a.txt]", f"model.source={copy}", "model.device=cpu")
+    config = validated("task=text", "task.files=[a.txt]", f"model.source={copy}", "model.device=cpu")
     with pytest.raises(UsageError, match=rf"^model\.source: .* cannot be loaded: {type(error).__name__}: ") as raised:
         load(config.model, config.task)
     assert "\n" not in str(raised.value)
@@ -224,6 +224,6 @@ def test_what_is_no_fault_of_the_model_passes(
         raise error
 
     monkeypatch.setattr("policyprune.models.loading.AutoTokenizer.from_pretrained", fails)
-    config = settled("task=text", "task.files=[a.txt]", f"model.source={copy}", "model.device=cpu")
+    config = validated("task=text", "task.files=[a.txt]", f"model.source={copy}", "model.device=cpu")
     with pytest.raises(type(error)):
         load(config.model, config.task)

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
 from encoders import encoder_tokenizer, make_encoder, write_lines
-from harness import settled
+from harness import validated
 from policyprune.config.schema import Classification, Evaluation, Examples
 from policyprune.errors import UsageError
 from policyprune.evaluation.quality import Classifying
@@ -93,7 +93,7 @@ def test_every_way_to_write_labels_gives_the_same_number(
     rows = [{"premise": f"a dog {i}", "hypothesis": f"a fox {i}", "label": i % 3} for i in range(12)]
     files = {name: saved(kind, tmp_path / name, rows[at:]) for name, at in (("train", 3), ("validation", 0))}
     files["train"] = saved(kind, tmp_path / "t", [{**row, "premise": "other " + row["premise"]} for row in rows])
-    stated = settled("model=bert_base", "task=glue/mnli", "evaluation.fresh_process=false").task
+    stated = validated("model=bert_base", "task=glue/mnli", "evaluation.fresh_process=false").task
     assert isinstance(stated, Classification)
     changes = {"data_files": files, "test_splits": ["validation"], "calibration": Examples(None, 0)}
     task = build(replace(stated, **changes), encoder_tokenizer(tiny_tokenizer))
@@ -113,7 +113,7 @@ def test_every_way_to_write_labels_gives_the_same_number(
 
 def test_every_glue_task_names_its_classes_in_the_order_of_glue() -> None:
     names = {
-        name: settled("model=bert_base", f"task=glue/{name}", "evaluation.fresh_process=false").task.label_names
+        name: validated("model=bert_base", f"task=glue/{name}", "evaluation.fresh_process=false").task.label_names
         for name in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
     }
     assert names == {

@@ -10,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from encoders import articles, reviews, write_lines
-from harness import settled
+from harness import validated
 from policyprune.config.schema import Examples, Labelled
 from policyprune.errors import UsageError
 from policyprune.storage.hub import NO_NETWORK, trouble
@@ -151,7 +151,7 @@ def test_what_the_refusal_proposes_can_be_said_on_the_command_line() -> None:
         load_split(task(), "train")
     proposal = str(refusal.value).partition("give ")[2].partition("=")[0]
     assert "data_files.train" in proposal
-    config = settled("task=glue/sst2", f"{proposal}=mine.jsonl")
+    config = validated("task=glue/sst2", f"{proposal}=mine.jsonl")
     assert config.task.data_files == {"train": "mine.jsonl"}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness import settled
+from harness import validated
 from policyprune.config.schema import Config
 from policyprune.runs.record import Record
 from policyprune.tracking.tensorboard import plain
@@ -80,7 +80,7 @@ def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("policyprune.tracking.tracker.WandbTracker", lambda *arguments: recorder)
 
     def fail() -> None:
-        with open_tracker(settled("tracker=wandb"), some_record(), tmp_path):
+        with open_tracker(validated("tracker=wandb"), some_record(), tmp_path):
             raise RuntimeError("the search broke")
 
     with pytest.raises(RuntimeError, match="the search broke"):
@@ -93,11 +93,11 @@ def test_no_tracker_needs_no_wandb(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it is an error from here on
     with caplog.at_level(logging.WARNING):
-        with open_tracker(settled("tracker=none"), some_record(), tmp_path) as tracker:
+        with open_tracker(validated("tracker=none"), some_record(), tmp_path) as tracker:
             tracker.log({"loss": 1.0}, 1)
         assert isinstance(tracker, NoTracker)
         assert not caplog.records
-        with open_tracker(settled("tracker=wandb"), some_record(), tmp_path) as tracker:
+        with open_tracker(validated("tracker=wandb"), some_record(), tmp_path) as tracker:
             tracker.log({"loss": 1.0}, 1)
     assert len(caplog.records) == 1, "wandb was not asked for at all, or complained more than once"
 
@@ -152,7 +152,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config:
     for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
     monkeypatch.delenv("WANDB_DIR", raising=False)
-    return settled("tracker=wandb")
+    return validated("tracker=wandb")
 
 
 def test_wandb_offline_run_appears_in_the_folder(
@@ -178,7 +178,10 @@ def test_tensorboard_shows_the_curve_the_keep_rates_and_the_metrics(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with caplog.at_level(logging.WARNING), open_tracker(settled("tracker=tensorboard"), some_record(), tmp_path) as own:
+    with (
+        caplog.at_level(logging.WARNING),
+        open_tracker(validated("tracker=tensorboard"), some_record(), tmp_path) as own,
+    ):
         for step in range(1, 4):
             own.log({"loss": 1.0 / step, "keep": 0.8}, step)
     assert not caplog.records

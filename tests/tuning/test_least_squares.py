@@ -11,7 +11,7 @@ from transformers import LlamaForSequenceClassification
 
 import residuals
 from encoders import make_encoder
-from harness import settled
+from harness import validated
 from policyprune.config.schema import LeastSquares
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.masking import Masking
@@ -239,7 +239,7 @@ def test_a_classifier_is_tuned_on_the_token_that_it_reads(family: str, tiny_llam
         model = LlamaForSequenceClassification(tiny_llama().config).eval().requires_grad_(False)
         model.model.load_state_dict(tiny_llama().model.state_dict())
     adapter = adapt(model)
-    config = settled(
+    config = validated(
         "task=glue/sst2",
         "budget=flops",
         "optimizer=kwon",

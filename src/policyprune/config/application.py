@@ -21,7 +21,7 @@ from policyprune.config.options import conf_dir
 from policyprune.config.places import Place, check_output, leave_as_before, place
 from policyprune.config.schema import Config
 from policyprune.config.store import register
-from policyprune.config.validate import settle
+from policyprune.config.validate import validate
 from policyprune.errors import UsageError, told
 from policyprune.processes import processes, rank
 from policyprune.storage.sources import check_sources
@@ -60,7 +60,7 @@ def launch(
     return 0
 
 
-def settled(overrides: list[str]) -> Config:
+def validated(overrides: list[str]) -> Config:
     """The checked config of a verb that is no run: it has no folder, and takes no flags of Hydra."""
     register()
     config = _of_no_run("doctor", "config", overrides)
@@ -176,7 +176,7 @@ class _Jobs:
         try:
             if processes() > 1 and own.mode == RunMode.MULTIRUN:
                 raise UsageError(f"WORLD_SIZE: {processes()} processes share one run, a sweep needs one process")
-            config = settle(composed)
+            config = validate(composed)
             check_sources(config)
             self.begun = True
             self._action()(config, folder)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.fields import check_added
 from policyprune.config.options import conf_dir, groups, options
-from policyprune.config.validate import settle
+from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 
 MERGED = ("export",)  # groups of which several options may be given
@@ -50,7 +50,7 @@ def composed(config_name: str, overrides: Sequence[str], added: Sequence[str] = 
         named = {name: _folder(config, key) for name, key in folders.items()}
         with open_dict(config):
             del config["hydra"]
-        return Point(tuple(overrides), settle(config), **named)
+        return Point(tuple(overrides), validate(config), **named)
 
 
 def points(config_name: str, given: Namespace, added: Sequence[str]) -> list[Point]:

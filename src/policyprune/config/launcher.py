@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from policyprune.config.literal import quoted
 from policyprune.config.schema import Config
 from policyprune.config.sweep import Job, Sweep, join_group
-from policyprune.config.validate import settle
+from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 
 Action = Callable[[Config, Path], object]
@@ -57,7 +57,7 @@ def _perform(name: str, action: Action, composed: DictConfig) -> None:
     # the record tells this very job, whatever program the launcher started
     sys.argv[:] = ["policyprune", "sweep", name, *hydra_config.overrides.task]
     os.chdir(hydra_config.runtime.cwd)  # with hydra.job.chdir relative paths would mean something else
-    config = settle(composed)
+    config = validate(composed)
     join_group(config, name)
     action(config, Path(hydra_config.runtime.output_dir))
 

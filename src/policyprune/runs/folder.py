@@ -25,11 +25,11 @@ from policyprune.storage.files import clear, disk_trouble, write_whole
 
 log = logging.getLogger(__name__)
 BEGUN = (FILE, "config.yaml", CURVE, "importance.state", "wandb", "tensorboard")  # before a search or training
-Settled = Config | Finetuning | Evaluating
+AnyConfig = Config | Finetuning | Evaluating
 Mend = Callable[[Record], None]
 
 
-def finished_before(config: Settled, folder: Path, mend: Mend | None = None) -> Record | None:
+def finished_before(config: AnyConfig, folder: Path, mend: Mend | None = None) -> Record | None:
     """The finished record of the same config in `folder`; None where it is to be run, or run again.
 
     `mend(record)` makes again what a finished run has lost, where its mask is not lost too. UsageError when another
@@ -71,7 +71,7 @@ def finished_before(config: Settled, folder: Path, mend: Mend | None = None) -> 
 
 
 @contextmanager
-def recorded(config: Settled, folder: Path, device: torch.device) -> Iterator[Record]:
+def recorded(config: AnyConfig, folder: Path, device: torch.device) -> Iterator[Record]:
     """A record that is on disk as `running` while the block runs, then as `finished`, `interrupted` or `failed`.
 
     UsageError when another process works in the folder.
@@ -107,7 +107,7 @@ def _check_places(folder: Path) -> None:
             raise UsageError(f"hydra.run.dir: {str(path)!r} is no {wanted}, move it away or name another folder")
 
 
-def _forget_others(config: Settled, folder: Path) -> None:
+def _forget_others(config: AnyConfig, folder: Path) -> None:
     """States of a run that is finished, or of another config, are of no use to this one."""
     try:
         earlier = read_record(folder)
@@ -135,7 +135,7 @@ def _withdraw(folder: Path, before: Mapping[str, bytes | None]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _begun(config: Settled, device: torch.device) -> Record:
+def _begun(config: AnyConfig, device: torch.device) -> Record:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return Record(
         config=asdict(config),
