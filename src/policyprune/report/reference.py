@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from policyprune.config.options import sweeps_dir
 from policyprune.errors import UsageError
 from policyprune.report.metrics import PLACE
 
 COLUMNS = ("model", "task", "method", "tuning", "keep", "metric", "protocol", "value", "source")
-PACKAGED = Path(__file__).resolve().parents[2] / "sweeps" / "reference"
-CHECKOUT = Path(__file__).resolve().parents[4] / "sweeps" / "reference"
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Published:
 
 
 def reference_dir() -> Path:
-    """The published values: inside an installed wheel, or beside src/ in a checkout."""
-    return PACKAGED if PACKAGED.is_dir() else CHECKOUT
+    """The published values, beside the sweeps that reproduce them."""
+    return sweeps_dir() / "reference"
 
 
 def table_names() -> list[str]:
