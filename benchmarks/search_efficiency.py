@@ -41,6 +41,7 @@ from policyprune.pruning.compensation import Edits
 from policyprune.pruning.importance import scores_of
 from policyprune.pruning.importance.initialisation import initial_probabilities
 from policyprune.pruning.optimizers import OPTIMIZERS, Problem
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.search.calibration import fit_edits, gather
 from policyprune.search.forwards import Forwards
@@ -148,7 +149,7 @@ def one(arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     space = space_of(adapter, config.granularity.units, config.granularity.spared)
     budget, task = make_budget(config.budget, adapter, space), build(config.task, tokenizer, model)
     windows, quick = task.windows(128, config.evaluation.max_tokens), in_search_dtype(model, config.model)
-    sliced = Sliced(quick, adapter, space.units)
+    sliced = Sliced(PrunableModel(quick, adapter, space))
     began = time.perf_counter()
     metric = space.pooled(scores_of(config.importance.name, gather(config, model, quick, adapter, space.units, task)))
     start = initial_probabilities(metric, space, budget, config.importance).to(model.device)
@@ -170,7 +171,7 @@ def one(arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     mask = space.expand(found.mask)
 
     def quality(edits: Edits | None = None) -> float:
-        smaller = shrink(model, adapter, space.units, mask, edits)
+        smaller = shrink(PrunableModel(model, adapter, space), mask, edits)
         return perplexity(smaller, windows, config.evaluation.batch_tokens)
 
     last["perplexity"] = quality()

@@ -27,6 +27,7 @@ from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.causal_loss import token_losses
 from policyprune.models.loading import load
 from policyprune.pruning.masking import Masking
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of
 from policyprune.runs.stages import measured
 from policyprune.surgery.shrink import shrink
@@ -58,9 +59,9 @@ def kept(space: Space, keep: float) -> Tensor:
 def times(model: PreTrainedModel, adapter: Adapter, space: Space, keep: float, batch: int, length: int, repeats: int):
     """Median seconds of the blocks, and relative to the masked ones."""
     mask = kept(space, keep)
-    masking, sliced = Masking(adapter, space), Sliced(model, adapter, space)
+    masking, sliced = Masking(adapter, space), Sliced(PrunableModel(model, adapter, space))
     dense = layer_calls(model, adapter, batch, length)
-    cut = layer_calls(shrink(model, adapter, space, mask), adapter, batch, length)
+    cut = layer_calls(shrink(PrunableModel(model, adapter, space), mask), adapter, batch, length)
     sliced.set(mask)
     own = layer_calls(sliced.model, adapter, batch, length)
 
@@ -88,7 +89,7 @@ def times(model: PreTrainedModel, adapter: Adapter, space: Space, keep: float, b
 def memory(kind: str, model: PreTrainedModel, adapter: Adapter, space: Space, keep: float, batch: int, length: int):
     """Print the peak in MB of forwards with the loss, in this process."""
     ids = torch.randint(model.config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(0))
-    masking, sliced = Masking(adapter, space), Sliced(model, adapter, space)
+    masking, sliced = Masking(adapter, space), Sliced(PrunableModel(model, adapter, space))
     ids = ids.to(model.device)
     stages: list[dict[str, float]] = []
     with measured(kind, stages):

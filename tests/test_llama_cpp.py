@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from policyprune.models.adapter import adapt
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.gguf import write_gguf
 from policyprune.surgery.shrink import shrink
@@ -41,7 +42,7 @@ def pruned(model: Any, killed: list[tuple[int, str]]) -> Any:
     mask = torch.rand(space.n) < 0.7
     for key in killed:
         space.views(mask)[key].zero_()
-    return shrink(model, adapter, space, mask)
+    return shrink(PrunableModel(model, adapter, space), mask)
 
 
 def greedy(model: Any, ids: list[int]) -> list[int]:

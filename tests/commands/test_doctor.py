@@ -15,7 +15,8 @@ from policyprune.models.examples import example, random_model
 from policyprune.models.families import FAMILIES
 from policyprune.models.miniature import miniature
 from policyprune.surgery.checkpoint import save_checkpoint
-from policyprune.surgery.equivalence import random_mask, subject_of
+from policyprune.surgery.equivalence import probe_of, random_mask
+from policyprune.surgery.shrink import shrink
 
 PHI3 = {"hidden_size": 3072, "num_attention_heads": 32, "intermediate_size": 8192, "num_hidden_layers": 32}
 
@@ -42,7 +43,7 @@ def test_a_config_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the check in a fresh process, which takes seconds."""
-    monkeypatch.setattr("policyprune.surgery.equivalence.reloaded_gaps", lambda subjects: dict.fromkeys(subjects, 0.0))
+    monkeypatch.setattr("policyprune.commands.doctor.reloaded_gaps", lambda subjects: dict.fromkeys(subjects, 0.0))
 
 
 @pytest.mark.usefixtures("one_process")
@@ -75,9 +76,9 @@ def test_a_missing_size_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.usefixtures("one_process")
 def test_a_pruned_checkpoint_shows_its_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    subject = subject_of(example("llama"))
+    subject = probe_of(example("llama"))
     mask = random_mask(subject.space, without=[(1, "attention")])
-    save_checkpoint(subject.shrunk(mask), None, subject.adapter, tmp_path / "pruned")
+    save_checkpoint(shrink(subject, mask), None, subject.adapter, tmp_path / "pruned")
     with pytest.raises(UsageError, match=r"model\.trust_remote_code"):
         cli.doctor([f"model.source={tmp_path / 'pruned'}"])
     assert cli.doctor([f"model.source={tmp_path / 'pruned'}", "model.trust_remote_code=true"]) == 0

@@ -11,6 +11,7 @@ from torch import nn
 from policyprune.evaluation.efficiency import block_macs, block_parameters, latency, parameters
 from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_megabytes
 from policyprune.models.adapter import adapt
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.surgery.shrink import shrink
@@ -22,7 +23,7 @@ def half(model: Any) -> Any:
     """The model without every second unit."""
     adapter = adapt(model)
     space = space_of(adapter, ("attention", "ffn"))
-    return shrink(model, adapter, space, torch.arange(space.n) % 2 == 0)
+    return shrink(PrunableModel(model, adapter, space), torch.arange(space.n) % 2 == 0)
 
 
 def test_tied_weights_count_once(tiny_llama: MakeLlama) -> None:

@@ -16,7 +16,8 @@ from policyprune.evaluation import fresh_process
 from policyprune.evaluation.fresh_process import check_fresh_process, logits_elsewhere, perplexity_elsewhere
 from policyprune.models.examples import example
 from policyprune.surgery.checkpoint import save_checkpoint
-from policyprune.surgery.equivalence import random_mask, subject_of
+from policyprune.surgery.equivalence import probe_of, random_mask
+from policyprune.surgery.shrink import shrink
 
 FOREIGN = """
 from pathlib import Path
@@ -48,8 +49,8 @@ def test_foreign_code_runs_only_with_leave(foreign: tuple[Path, Path], trusted: 
 
 
 def test_our_own_code_needs_none(tmp_path: Path) -> None:
-    subject = subject_of(example("llama"))
-    smaller = subject.shrunk(random_mask(subject.space))
+    subject = probe_of(example("llama"))
+    smaller = shrink(subject, random_mask(subject.space))
     save_checkpoint(smaller, None, subject.adapter, tmp_path / "own")
     ids = torch.arange(20).reshape(2, 10)
     found = logits_elsewhere({tmp_path / "own": ("AutoModelForCausalLM", ids)})[tmp_path / "own"]

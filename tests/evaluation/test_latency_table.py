@@ -18,6 +18,7 @@ from policyprune.models.adapter import adapt
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.budget.selection import select
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink
 
@@ -144,7 +145,7 @@ def test_promised_and_achieved_latency_stand_side_by_side(config: Any, tiny_llam
     space = space_of(adapter, ["attention", "ffn"])
     budget = make_budget(config.budget, adapter, space, TRUE)
     mask = select(torch.rand(space.n), budget)
-    smaller = shrink(model, adapter, space, mask)
+    smaller = shrink(PrunableModel(model, adapter, space), mask)
     rows = {(name, row[0]): row for name, row in kept_latency(config.budget, model, ("pruned", smaller), budget, mask)}
     promised = rows["pruned", "promised_block_latency_share"]
     views = space.views(mask)

@@ -22,6 +22,7 @@ from policyprune.evaluation.measure import Measure
 from policyprune.evaluation.questions import EMBEDDED, STOCK, origins
 from policyprune.evaluation.zero_shot import ZeroShot, mean
 from policyprune.models.adapter import adapt
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.storage.sources import locate
 from policyprune.surgery.shrink import shrink
@@ -170,7 +171,7 @@ def test_a_shrunk_model_of_unequal_widths_answers(model: Any, tiny_tokenizer: An
     space = space_of(adapter, ("attention", "ffn"))
     mask = torch.rand(space.n) < 0.6
     space.views(mask)[1, "attention"].zero_()
-    smaller = shrink(model, adapter, space, mask)
+    smaller = shrink(PrunableModel(model, adapter, space), mask)
     ids = torch.randint(3, 200, (2, 9))
     before = smaller(ids).logits
     harness = ZeroShot(config_of("arc_easy"), tiny_tokenizer)

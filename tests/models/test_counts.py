@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from policyprune.models.adapter import Adapter, adapt
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of
 from policyprune.surgery.shrink import shrink
 
@@ -40,7 +41,7 @@ def test_the_kept_units_cost_what_the_shrunk_model_costs(tiny_llama: Any, biases
     space = space_of(adapter, ["attention", "ffn"])
     mask = torch.rand(space.n) < keep
     mask[space.group_of == 2] = keep == 1.0  # the attention of layer 1 goes as a whole
-    smaller = shrink(model, adapter, space, mask)
+    smaller = shrink(PrunableModel(model, adapter, space), mask)
     assert counted_macs(smaller) == kept_cost(adapter, space, mask, "flops")
     assert counted_params(smaller) == kept_cost(adapter, space, mask, "params") + adapter.fixed_params
 
@@ -51,7 +52,7 @@ def test_the_adapter_of_a_shrunk_model_counts_what_is_left(tiny_llama: Any) -> N
     space = space_of(adapter, ["attention", "ffn"])
     mask = torch.rand(space.n) < 0.5
     mask[space.group_of == 0] = False
-    smaller = adapt(shrink(model, adapter, space, mask))
+    smaller = adapt(shrink(PrunableModel(model, adapter, space), mask))
     assert [b.count for b in smaller.blocks] == [int(view.sum()) for view in space.views(mask).values()]
     assert sum(b.count * b.macs(LENGTH) for b in smaller.blocks) == kept_cost(adapter, space, mask, "flops")
     assert smaller.fixed_params == adapter.fixed_params

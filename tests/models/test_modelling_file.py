@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from policyprune.models.adapter import adapt
 from policyprune.models.modelling_file import MODULE, brings_only_ours, is_ours
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.surgery.shrink import shrink
@@ -25,7 +26,7 @@ def folder(tiny_llama: Any, tmp_path: Path) -> Path:
     adapter = adapt(model)
     space = space_of(adapter, ["ffn"])
     mask = space.group_of != 1
-    save_checkpoint(shrink(model, adapter, space, mask), None, adapter, tmp_path / "pruned")
+    save_checkpoint(shrink(PrunableModel(model, adapter, space), mask), None, adapter, tmp_path / "pruned")
     return tmp_path / "pruned"
 
 

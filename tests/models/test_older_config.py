@@ -13,7 +13,7 @@ from policyprune.models.adapter import adapt
 from policyprune.models.examples import EXAMPLES, SIZES, random_model
 from policyprune.models.families import FAMILIES
 from policyprune.surgery.checkpoint import auto_class, save_checkpoint
-from policyprune.surgery.equivalence import outputs, subject_of
+from policyprune.surgery.equivalence import outputs, probe_of
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 WINDOWS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
@@ -81,7 +81,7 @@ def loaded(folder: Path, like: PreTrainedModel) -> Any:
 def test_old_and_new_names_say_the_same(name: str, tmp_path: Path) -> None:
     kind, changes, wanted = CASES[name]
     config = AutoConfig.for_model(kind, **{**SIZES, **EXAMPLES[kind], **changes})
-    subject = subject_of(random_model(config, FAMILIES[kind].head))
+    subject = probe_of(random_model(config, FAMILIES[kind].head))
     expected = outputs(subject.model, subject.ids)
     save_checkpoint(subject.model, None, subject.adapter, tmp_path / "one")
     first = stated(tmp_path / "one")

@@ -16,15 +16,15 @@ from policyprune.models.layerwise import walk
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.masking import Masking
-from policyprune.surgery.equivalence import Subject, outputs, random_mask, subject_of
+from policyprune.surgery.equivalence import Probe, outputs, probe_of, random_mask
 from policyprune.tuning import SOLVERS, tune
 
 DECODERS = [name for name in EXAMPLES if FAMILIES[name.partition(",")[0]].head == "CausalLM"]
 
 
 @functools.cache
-def subject(name: str) -> Subject:
-    return subject_of(example(name))
+def subject(name: str) -> Probe:
+    return probe_of(example(name))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -132,7 +132,7 @@ def test_every_metric_gives_finite_float32_scores_on_the_cpu(evidence: Evidence,
 def test_every_metric_scores_what_an_earlier_pruning_left(evidence: Evidence, name: str) -> None:
     mask = torch.rand(evidence.space.n) < 0.5
     evidence.space.views(mask)[1, "ffn"].zero_()
-    half = shrink(evidence.model, evidence.adapter, evidence.space, mask)
+    half = shrink(evidence, mask)
     adapter = adapt(half)
     kinds = {group.kind for group in evidence.space.groups}
     evidence = replace(evidence, model=half, adapter=adapter, space=space_of(adapter, kinds))

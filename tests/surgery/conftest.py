@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from policyprune.models.adapter import Adapter, adapt
-from policyprune.pruning.masking import Masking
-from policyprune.pruning.space import Space, space_of
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.space import Space
 
 TOLERANCE = 1e-4  # of the largest logit
 LAYERS = 3
@@ -60,26 +59,22 @@ MASKS: dict[str, Callable[[Space], Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
-class Subject:
+@dataclass(frozen=True, eq=False)
+class Subject(PrunableModel):
     """A dense model, its units, and a batch."""
 
-    model: Any
-    adapter: Adapter
-    space: Space
     ids: Tensor
 
     def masked_logits(self, mask: Tensor) -> Tensor:
         """Logits (B, T, V) under masks (n,) or (B, n)."""
-        with Masking(self.adapter, self.space).on(self.model) as masking, torch.no_grad():
-            masking.set(torch.atleast_2d(mask).float())
-            return self.model(self.ids).logits
+        with self.masked(mask) as model, torch.no_grad():
+            return model(self.ids).logits
 
 
 def subject_of(model: Any, units: tuple[str, ...] = ("attention", "ffn")) -> Subject:
-    adapter = adapt(model)
     ids = torch.randint(3, model.config.vocab_size, (3, 10), generator=torch.Generator().manual_seed(5))
-    return Subject(model, adapter, space_of(adapter, units), ids)
+    prunable = PrunableModel.of(model, units)
+    return Subject(model, prunable.adapter, prunable.space, ids)
 
 
 @pytest.fixture(params=[False, True], ids=["without biases", "with biases"])

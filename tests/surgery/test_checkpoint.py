@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from policyprune.models.adapter import adapt
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery import checkpoint
 from policyprune.surgery.checkpoint import save_checkpoint
@@ -31,7 +32,7 @@ torch.save(model(torch.load(ids)).logits.detach(), out)
 
 def saved(subject: Any, mask: torch.Tensor, tokenizer: Any, folder: Path) -> Any:
     """Shrink, save, and return the shrunk model."""
-    smaller = shrink(subject.model, subject.adapter, subject.space, mask)
+    smaller = shrink(subject, mask)
     save_checkpoint(smaller, tokenizer, subject.adapter, folder)
     return smaller
 
@@ -141,7 +142,7 @@ def test_shards_load_like_a_single_file(
     plain_subject: Any, masks: Any, tiny_tokenizer: Any, tmp_path: Path, assert_same: Any
 ) -> None:
     mask, folder = masks["random 2"](plain_subject.space), tmp_path / "pruned"
-    smaller = shrink(plain_subject.model, plain_subject.adapter, plain_subject.space, mask)
+    smaller = shrink(plain_subject, mask)
     save_checkpoint(smaller, tiny_tokenizer, plain_subject.adapter, folder, max_shard_size="100KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     assert_same(reloaded(folder)(plain_subject.ids).logits, plain_subject.masked_logits(mask))
@@ -151,7 +152,7 @@ def test_tied_embeddings_stay_tied(tiny_llama: Any, plain_subject: Any, tiny_tok
     model = tiny_llama(tie_word_embeddings=True, vocab_size=len(tiny_tokenizer))
     adapter = adapt(model)
     mask = torch.rand(plain_subject.space.n) < 0.6
-    smaller = shrink(model, adapter, plain_subject.space, mask)
+    smaller = shrink(PrunableModel(model, adapter, plain_subject.space), mask)
     assert smaller.lm_head.weight is smaller.model.embed_tokens.weight
     save_checkpoint(smaller, tiny_tokenizer, adapter, tmp_path / "pruned")
     again = reloaded(tmp_path / "pruned")
@@ -191,7 +192,7 @@ def test_a_reloaded_model_can_be_pruned_and_saved_again(
     half = reloaded(tmp_path / "one")
     adapter = adapt(half)
     space = space_of(adapter, units)
-    smaller = shrink(half, adapter, space, torch.rand(space.n) < 0.7)
+    smaller = shrink(PrunableModel(half, adapter, space), torch.rand(space.n) < 0.7)
     save_checkpoint(smaller, tiny_tokenizer, adapter, tmp_path / "two")
     assert_same(reloaded(tmp_path / "two")(plain_subject.ids).logits, smaller(plain_subject.ids).logits)
 
@@ -219,7 +220,7 @@ def test_a_reloaded_model_can_be_pruned_to_equal_widths(
     mask = torch.zeros(space.n, dtype=torch.bool)
     for (_, kind), view in space.views(mask).items():
         view[: 1 if kind == "attention" else 10] = True
-    smaller = shrink(half, adapter, space, mask)
+    smaller = shrink(PrunableModel(half, adapter, space), mask)
     save_checkpoint(smaller, tiny_tokenizer, adapter, tmp_path / "two")
     assert config_of(tmp_path / "two")["architectures"] == ["LlamaForCausalLM"]
     assert not list((tmp_path / "two").glob("*.py"))

@@ -15,7 +15,7 @@ from policyprune.surgery.shrink import shrink
 def folder(plain_subject: Any, masks: Any, tiny_tokenizer: Any, tmp_path: Path) -> Path:
     mask = masks["attention of the middle layer"](plain_subject.space)
     plain_subject.model.generation_config.max_new_tokens = 7
-    smaller = shrink(plain_subject.model, plain_subject.adapter, plain_subject.space, mask)
+    smaller = shrink(plain_subject, mask)
     save_checkpoint(smaller, tiny_tokenizer, plain_subject.adapter, tmp_path / "pruned", max_shard_size="50KB")
     assert len(list((tmp_path / "pruned").glob("*.safetensors"))) > 1
     return tmp_path / "pruned"

@@ -21,6 +21,7 @@ from transformers import (
 from policyprune.models.adapter import adapt
 from policyprune.pruning.compensation import Edits
 from policyprune.pruning.masking import Masking
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.checkpoint import auto_class, save_checkpoint
 from policyprune.surgery.shrink import shrink
@@ -81,7 +82,7 @@ def test_masked_is_shrunk_is_reloaded(
     with masking.on(model):
         masking.set(mask.float()[None])
         masked = outputs(model)
-    smaller = shrink(model, adapter, space, mask)
+    smaller = shrink(PrunableModel(model, adapter, space), mask)
     save_checkpoint(smaller, tiny_tokenizer, adapter, tmp_path / "checkpoint")
     load: Callable[..., PreTrainedModel] = getattr(transformers, auto_class(smaller)).from_pretrained
     reloaded = load(tmp_path / "checkpoint", trust_remote_code=True)
@@ -102,5 +103,5 @@ def test_scales_folded_into_the_weights_equal_scales_as_multipliers() -> None:
     with masking.on(model):
         masking.set(scales[None])
         multiplied = outputs(model)
-    folded = outputs(shrink(model, adapter, space, mask, Edits(scales)))
+    folded = outputs(shrink(PrunableModel(model, adapter, space), mask, Edits(scales)))
     torch.testing.assert_close(folded, multiplied, atol=1e-4 * float(multiplied.abs().max()), rtol=0)

@@ -14,9 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from policyprune.commands import doctor
 from policyprune.models.examples import EXAMPLES, example, random_model
 from policyprune.models.families import FAMILIES
-from policyprune.surgery import equivalence as soundness
+from policyprune.surgery import equivalence
 from policyprune.surgery.checkpoint import save_checkpoint
-from policyprune.surgery.equivalence import Subject, random_mask, subject_of
+from policyprune.surgery.equivalence import Probe, probe_of, random_mask
+from policyprune.surgery.shrink import shrink
 
 DECODERS = [name for name in EXAMPLES if FAMILIES[name.partition(",")[0]].head == "CausalLM"]
 WHOLE = {"olmo2", "bloom", "falcon, ALiBi", "falcon, multi-query"}  # attention of a layer is one unit
@@ -37,8 +38,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
 
 @functools.cache
-def subject(name: str) -> Subject:
-    return subject_of(example(name))
+def subject(name: str) -> Probe:
+    return probe_of(example(name))
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +93,9 @@ def test_parts_of_a_module_cover_it_without_gap_or_overlap(name: str) -> None:
 def test_costs_are_those_of_the_shrunk_model(name: str) -> None:
     config = copy.deepcopy(subject(name).model.config)
     config._attn_implementation = "eager"  # whose products are all counted
-    own = subject_of(random_model(config, subject(name).adapter.family.head))
+    own = probe_of(random_model(config, subject(name).adapter.family.head))
     mask = random_mask(own.space, seed=3, without=[(1, "ffn")])
-    smaller = own.shrunk(mask)
+    smaller = shrink(own, mask)
     views = own.space.views(~mask)
     gone = [(block, int(views[block.layer, block.kind].sum())) for block in own.adapter.blocks]
     assert params(own.model) - params(smaller) == sum(block.params_per_unit * count for block, count in gone)
@@ -118,17 +119,18 @@ def test_each_check_would_notice_a_single_wrong_unit(name: str) -> None:
     wrong = mask.clone()
     view = own.space.views(wrong)[1, "ffn"]
     view[view.nonzero()[0]] = False
-    assert soundness.gap(soundness.outputs(own.shrunk(wrong), own.ids), own.masked(mask)) > 1e-3
-    half = soundness.bfloat16(own)
+    assert equivalence.gap(equivalence.outputs(shrink(own, wrong), own.ids), own.masked_outputs(mask)) > 1e-3
+    half = equivalence.bfloat16(own)
     empty = random_mask(own.space, without=[(1, "attention")])
-    assert soundness.gap(half.masked(empty), half.masked(torch.ones(own.space.n))) > soundness.TOLERANCE_BFLOAT16
+    gap = equivalence.gap(half.masked_outputs(empty), half.masked_outputs(torch.ones(own.space.n)))
+    assert gap > equivalence.TOLERANCE_BFLOAT16
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_equal_widths_give_the_stock_class_where_its_config_can_say_it(name: str, tmp_path: Path) -> None:
     own = subject(name)
     kinds = ("attention", "ffn") if name in HEADS_ARE_STATED else ("ffn",)
-    smaller = own.shrunk(soundness.equal_widths(own.space, kinds))
+    smaller = shrink(own, equivalence.equal_widths(own.space, kinds))
     save_checkpoint(smaller, None, own.adapter, tmp_path / "checkpoint")
     config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
     files = list((tmp_path / "checkpoint").glob("*.py"))
@@ -138,7 +140,7 @@ def test_equal_widths_give_the_stock_class_where_its_config_can_say_it(name: str
 @pytest.mark.parametrize("name", DECODERS)
 def test_generation_with_the_cache_equals_generation_without(name: str) -> None:
     own = subject(name)
-    smaller = own.shrunk(random_mask(own.space, without=[(0, "attention"), (0, "ffn"), (2, "attention")]))
+    smaller = shrink(own, random_mask(own.space, without=[(0, "attention"), (0, "ffn"), (2, "attention")]))
     common: dict[str, Any] = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     attention = torch.ones_like(own.ids)
     with_cache = smaller.generate(own.ids, attention_mask=attention, use_cache=True, **common)

@@ -15,6 +15,7 @@ from encoders import make_encoder
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.models.gguf import converted
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.gguf import check_gguf, write_gguf
 from policyprune.surgery.gguf_tokenizer import vocabulary
@@ -30,7 +31,7 @@ def pruned(model: Any, groups: list[int], channels: list[int]) -> Any:
     mask = torch.zeros(space.n)
     for (layer, kind), view in space.views(mask).items():
         view[: (groups if kind == "attention" else channels)[layer]] = 1
-    return shrink(model, adapter, space, mask)
+    return shrink(PrunableModel(model, adapter, space), mask)
 
 
 def fields(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

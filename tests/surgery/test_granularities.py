@@ -14,6 +14,7 @@ from policyprune.models.adapter import adapt
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.budget.selection import select
 from policyprune.pruning.masking import Masking
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.surgery.shrink import shrink
@@ -58,7 +59,7 @@ def test_masked_is_shrunk_is_reloaded_within_the_budget(
     with Masking(adapter, space.units).on(model) as masking:
         masking.set(mask.float()[None])
         masked = model(IDS).logits
-    smaller = shrink(model, adapter, space.units, mask)
+    smaller = shrink(PrunableModel(model, adapter, space), mask)
     assert_same(smaller(IDS).logits, masked)
     left = counted(smaller)
     assert left <= 0.75 * counted(model)
@@ -81,7 +82,7 @@ def without_layers(model: Any, *dropped: int) -> Any:
     adapter = adapt(model)
     space = space_of(adapter, ["layer"])
     mask = torch.tensor([layer not in dropped for layer in range(len(adapter.layers))])
-    return shrink(model, adapter, space.units, space.expand(mask)), adapter
+    return shrink(PrunableModel(model, adapter, space), space.expand(mask)), adapter
 
 
 @pytest.mark.parametrize("dropped", [(0,), (1, 2), (3,)])
@@ -130,6 +131,6 @@ def test_a_bias_goes_with_its_block_where_layers_can_go(tiny_llama: Any) -> None
     space = space_of(adapter, ["attention_block", "ffn_block"])
     mask = torch.ones(space.n, dtype=torch.bool)
     mask[2] = False  # the attention of layer 1
-    smaller = shrink(model, adapter, space.units, space.expand(mask))
+    smaller = shrink(PrunableModel(model, adapter, space), space.expand(mask))
     model.model.layers[1].self_attn.register_forward_hook(lambda module, args, out: (out[0] * 0, out[1]))
     torch.testing.assert_close(smaller(IDS).logits, model(IDS).logits)

@@ -11,6 +11,7 @@ from encoders import encoder_tokenizer, make_encoder
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import example
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery import onnx
 from policyprune.surgery.onnx import feed, session, write_onnx
@@ -27,7 +28,7 @@ def pruned(model: Any, killed: Killed) -> Any:
     mask = torch.rand(space.n) < 0.7
     for key in killed:
         space.views(mask)[key].zero_()
-    return shrink(model, adapter, space, mask)
+    return shrink(PrunableModel(model, adapter, space), mask)
 
 
 def test_a_decoder_with_its_cache(tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.pruning.compensation import Edits
 from policyprune.pruning.mask import save_mask
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.plan import base_of, lay
 from policyprune.surgery.plan_file import read_plan, write_plan
@@ -26,7 +27,7 @@ def planned(model: Any, path: Path, tuned: bool) -> Any:
     space.views(mask)[1, "attention"].zero_()
     edits = Edits(mask * (0.5 + torch.rand(space.n))) if tuned else None
     write_plan(path, base_of(model, "some/model", "main", "text"), space, mask, edits)
-    return shrink(model, adapter, space, mask, edits)
+    return shrink(PrunableModel(model, adapter, space), mask, edits)
 
 
 @pytest.mark.parametrize("tuned", [True, False])
@@ -96,7 +97,7 @@ def test_weights_and_biases_are_read_from_the_mask_file_beside_the_plan(tiny_lla
     with pytest.raises(UsageError, match="needs the weights in mask"):
         read_plan(plan)
     save_mask(masks, mask, space, mask.float(), edits)
-    again, expected = lay(read_plan(plan), model), shrink(model, adapter, space, mask, edits)
+    again, expected = lay(read_plan(plan), model), shrink(PrunableModel(model, adapter, space), mask, edits)
     assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in again.state_dict().items())
     assert again.config.to_dict() == expected.config.to_dict()
     save_mask(masks, ~mask, space, mask.float(), None)

@@ -7,6 +7,7 @@ import torch
 
 from policyprune.models.adapter import adapt
 from policyprune.pruning.masking import Masking
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink
 
@@ -15,7 +16,7 @@ from policyprune.surgery.shrink import shrink
 def test_shrunk_equals_masked(subject: Any, make_mask: Any, assert_same: Any, attention: str) -> None:
     subject.model.set_attn_implementation(attention)
     mask = make_mask(subject.space)
-    smaller = shrink(subject.model, subject.adapter, subject.space, mask)
+    smaller = shrink(subject, mask)
     assert_same(smaller(subject.ids).logits, subject.masked_logits(mask))
 
 
@@ -24,7 +25,7 @@ def test_one_kind_of_unit_alone(plain_subject: Any, assert_same: Any, units: tup
     model, adapter = plain_subject.model, plain_subject.adapter
     space = space_of(adapter, units)
     mask = torch.rand(space.n) < 0.5
-    smaller = shrink(model, adapter, space, mask)
+    smaller = shrink(PrunableModel(model, adapter, space), mask)
     with Masking(adapter, space).on(model) as masking:
         masking.set(mask.float()[None])
         assert_same(smaller(plain_subject.ids).logits, model(plain_subject.ids).logits)
@@ -52,7 +53,7 @@ def test_each_single_unit_matters(plain_subject: Any) -> None:
 def test_out_of_place_leaves_the_dense_model_alone(subject: Any, make_mask: Any) -> None:
     before = subject.model(subject.ids).logits
     config = subject.model.config.to_dict()
-    smaller = shrink(subject.model, subject.adapter, subject.space, make_mask(subject.space))
+    smaller = shrink(subject, make_mask(subject.space))
     assert smaller is not subject.model
     assert torch.equal(subject.model(subject.ids).logits, before)
     assert subject.model.config.to_dict() == config
@@ -62,7 +63,7 @@ def test_weights_that_are_not_sliced_are_shared(plain_subject: Any, masks: Any) 
     mask = masks["FFN of the middle layer"](plain_subject.space)
     views = plain_subject.space.views(mask)
     views[2, "attention"].fill_(True)
-    smaller = shrink(plain_subject.model, plain_subject.adapter, plain_subject.space, mask)
+    smaller = shrink(plain_subject, mask)
     dense = {name: tensor.data_ptr() for name, tensor in plain_subject.model.named_parameters()}
     cut = [block for block in plain_subject.adapter.blocks if not views[block.layer, block.kind].all()]
     sliced = {f"{part.module}.weight" for block in cut for part in block.parts}
@@ -75,7 +76,7 @@ def test_weights_that_are_not_sliced_are_shared(plain_subject: Any, masks: Any) 
 def test_in_place_changes_the_model_itself(plain_subject: Any, masks: Any, assert_same: Any) -> None:
     mask = masks["random 1"](plain_subject.space)
     expected = plain_subject.masked_logits(mask)
-    smaller = shrink(plain_subject.model, plain_subject.adapter, plain_subject.space, mask, in_place=True)
+    smaller = shrink(plain_subject, mask, in_place=True)
     assert smaller is plain_subject.model
     assert_same(plain_subject.model(plain_subject.ids).logits, expected)
 
@@ -83,16 +84,16 @@ def test_in_place_changes_the_model_itself(plain_subject: Any, masks: Any, asser
 @pytest.mark.parametrize("name", ["random 1", "FFN of the middle layer", "first layer"])
 def test_shrinking_in_two_steps_is_shrinking_at_once(subject: Any, masks: Any, assert_same: Any, name: str) -> None:
     first, second = masks[name](subject.space), torch.rand(subject.space.n) < 0.7
-    half = shrink(subject.model, subject.adapter, subject.space, first)
+    half = shrink(subject, first)
     adapter = adapt(half)
-    smaller = shrink(half, adapter, space_of(adapter, ["attention", "ffn"]), second[first])
+    smaller = shrink(PrunableModel(half, adapter, space_of(adapter, ["attention", "ffn"])), second[first])
     assert_same(smaller(subject.ids).logits, subject.masked_logits(first & second))
 
 
 @pytest.mark.parametrize("name", ["random 1", "FFN of the middle layer", "first layer"])
 def test_a_shrunk_model_can_be_masked(subject: Any, masks: Any, assert_same: Any, name: str) -> None:
     first, second = masks[name](subject.space), torch.rand(subject.space.n) < 0.7
-    half = shrink(subject.model, subject.adapter, subject.space, first)
+    half = shrink(subject, first)
     adapter = adapt(half)
     with Masking(adapter, space_of(adapter, ["attention", "ffn"])).on(half) as masking:
         masking.set(second[first].float()[None])
@@ -102,7 +103,7 @@ def test_a_shrunk_model_can_be_masked(subject: Any, masks: Any, assert_same: Any
 @pytest.mark.parametrize("name", ["random 1", "attention of the middle layer", "first layer", "all attention"])
 def test_generation_with_the_cache_equals_generation_without(plain_subject: Any, masks: Any, name: str) -> None:
     mask = masks[name](plain_subject.space)
-    smaller = shrink(plain_subject.model, plain_subject.adapter, plain_subject.space, mask)
+    smaller = shrink(plain_subject, mask)
     common: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
     with_cache = smaller.generate(plain_subject.ids, use_cache=True, **common)
     without_cache = smaller.generate(plain_subject.ids, use_cache=False, **common)
@@ -115,7 +116,7 @@ def test_logits_with_the_cache_equal_logits_without(
     plain_subject: Any, masks: Any, assert_same: Any, name: str
 ) -> None:
     mask, ids = masks[name](plain_subject.space), plain_subject.ids
-    smaller = shrink(plain_subject.model, plain_subject.adapter, plain_subject.space, mask)
+    smaller = shrink(plain_subject, mask)
     start = smaller(ids[:, :6], use_cache=True)
     rest = smaller(ids[:, 6:], past_key_values=start.past_key_values, use_cache=True)
     assert_same(torch.cat([start.logits, rest.logits], dim=1), smaller(ids).logits)
@@ -126,7 +127,7 @@ def test_a_padded_sequence_equals_the_same_one_alone(
     plain_subject: Any, masks: Any, assert_same: Any, name: str
 ) -> None:
     mask, ids = masks[name](plain_subject.space), plain_subject.ids[:1]
-    smaller = shrink(plain_subject.model, plain_subject.adapter, plain_subject.space, mask)
+    smaller = shrink(plain_subject, mask)
     padded = torch.cat([torch.full((1, 4), 2), ids], dim=1)
     attention = torch.cat([torch.zeros(1, 4), torch.ones_like(ids)], dim=1).long()
     positions = (attention.cumsum(1) - 1).clamp(min=0)
@@ -136,7 +137,7 @@ def test_a_padded_sequence_equals_the_same_one_alone(
 
 def test_one_step_of_training(plain_subject: Any, masks: Any) -> None:
     mask = masks["attention of the middle layer"](plain_subject.space)
-    smaller = shrink(plain_subject.model, plain_subject.adapter, plain_subject.space, mask).requires_grad_(True)
+    smaller = shrink(plain_subject, mask).requires_grad_(True)
     smaller(plain_subject.ids, labels=plain_subject.ids).loss.backward()
     without_gradient = {name for name, parameter in smaller.named_parameters() if parameter.grad is None}
     assert without_gradient == {"model.layers.1.input_layernorm.weight"}  # nothing reads it any more

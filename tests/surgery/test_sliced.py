@@ -7,26 +7,27 @@ import pytest
 import torch
 
 from policyprune.models.examples import EXAMPLES, example
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
-from policyprune.surgery.equivalence import TOLERANCE, Subject, gap, masks, outputs, random_mask, subject_of
+from policyprune.surgery.equivalence import TOLERANCE, Probe, gap, masks, outputs, probe_of, random_mask
 from policyprune.surgery.sliced import Sliced
 
 
 @functools.cache
-def subject(name: str) -> Subject:
-    return subject_of(example(name))
+def subject(name: str) -> Probe:
+    return probe_of(example(name))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_sliced_is_masked_to_rounding_and_the_dense_model_stays(name: str) -> None:
     own = subject(name)
     before, weights = outputs(own.model, own.ids), {k: v.data_ptr() for k, v in own.model.named_parameters()}
-    sliced = Sliced(own.model, own.adapter, own.space)
+    sliced = Sliced(own)
     shared = {parameter.data_ptr() for parameter in sliced.model.parameters()}
     for mask in masks(own).values():
         sliced.set(mask)
         found = outputs(sliced.model, own.ids)
-        assert gap(found, own.masked(mask)) <= TOLERANCE
+        assert gap(found, own.masked_outputs(mask)) <= TOLERANCE
         assert gap(found, before) > TOLERANCE
     sliced.set(torch.ones(own.space.n))
     assert torch.equal(outputs(sliced.model, own.ids), before)
@@ -36,8 +37,8 @@ def test_sliced_is_masked_to_rounding_and_the_dense_model_stays(name: str) -> No
 
 def test_a_forward_that_fails_leaves_nothing_cut(tiny_llama: Any) -> None:
     model = tiny_llama()
-    own = subject_of(model)
-    sliced = Sliced(model, own.adapter, own.space)
+    own = probe_of(model)
+    sliced = Sliced(PrunableModel(model, own.adapter, own.space))
 
     def fail(module: Any, args: Any) -> None:
         raise MemoryError
@@ -53,9 +54,9 @@ def test_a_forward_that_fails_leaves_nothing_cut(tiny_llama: Any) -> None:
 
 def test_one_layer_at_a_time_has_weights_of_its_own(tiny_llama: Any) -> None:
     model = tiny_llama(num_hidden_layers=6)
-    own = subject_of(model)
+    own = probe_of(model)
     dense = {parameter.data_ptr() for parameter in model.parameters()}
-    sliced = Sliced(model, own.adapter, own.space)
+    sliced = Sliced(PrunableModel(model, own.adapter, own.space))
     held: list[int] = []
 
     def count(module: Any, args: Any, out: Any) -> None:
@@ -70,9 +71,9 @@ def test_one_layer_at_a_time_has_weights_of_its_own(tiny_llama: Any) -> None:
 
 def test_channels_alone_are_sliced_and_attention_stays(tiny_llama: Any) -> None:
     model = tiny_llama()
-    adapter = subject_of(model).adapter
-    own = Subject(model, adapter, space_of(adapter, ("ffn",)), subject_of(model).ids)
-    sliced = Sliced(model, adapter, own.space)
+    adapter = probe_of(model).adapter
+    own = Probe(model, adapter, space_of(adapter, ("ffn",)), probe_of(model).ids)
+    sliced = Sliced(PrunableModel(model, adapter, own.space))
     mask = random_mask(own.space)
     sliced.set(mask)
-    assert gap(outputs(sliced.model, own.ids), own.masked(mask)) <= TOLERANCE
+    assert gap(outputs(sliced.model, own.ids), own.masked_outputs(mask)) <= TOLERANCE

@@ -19,13 +19,13 @@ from policyprune.pruning.masking import Masking
 from policyprune.surgery.checkpoint import auto_class, save_checkpoint
 from policyprune.surgery.equivalence import (
     TOLERANCE,
-    Subject,
+    Probe,
     equal_widths,
     gap,
     masks,
     outputs,
+    probe_of,
     random_mask,
-    subject_of,
 )
 from policyprune.surgery.shrink import shrink
 from policyprune.tuning import TUNINGS
@@ -33,14 +33,14 @@ from policyprune.tuning import TUNINGS
 CONFIG = BiasCompensation("bias_compensation", sequences=4)
 
 
-def compensated(subject: Subject, mask: Tensor, batches: Any = None, first_token: bool = False) -> tuple[Edits, Any]:
+def compensated(subject: Probe, mask: Tensor, batches: Any = None, first_token: bool = False) -> tuple[Edits, Any]:
     batches = batches or [{"input_ids": subject.ids}]
     own = subject.model, subject.adapter, subject.space, mask, batches, CONFIG, first_token
     return TUNINGS["bias_compensation"](*own)
 
 
 @contextmanager
-def biased(subject: Subject, mask: Tensor, edits: Edits) -> Iterator[None]:
+def biased(subject: Probe, mask: Tensor, edits: Edits) -> Iterator[None]:
     """The masked model with the biases added behind the output projections.
 
     A mask silences the own bias of a block that it empties; one that is compensated has it, as a part of its mean.
@@ -60,17 +60,17 @@ def biased(subject: Subject, mask: Tensor, edits: Edits) -> Iterator[None]:
 
 
 @torch.no_grad()
-def masked(subject: Subject, mask: Tensor, edits: Edits) -> Tensor:
+def masked(subject: Probe, mask: Tensor, edits: Edits) -> Tensor:
     with Masking(subject.adapter, subject.space).on(subject.model) as masking, biased(subject, mask, edits):
         masking.set(mask[None].float())
         return outputs(subject.model, subject.ids)
 
 
-def pruned(subject: Subject, mask: Tensor, edits: Edits) -> Any:
-    return shrink(subject.model, subject.adapter, subject.space, mask, edits)
+def pruned(subject: Probe, mask: Tensor, edits: Edits) -> Any:
+    return shrink(subject, mask, edits)
 
 
-def input_of(subject: Subject, out: str) -> Tensor:
+def input_of(subject: Probe, out: str) -> Tensor:
     seen: list[Tensor] = []
     handle = subject.model.get_submodule(out).register_forward_hook(lambda _, args, y: seen.append(args[0]))
     subject.model(subject.ids)
@@ -79,7 +79,7 @@ def input_of(subject: Subject, out: str) -> Tensor:
 
 
 def test_the_bias_is_the_mean_output_of_the_removed_units() -> None:
-    subject = subject_of(example("llama"))
+    subject = probe_of(example("llama"))
     mask = equal_widths(subject.space)
     edits, report = compensated(subject, mask)
     assert edits.scales is None
@@ -97,7 +97,7 @@ def test_the_bias_is_the_mean_output_of_the_removed_units() -> None:
 
 def test_the_compensated_block_has_the_dense_block_s_mean_output() -> None:
     """The first block's inputs are the dense ones, so its mean is met exactly, and padding has no say."""
-    subject = subject_of(example("llama"))
+    subject = probe_of(example("llama"))
     attention = torch.ones_like(subject.ids)
     attention[1, 6:] = 0
     batch = {"input_ids": subject.ids, "attention_mask": attention}
@@ -115,7 +115,7 @@ def test_the_compensated_block_has_the_dense_block_s_mean_output() -> None:
 
 
 def test_a_classifier_s_last_layer_is_compensated_for_its_first_token() -> None:
-    subject = subject_of(example("bert"))
+    subject = probe_of(example("bert"))
     mask = equal_widths(subject.space)
     everywhere, first = (compensated(subject, mask, first_token=flag)[0].biases for flag in (False, True))
     same = {key for key in everywhere if torch.equal(everywhere[key], first[key])}
@@ -123,7 +123,7 @@ def test_a_classifier_s_last_layer_is_compensated_for_its_first_token() -> None:
 
 
 def test_only_blocks_that_lose_units_are_compensated() -> None:
-    subject = subject_of(example("llama"))
+    subject = probe_of(example("llama"))
     mask = torch.ones(subject.space.n, dtype=torch.bool)
     assert compensated(subject, mask) == (Edits(), [])
     subject.space.views(mask)[1, "ffn"][3] = False
@@ -132,13 +132,13 @@ def test_only_blocks_that_lose_units_are_compensated() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_shrunk_and_compensated_is_masked_and_compensated(name: str) -> None:
-    subject = subject_of(example(name))
+    subject = probe_of(example(name))
     before = outputs(subject.model, subject.ids)
     for mask in masks(subject).values():
         edits, report = compensated(subject, mask)
         assert all(row["error"] <= row["binary_error"] for row in report)
         expected = masked(subject, mask, edits)
-        assert gap(expected, subject.masked(mask)) > 10 * TOLERANCE  # the biases show
+        assert gap(expected, subject.masked_outputs(mask)) > 10 * TOLERANCE  # the biases show
         assert gap(outputs(pruned(subject, mask, edits), subject.ids), expected) < TOLERANCE
     assert torch.equal(outputs(subject.model, subject.ids), before)
 
@@ -146,29 +146,29 @@ def test_shrunk_and_compensated_is_masked_and_compensated(name: str) -> None:
 def test_checkpoints_of_every_family_reload_with_their_biases(tmp_path: Path) -> None:
     expected, jobs = {}, {}
 
-    def save(label: str, subject: Subject, smaller: Any, wanted: Tensor) -> None:
+    def save(label: str, subject: Probe, smaller: Any, wanted: Tensor) -> None:
         folder = tmp_path / str(len(jobs))
         save_checkpoint(smaller, None, subject.adapter, folder)
         jobs[folder] = auto_class(smaller), subject.ids
         expected[folder] = label, wanted
 
     for name in EXAMPLES:
-        subject = subject_of(example(name))
+        subject = probe_of(example(name))
         own = masks(subject)
         for kind in ("middle layer empty", "equal widths"):
             edits, _ = compensated(subject, own[kind])
             smaller = pruned(subject, own[kind], edits)
             save(f"{name}, {kind}", subject, smaller, masked(subject, own[kind], edits))
-        half = subject_of(smaller)  # a second pruning keeps the biases of the first
+        half = probe_of(smaller)  # a second pruning keeps the biases of the first
         second = random_mask(half.space, without=[(1, "attention")])
-        save(f"{name}, twice", half, half.shrunk(second), half.masked(second))
+        save(f"{name}, twice", half, shrink(half, second), half.masked_outputs(second))
     found = logits_elsewhere(jobs)
     gaps = {label: gap(found[folder], wanted) for folder, (label, wanted) in expected.items()}
     assert max(gaps.values()) < TOLERANCE, max(gaps, key=gaps.__getitem__)
 
 
 def test_the_mask_file_holds_all_that_makes_the_same_model_again(tmp_path: Path) -> None:
-    subject = subject_of(example("llama"))
+    subject = probe_of(example("llama"))
     mask = random_mask(subject.space)
     scales = mask * (0.5 + torch.rand(subject.space.n))
     edits = Edits(scales, biases=compensated(subject, mask)[0].biases)

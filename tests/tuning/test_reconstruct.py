@@ -14,7 +14,7 @@ from policyprune.models.examples import EXAMPLES, example
 from policyprune.pruning.compensation import Edits, load_edits
 from policyprune.pruning.mask import save_mask
 from policyprune.pruning.space import space_of
-from policyprune.surgery.equivalence import Subject, equal_widths, outputs, random_mask, subject_of
+from policyprune.surgery.equivalence import Probe, equal_widths, outputs, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
 from policyprune.tuning import TUNINGS
 
@@ -29,15 +29,15 @@ def batches_of(count: int = 3) -> list[dict[str, Tensor]]:
 
 
 def reconstructed(
-    subject: Subject, mask: Tensor, batches: list[dict[str, Tensor]], ridge: float = 1e-4, first_token: bool = False
+    subject: Probe, mask: Tensor, batches: list[dict[str, Tensor]], ridge: float = 1e-4, first_token: bool = False
 ) -> tuple[Edits, Any]:
     config = Reconstruct("reconstruct", sequences=8, ridge=[ridge])
     own = subject.model, subject.adapter, subject.space, mask, batches, config, first_token
     return TUNINGS["reconstruct"](*own)
 
 
-def pruned(subject: Subject, mask: Tensor, edits: Edits | None) -> Any:
-    return shrink(subject.model, subject.adapter, subject.space, mask, edits)
+def pruned(subject: Probe, mask: Tensor, edits: Edits | None) -> Any:
+    return shrink(subject, mask, edits)
 
 
 def seen_by(model: Any, out: str, batches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ def seen_by(model: Any, out: str, batches: list[dict[str, Tensor]]) -> tuple[Ten
     return torch.cat(inputs).double(), torch.cat(results).double()
 
 
-def weights_of(subject: Subject, layer: int, batches: list[dict[str, Tensor]]) -> Tensor:
+def weights_of(subject: Probe, layer: int, batches: list[dict[str, Tensor]]) -> Tensor:
     """Of the tokens of a layer, padding left out: (tokens, 1)."""
     parts = residuals.weights(subject.model, subject.adapter, batches)[layer]
     rows = [b.get("attention_mask", torch.ones(b["input_ids"].shape)).bool() for b in batches]
@@ -65,11 +65,11 @@ def weights_of(subject: Subject, layer: int, batches: list[dict[str, Tensor]]) -
 
 
 @pytest.fixture
-def llama(tiny_llama: Any) -> Subject:
-    return subject_of(tiny_llama(attention_bias=True, mlp_bias=True))
+def llama(tiny_llama: Any) -> Probe:
+    return probe_of(tiny_llama(attention_bias=True, mlp_bias=True))
 
 
-def test_the_first_block_has_the_ridge_solution(llama: Subject) -> None:
+def test_the_first_block_has_the_ridge_solution(llama: Probe) -> None:
     """Against the normal equations of the same problem stacked as ordinary least squares."""
     mask, batches, ridge = equal_widths(llama.space), batches_of(), 0.05
     edits, _ = reconstructed(llama, mask, batches, ridge)
@@ -89,7 +89,7 @@ def test_the_first_block_has_the_ridge_solution(llama: Subject) -> None:
     torch.testing.assert_close(edits.weights[0, "attention"].double(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_reported_errors_are_those_of_the_shrunk_model(llama: Subject) -> None:
+def test_reported_errors_are_those_of_the_shrunk_model(llama: Probe) -> None:
     """Each block sees what the reconstructed blocks before it produce, and aims at the dense model's output."""
     mask, batches = random_mask(llama.space), batches_of()
     edits, report = reconstructed(llama, mask, batches)
@@ -101,7 +101,7 @@ def test_reported_errors_are_those_of_the_shrunk_model(llama: Subject) -> None:
 
 
 def test_every_block_gets_nearer_than_with_its_old_weights_and_the_first_nearer_than_with_scales(
-    llama: Subject,
+    llama: Probe,
 ) -> None:
     mask, batches = equal_widths(llama.space), batches_of(16)
     _, report = reconstructed(llama, mask, batches)
@@ -113,7 +113,7 @@ def test_every_block_gets_nearer_than_with_its_old_weights_and_the_first_nearer_
     assert all(ours["error"] < 0.9 * theirs["error"] for ours, theirs in zip(report, scaled, strict=True))
 
 
-def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: Subject) -> None:
+def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: Probe) -> None:
     """With much text an exact fit, with little one that stays at the old weights."""
     mask = equal_widths(llama.space)
 
@@ -127,7 +127,7 @@ def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: 
     assert 1e6 in chosen(2, [1e-6, 1e6])
 
 
-def test_new_text_is_nearer_to_the_dense_model_than_with_scales_or_with_neither(llama: Subject) -> None:
+def test_new_text_is_nearer_to_the_dense_model_than_with_scales_or_with_neither(llama: Probe) -> None:
     mask, batches = equal_widths(llama.space), batches_of(8)
     edits, _ = reconstructed(llama, mask, batches, ridge=0.01)
     own = llama.model, llama.adapter, llama.space, mask, batches, SCALES, False
@@ -140,7 +140,7 @@ def test_new_text_is_nearer_to_the_dense_model_than_with_scales_or_with_neither(
     assert with_weights < with_scales < bare
 
 
-def test_a_huge_ridge_changes_nothing_and_nothing_pruned_needs_nothing(llama: Subject) -> None:
+def test_a_huge_ridge_changes_nothing_and_nothing_pruned_needs_nothing(llama: Probe) -> None:
     mask, batches = equal_widths(llama.space), batches_of()
     edits, _ = reconstructed(llama, mask, batches, ridge=1e9)
     for (layer, kind), weight in edits.weights.items():
@@ -153,7 +153,7 @@ def test_a_huge_ridge_changes_nothing_and_nothing_pruned_needs_nothing(llama: Su
     torch.testing.assert_close(outputs(smaller, llama.ids), outputs(llama.model, llama.ids), rtol=1e-3, atol=1e-3)
 
 
-def test_without_a_solution_a_block_keeps_its_weights(llama: Subject) -> None:
+def test_without_a_solution_a_block_keeps_its_weights(llama: Probe) -> None:
     """Fewer tokens than features and no ridge: the normal matrix is singular."""
     mask = equal_widths(llama.space)
     edits, report = reconstructed(llama, mask, [{"input_ids": llama.ids[:1, :4]}], ridge=0.0)
@@ -164,7 +164,7 @@ def test_without_a_solution_a_block_keeps_its_weights(llama: Subject) -> None:
     assert outputs(pruned(llama, mask, edits), llama.ids).isfinite().all()
 
 
-def test_padding_has_no_say_and_the_model_is_as_it_was(llama: Subject) -> None:
+def test_padding_has_no_say_and_the_model_is_as_it_was(llama: Probe) -> None:
     mask, (padded, *rest) = equal_widths(llama.space), batches_of()
     before = outputs(llama.model, llama.ids)
     expected, _ = reconstructed(llama, mask, [padded, *rest])
@@ -177,7 +177,7 @@ def test_padding_has_no_say_and_the_model_is_as_it_was(llama: Subject) -> None:
 
 
 def test_a_classifier_s_last_layer_is_fitted_to_its_first_token() -> None:
-    subject = subject_of(example("bert"))
+    subject = probe_of(example("bert"))
     mask, batches = equal_widths(subject.space), batches_of()
     everywhere, first = (reconstructed(subject, mask, batches, first_token=flag)[0].weights for flag in (False, True))
     same = {key for key in everywhere if torch.equal(everywhere[key], first[key])}
@@ -187,7 +187,7 @@ def test_a_classifier_s_last_layer_is_fitted_to_its_first_token() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_family_gets_nearer_block_by_block(name: str) -> None:
     """The errors that the report gives were seen with hooks; the shrunk model makes the same ones."""
-    subject = subject_of(example(name))
+    subject = probe_of(example(name))
     mask = random_mask(subject.space, without=[(1, "attention")])
     batches = [{"input_ids": torch.randint(5, 300, (6, 20))}]
     edits, report = reconstructed(subject, mask, batches, ridge=0.01)
@@ -209,9 +209,9 @@ def test_every_family_gets_nearer_block_by_block(name: str) -> None:
     assert adapt(smaller).blocks
 
 
-def test_the_mask_file_holds_the_weights(tmp_path: Path, llama: Subject) -> None:
+def test_the_mask_file_holds_the_weights(tmp_path: Path, llama: Probe) -> None:
     space = space_of(llama.adapter, ["ffn"])
-    subject = Subject(llama.model, llama.adapter, space, llama.ids)
+    subject = Probe(llama.model, llama.adapter, space, llama.ids)
     mask = random_mask(space)
     edits, _ = reconstructed(subject, mask, batches_of())
     assert {kind for _, kind in edits.weights} == {"ffn"}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from policyprune.models.adapter import adapt
 from policyprune.pruning.compensation import Edits
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink
 from policyprune.tuning.strength import HELD_OUT, SHARES, carried_over, choose, part, split
@@ -39,7 +40,7 @@ def scales_of(space: Any, mask: Tensor) -> Edits:
 
 
 def weights_of(model: Any, adapter: Any, space: Any, mask: Tensor) -> Edits:
-    smaller = shrink(model, adapter, space, mask)
+    smaller = shrink(PrunableModel(model, adapter, space), mask)
     own = {(b.layer, b.kind): smaller.get_submodule(b.out).weight for b in adapter.blocks}
     return Edits(weights={key: weight + torch.randn_like(weight) for key, weight in own.items()})
 
@@ -47,13 +48,14 @@ def weights_of(model: Any, adapter: Any, space: Any, mask: Tensor) -> Edits:
 @pytest.mark.parametrize("kind", ["scales", "weights"])
 def test_shares_go_from_the_pruned_model_to_the_tuned_one(kind: str, case: Any) -> None:
     model, adapter, space, mask = case
+    prunable = PrunableModel(model, adapter, space)
     edits = scales_of(space, mask) if kind == "scales" else weights_of(*case)
     ids = torch.randint(5, 300, (2, 9))
     with torch.no_grad():
         none, half, whole = (
-            shrink(model, adapter, space, mask, part(edits, share, *case)).state_dict() for share in (0.0, 0.5, 1.0)
+            shrink(prunable, mask, part(edits, share, *case)).state_dict() for share in (0.0, 0.5, 1.0)
         )
-        plain, tuned = shrink(model, adapter, space, mask), shrink(model, adapter, space, mask, edits)
+        plain, tuned = shrink(prunable, mask), shrink(prunable, mask, edits)
         torch.testing.assert_close(none, plain.state_dict())
         torch.testing.assert_close(whole, tuned.state_dict())
         torch.testing.assert_close(half, {name: (none[name] + whole[name]) / 2 for name in half})

@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Config
 from policyprune.evaluation.efficiency import block_parameters, parameters
+from policyprune.evaluation.fresh_process import reloaded_gaps
 from policyprune.models.adapter import Adapter, Block, adapt, family_of
 from policyprune.models.examples import EXAMPLES, example, random_model
 from policyprune.models.loading import quiet, stated, structure
 from policyprune.models.miniature import miniature
-from policyprune.surgery import equivalence as soundness
-from policyprune.surgery.equivalence import TOLERANCE, TOLERANCE_BFLOAT16, Subject, subject_of
+from policyprune.surgery import equivalence
+from policyprune.surgery.equivalence import TOLERANCE, TOLERANCE_BFLOAT16, Probe, probe_of
 
 log = logging.getLogger(__name__)
 COLUMNS = ("masked = shrunk", "reloaded", "pruned again", "cache", "bfloat16", "hidden")
@@ -32,9 +33,9 @@ def examine(config: Config) -> int:
     print(f"{config.model.source}: {said.model_type}, {type(model).__name__}, {parameters(model):,} parameters\n")
     print(found(model, adapter, config.budget.sequence_length))
     small = random_model(miniature(said, adapter), head)
-    subject = subject_of(small)
-    print(f"\nchecked on random weights, a copy with {_size(subject)}:")
-    worst = checked({"": subject})[""]
+    probe = probe_of(small)
+    print(f"\nchecked on random weights, a copy with {_size(probe)}:")
+    worst = checked({"": probe})[""]
     print(
         tabulate([[column, _verdict(column, worst[column])] for column in COLUMNS if column in worst], tablefmt="plain")
     )
@@ -45,19 +46,19 @@ def examine_families() -> int:
     """Print a table of all families and variants, each checked on a tiny random model; 0 if all is well, else 1."""
     transformers.logging.set_verbosity_error()
     quiet()
-    subjects = {name: subject_of(example(name)) for name in EXAMPLES}
-    worst = checked(subjects)
-    print(table(subjects, worst))
+    probes = {name: probe_of(example(name)) for name in EXAMPLES}
+    worst = checked(probes)
+    print(table(probes, worst))
     return 0 if all(_good(column, value) for row in worst.values() for column, value in row.items()) else 1
 
 
-def checked(subjects: dict[str, Subject]) -> dict[str, dict[str, float]]:
+def checked(probes: dict[str, Probe]) -> dict[str, dict[str, float]]:
     """The largest deviations by name and column; one fresh process loads the checkpoints of all of them."""
-    worst = {name: gaps(subject) for name, subject in subjects.items()}
-    channels = {name: own for name, subject in subjects.items() if (own := soundness.hidden(subject)) is not None}
-    jobs = subjects | {f"{name} hidden": own for name, own in channels.items()}
+    worst = {name: gaps(probe) for name, probe in probes.items()}
+    channels = {name: own for name, probe in probes.items() if (own := equivalence.hidden(probe)) is not None}
+    jobs = probes | {f"{name} hidden": own for name, own in channels.items()}
     try:
-        reloaded = soundness.reloaded_gaps(jobs)
+        reloaded = reloaded_gaps(jobs)
     except RuntimeError as error:
         log.error("reloaded: %s", str(error).strip().splitlines()[-1])
         reloaded = dict.fromkeys(jobs, float("inf"))
@@ -68,37 +69,37 @@ def checked(subjects: dict[str, Subject]) -> dict[str, dict[str, float]]:
     return worst
 
 
-def table(subjects: dict[str, Subject], worst: dict[str, dict[str, float]]) -> str:
+def table(probes: dict[str, Probe], worst: dict[str, dict[str, float]]) -> str:
     """A Markdown table with a row per family and variant."""
     rows = []
-    for name, subject in subjects.items():
-        attention, ffn = subject.adapter.blocks[:2]
-        unit = "the whole" if attention.together else "heads" if _queries(subject.adapter) == 1 else "groups of heads"
+    for name, probe in probes.items():
+        attention, ffn = probe.adapter.blocks[:2]
+        unit = "the whole" if attention.together else "heads" if _queries(probe.adapter) == 1 else "groups of heads"
         verdicts = [_verdict(c, worst[name][c]) if c in worst[name] else "" for c in COLUMNS]
-        rows.append([name, type(subject.model).__name__, f"{attention.count} ({unit})", ffn.count, *verdicts])
-        channels = soundness.hidden(subject)
-        rows[-1] += [soundness.stock(subject), soundness.hidden_stock(channels) if channels else ""]
+        rows.append([name, type(probe.model).__name__, f"{attention.count} ({unit})", ffn.count, *verdicts])
+        channels = equivalence.hidden(probe)
+        rows[-1] += [equivalence.stock(probe), equivalence.hidden_stock(channels) if channels else ""]
     headers = ["model type", "class", "attention units", "FFN units", *COLUMNS, "equal widths", "fewer hidden channels"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def gaps(subject: Subject) -> dict[str, float]:
+def gaps(probe: Probe) -> dict[str, float]:
     """The largest deviation over all masks, by column, in this process; what a family lacks has none.
 
     `hidden` is that of any check with hidden channels as the units.
     """
-    half = soundness.bfloat16(subject)
+    half = equivalence.bfloat16(probe)
     checks = {
-        "masked = shrunk": lambda: soundness.worst(subject, soundness.shrunk_gap),
-        "pruned again": lambda: soundness.worst(subject, soundness.again_gap),
-        "bfloat16": lambda: soundness.worst(half, soundness.shrunk_gap),
+        "masked = shrunk": lambda: equivalence.worst(probe, equivalence.shrunk_gap),
+        "pruned again": lambda: equivalence.worst(probe, equivalence.again_gap),
+        "bfloat16": lambda: equivalence.worst(half, equivalence.shrunk_gap),
     }
-    if subject.adapter.family.head == "CausalLM":
-        checks["cache"] = lambda: soundness.worst(subject, soundness.cache_gap)
-    channels = soundness.hidden(subject)
+    if probe.adapter.family.head == "CausalLM":
+        checks["cache"] = lambda: equivalence.worst(probe, equivalence.cache_gap)
+    channels = equivalence.hidden(probe)
     if channels is not None:
-        own = [soundness.shrunk_gap, soundness.again_gap, *([soundness.cache_gap] if "cache" in checks else [])]
-        checks["hidden"] = lambda: max(soundness.worst(channels, check) for check in own)
+        own = [equivalence.shrunk_gap, equivalence.again_gap, *([equivalence.cache_gap] if "cache" in checks else [])]
+        checks["hidden"] = lambda: max(equivalence.worst(channels, check) for check in own)
     return {column: _attempted(column, check) for column, check in checks.items()}
 
 
@@ -144,13 +145,13 @@ def _queries(adapter: Adapter) -> int:
     return block.width // block.heads // adapter.head_dim
 
 
-def _size(subject: Subject) -> str:
-    attention, ffn = subject.adapter.blocks[:2]
+def _size(probe: Probe) -> str:
+    attention, ffn = probe.adapter.blocks[:2]
     groups = attention.count * attention.heads
     return (
-        f"{len(subject.adapter.layers)} layers, {groups} x {_queries(subject.adapter)} heads of "
-        f"{subject.adapter.head_dim}, {ffn.count} channels, hidden size {subject.model.config.hidden_size}, "
-        f"{subject.model.config.vocab_size} tokens"
+        f"{len(probe.adapter.layers)} layers, {groups} x {_queries(probe.adapter)} heads of "
+        f"{probe.adapter.head_dim}, {ffn.count} channels, hidden size {probe.model.config.hidden_size}, "
+        f"{probe.model.config.vocab_size} tokens"
     )
 
 

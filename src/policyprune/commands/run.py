@@ -28,6 +28,7 @@ from policyprune.pruning.importance.initialisation import initial_probabilities
 from policyprune.pruning.mask import keep_rates, save_mask
 from policyprune.pruning.optimizers import Found
 from policyprune.pruning.optimizers.from_run import mask_of
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of
 from policyprune.runs.card import write_card
 from policyprune.runs.folder import finished_before, recorded
@@ -131,13 +132,13 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
             rehearse(config, model, tokenizer, task, quality, folder)
         found, metric = _found(config, model, adapter, space, budget, observed, record, folder, tracker, team)
         mask = space.expand(found.mask)
-        smaller = {"pruned": shrink(model, adapter, units, mask)}
+        smaller = {"pruned": shrink(PrunableModel(model, adapter, space), mask)}
         edits = None
         if config.tuning.name != "none":
             with measured("tuning", record.stages):
                 edits, record.tuning = fit_edits(config, model, adapter, units, mask, observed)
                 record.calibration["tuning"] = observed.taken()
-                smaller["tuned"] = shrink(model, adapter, units, mask, edits)
+                smaller["tuned"] = shrink(PrunableModel(model, adapter, space), mask, edits)
         with measured("export", record.stages):
             save_mask(folder / "mask.safetensors", mask, units, space.expand(found.probabilities), edits)
             write_plan(folder / FILE, base, units, mask, edits)

@@ -18,6 +18,7 @@ from policyprune.evaluation.reloaded import check_reloaded
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.budget.selection import by_metric
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import HIDDEN, Space
 from policyprune.storage.cache import cache_folder
 from policyprune.surgery.shrink import shrink
@@ -49,7 +50,7 @@ def compare(
             continue  # hidden channels belong to no layer
         budget = budget_in(scope)
         mask = by_metric(metric, budget, config.importance.per_cost)
-        other = shrink(dense, adapter, space.units, space.expand(mask))
+        other = shrink(PrunableModel(dense, adapter, space), space.expand(mask))
         measures = [*quality.of(f"{config.importance.name}, {scope}", other), *size(other, length)]
         yield from (("one_shot", row._replace(protocol={**row.protocol, "scope": scope})) for row in measures)
         del other

@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 
 from policyprune.errors import UsageError
 from policyprune.models.modelling_file import brings_only_ours
-from policyprune.surgery.checkpoint import auto_class
+from policyprune.surgery.checkpoint import auto_class, save_checkpoint
+from policyprune.surgery.equivalence import Probe, gap, masks
+from policyprune.surgery.shrink import shrink
 from policyprune.tasks import by_length
 from policyprune.tasks.encoded import Encoded
 
@@ -136,6 +138,28 @@ def logits_elsewhere(checkpoints: Mapping[Path, tuple[str, Tensor]]) -> dict[Pat
         _python(EVERY, str(file), *(word for job in jobs for word in job))
         found = load_file(file)
     return {folder: found[str(folder)] for folder in checkpoints}
+
+
+def reloaded_gaps(probes: Mapping[str, Probe]) -> dict[str, float]:
+    """The largest gap over all masks: saved and loaded where policyprune cannot be imported, against masked.
+
+    RuntimeError where a checkpoint does not load.
+    """
+    expected: dict[Path, tuple[str, Tensor]] = {}
+    jobs: dict[Path, tuple[str, Tensor]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (name, probe) in enumerate(probes.items()):
+            for index, mask in enumerate(masks(probe).values()):
+                folder = Path(scratch) / f"model{number}-{index}"
+                smaller = shrink(probe, mask)
+                save_checkpoint(smaller, None, probe.adapter, folder)
+                jobs[folder] = auto_class(smaller), probe.ids
+                expected[folder] = name, probe.masked_outputs(mask)
+        found = logits_elsewhere(jobs)
+    gaps = dict.fromkeys(probes, 0.0)
+    for folder, (name, wanted) in expected.items():
+        gaps[name] = max(gaps[name], gap(found[folder], wanted))
+    return gaps
 
 
 def _run(script: str, checkpoint: Path, data: Path, like: PreTrainedModel, batch: int, trusted: bool) -> str:

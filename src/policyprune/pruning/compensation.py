@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from policyprune.pruning.space import Space
+from policyprune.pruning.space import Key, Space
 from policyprune.storage.sealed import read_sealed
 
 FORMAT = "policyprune-mask-1"  # of the file that holds a mask and its edits
-Key = tuple[int, str]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from torch import Tensor
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter
 
-HIDDEN = (-1, "hidden")  # layer and kind of the one group of hidden channels, which are the same in all layers
+Key = tuple[int, str]  # layer and kind of a block, or of a gate on one
+
+HIDDEN: Key = (-1, "hidden")  # layer and kind of the one group of hidden channels, which are the same in all layers
 GATES = {"attention_block": ("attention",), "ffn_block": ("ffn",), "layer": ("attention", "ffn")}
 
 
@@ -48,7 +50,7 @@ class Space:
         counts = torch.tensor([group.count for group in self.groups])
         return torch.repeat_interleave(torch.arange(len(self.groups)), counts)
 
-    def views(self, flat: Tensor) -> dict[tuple[int, str], Tensor]:
+    def views(self, flat: Tensor) -> dict[Key, Tensor]:
         """Views (..., count) into a flat tensor (..., n), by (layer, kind)."""
         parts = flat.split([group.count for group in self.groups], dim=-1)
         return {(group.layer, group.kind): part for group, part in zip(self.groups, parts, strict=True)}
@@ -106,7 +108,7 @@ class Space:
         return total[..., :-1]
 
     @cached_property
-    def _starts(self) -> dict[tuple[int, str], int]:
+    def _starts(self) -> dict[Key, int]:
         starts, total = {}, 0
         for group in self.groups:
             starts[group.layer, group.kind] = total

@@ -23,6 +23,7 @@ from policyprune.evaluation.measures import size
 from policyprune.evaluation.quality import Quality
 from policyprune.evaluation.zero_shot import generators_restored
 from policyprune.models.adapter import Adapter, adapt
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of
 from policyprune.search.calibration import fit_edits
 from policyprune.storage.files import PREFIX, SUFFIX, disk_trouble
@@ -84,12 +85,12 @@ def rehearse(
             adapter = adapt(small)
             units = space_of(adapter, config.granularity.units).units
             mask = half(units)
-            pruned = shrink(small, adapter, units, mask)
+            pruned = shrink(PrunableModel(small, adapter, units), mask)
         if isinstance(config.tuning, Calibrated):
             with tried(f"tuning={config.tuning.name}"):
                 short = replace(config, tuning=replace(config.tuning, sequences=SEQUENCES))
                 edits, _ = fit_edits(short, small, adapter, units, mask, first)
-                pruned = shrink(small, adapter, units, mask, edits)
+                pruned = shrink(PrunableModel(small, adapter, units), mask, edits)
         _export(config, pruned, tokenizer, folder)
         rehearse_evaluation(quality, model)
         with tried("evaluation.latency"):
@@ -114,7 +115,7 @@ def few_layers(model: PreTrainedModel) -> PreTrainedModel:
     mask = torch.ones(space.n, dtype=torch.bool)
     for (layer, _), view in space.views(mask).items():
         view.fill_(layer in kept)
-    return shrink(model, adapter, space, mask)
+    return shrink(PrunableModel(model, adapter, space), mask)
 
 
 def half(space: Space) -> Tensor:

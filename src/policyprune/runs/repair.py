@@ -11,6 +11,7 @@ from policyprune.models.loading import load
 from policyprune.pruning.compensation import load_edits
 from policyprune.pruning.mask import FILE as MASK
 from policyprune.pruning.mask import load_mask
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.runs.card import write_card
 from policyprune.runs.record import Record
 from policyprune.surgery import formats
@@ -28,7 +29,7 @@ def mender(config: Config, folder: Path, settings: formats.Settings) -> Callable
         edits = load_edits(folder / MASK, space)
         model, tokenizer = load(config.model, config.task)
         base = base_of(model, config.model.source, config.model.revision, config.task.name)
-        smaller = shrink(model, adapt(model), space, mask, edits)
+        smaller = shrink(PrunableModel(model, adapt(model), space), mask, edits)
         write_plan(folder / FILE, base, space, mask, edits)
         record.warn("the exports were made again from the mask, after the numbers were measured")
         for form in config.export.formats:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers.problem import Job
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space
 from policyprune.surgery.sliced import Sliced
 
@@ -28,7 +29,7 @@ class Forwards:
         self._masking = Masking(adapter, space.units)
         whole = not any(parameter.is_meta for parameter in model.parameters())  # else accelerate loads as it goes
         by_layer = not any(group.kind == "hidden" for group in space.groups)
-        self._sliced = Sliced(model, adapter, space.units) if sliced and whole and by_layer else None
+        self._sliced = Sliced(PrunableModel(model, adapter, space)) if sliced and whole and by_layer else None
 
     def __call__(self, masks: Tensor, rows: Tensor) -> Tensor:
         """Losses (B,) of the sequences `rows` (B,) under masks (B, n) or (1, n)."""

@@ -10,6 +10,7 @@ from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.unequal import dimension
 from policyprune.pruning.compensation import Edits
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import HIDDEN, Space
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.shrink import shrink
@@ -94,7 +95,7 @@ def check_base(plan: Plan, model: PreTrainedModel) -> None:
 def lay(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
     """The dense model without what the plan leaves out; UsageError for a model of another shape."""
     check_base(plan, model)
-    return shrink(model, adapt(model), plan.space, plan.mask, plan.edits)
+    return shrink(PrunableModel(model, adapt(model), plan.space), plan.mask, plan.edits)
 
 
 def _check_edits(plan: Plan, edits: Edits, model: PreTrainedModel, adapter: Adapter) -> None:

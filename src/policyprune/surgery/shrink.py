@@ -11,38 +11,32 @@ from transformers.pytorch_utils import Conv1D
 from policyprune.models.adapter import Adapter, Block
 from policyprune.models.unequal import EmptyBlock, dimension, set_features, set_sizes
 from policyprune.pruning.compensation import Edits
-from policyprune.pruning.space import HIDDEN, Space
-from policyprune.surgery.depth import keep_layers, kept_layers, silence
-from policyprune.surgery.widths import state_hidden, state_widths, stated_biases
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.space import HIDDEN, Key
+from policyprune.surgery.sizes import keep_layers, kept_layers, state_hidden, state_widths, stated_biases
 
 
 @torch.no_grad()
 def shrink(
-    model: PreTrainedModel,
-    adapter: Adapter,
-    space: Space,
-    mask: Tensor,
-    edits: Edits | None = None,
-    in_place: bool = False,
+    prunable: PrunableModel, mask: Tensor, edits: Edits | None = None, in_place: bool = False
 ) -> PreTrainedModel:
     """Return a model without the units where mask (n,) is 0; it computes what the masked model computes, to rounding.
 
-    `space` is that of heads and channels, or of hidden channels (`Space.units`). A layer that loses both blocks is
-    deleted where the family allows it. What a tuning changed is worked into the output projections, in float32; a bias
-    is made where there was none, and keeps its layer.
-    The weights that are not sliced are shared with `model`, which stays as it was unless `in_place`. The config of the
-    result states its widths: as usual where all layers agree, in `per_layer_config` where they do not; the hidden size
-    under a key of its own where the stock class would take it for another model's.
+    A layer that loses both blocks is deleted where the family allows it. What a tuning changed is worked into the
+    output projections, in float32; a bias is made where there was none, and keeps its layer.
+    The weights that are not sliced are shared with the dense model, which stays as it was unless `in_place`.
+    The config of the result states its widths: as usual where all layers agree, in `per_layer_config` where they do
+    not. The hidden size has a key of its own where the stock class would take it for another model's.
     """
-    smaller = model if in_place else twin(model)
-    biased = stated_biases(model.config)
-    layers = kept_layers(adapter, space, mask, biased | set(edits.biases if edits else ()))
-    biased |= set(cut(smaller, adapter, space, mask, edits))
-    keep_layers(smaller, adapter, layers)
-    state_widths(smaller, adapter, space, mask, layers, biased)
-    if HIDDEN in space.views(mask):
-        state_hidden(smaller, adapter, int(mask.sum()))
-    return smaller
+    smaller = prunable if in_place else prunable.on(twin(prunable.model))
+    biased = stated_biases(prunable.model.config)
+    layers = kept_layers(prunable, mask, biased | set(edits.biases if edits else ()))
+    biased |= set(cut(smaller, mask, edits))
+    keep_layers(smaller.model, prunable.adapter, layers)
+    state_widths(smaller, mask, layers, biased)
+    if prunable.has_hidden_units:
+        state_hidden(smaller.model, prunable.adapter, int(mask.sum()))
+    return smaller.model
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -52,19 +46,17 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def cut(
-    model: PreTrainedModel, adapter: Adapter, space: Space, mask: Tensor, edits: Edits | None = None
-) -> list[tuple[int, str]]:
+def cut(prunable: PrunableModel, mask: Tensor, edits: Edits | None = None) -> list[Key]:
     """Take the units out of a model in place, and return the blocks that got a bias.
 
     The config stays as it was, and so does the number of layers. What is left of a block without units adds nothing,
     its output bias included, unless a tuning gave it one; in post-norm families the bias stays.
     """
     edits = edits or Edits()
-    blocks = {(block.layer, block.kind): block for block in adapter.blocks}
+    model, adapter, blocks = prunable.model, prunable.adapter, prunable.blocks
     biased = [key for key, bias in edits.biases.items() if _add_bias(model.get_submodule(blocks[key].out), bias)]
-    scales = space.views(edits.scales) if edits.scales is not None else {}
-    for key, view in space.views(mask.bool().cpu()).items():
+    scales = prunable.units.views(edits.scales) if edits.scales is not None else {}
+    for key, view in prunable.views(mask).items():
         kept = view.nonzero().flatten()
         if key == HIDDEN:
             _narrow(model, adapter, kept)
@@ -93,7 +85,7 @@ def cut_block(model: nn.Module, block: Block, kept: Tensor, silent: bool) -> Non
     elif len(kept) < block.count:
         _slice(model, block, kept)
     if not len(kept) and silent:
-        silence(model, block)
+        _silence(model, block)
 
 
 def _remove(model: nn.Module, block: Block) -> None:
@@ -104,6 +96,16 @@ def _remove(model: nn.Module, block: Block) -> None:
     model.set_submodule(block.path, empty)
     if not holds_out:
         _take(out, "in", torch.empty(0, dtype=torch.long))
+
+
+@torch.no_grad()
+def _silence(model: nn.Module, block: Block) -> None:
+    """Set the output bias of a block without units to zero, whichever module holds it now."""
+    where = block.path if block.path and block.out.startswith(block.path + ".") else block.out
+    holder = model.get_submodule(where)
+    bias = getattr(holder, "bias", None)
+    if isinstance(bias, nn.Parameter):
+        holder.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=bias.requires_grad)
 
 
 def _slice(model: nn.Module, block: Block, kept: Tensor) -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from policyprune.models.adapter import Adapter, Block
-from policyprune.pruning.space import Space
+from policyprune.models.adapter import Block
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.space import Key
 from policyprune.surgery.shrink import cut_block, twin
 
 
@@ -17,28 +17,27 @@ class Sliced:
     It shares all tensors with the dense model, which stays as it was. One layer at a time has weights of its own.
     """
 
-    def __init__(self, model: PreTrainedModel, adapter: Adapter, space: Space) -> None:
-        """`space` is that of heads and channels (`Space.units`)."""
-        self.model = twin(model)
-        self._space, self._device, self._silent = space, model.device, adapter.removable_layers
-        self._kept: dict[tuple[int, str], Tensor] = {}
-        blocks = {(block.layer, block.kind): block for block in adapter.blocks}
-        for index, path in enumerate(adapter.layers):
+    def __init__(self, prunable: PrunableModel) -> None:
+        self.model = twin(prunable.model)
+        self._prunable = prunable
+        self._kept: dict[Key, Tensor] = {}
+        for index, path in enumerate(prunable.adapter.layers):
             layer = self.model.get_submodule(path)
-            own = [blocks[group.layer, group.kind] for group in space.groups if group.layer == index]
-            self._hook(layer, own, _Whole(layer))
+            self._hook(layer, [block for block in prunable.prunable_blocks if block.layer == index], _Whole(layer))
 
     def set(self, mask: Tensor) -> None:
         """The mask (n,) for the forwards to come; one that is not on the CPU makes the process wait for its device."""
-        views = self._space.views(mask.bool().cpu())
+        views = self._prunable.views(mask)
         kept = [view.nonzero().flatten() for view in views.values()]
-        parts = torch.cat(kept).to(self._device, non_blocking=True).split([len(own) for own in kept])
+        parts = torch.cat(kept).to(self._prunable.device, non_blocking=True).split([len(units) for units in kept])
         self._kept = dict(zip(views, parts, strict=True))
 
     def _hook(self, layer: nn.Module, blocks: list[Block], whole: "_Whole") -> None:
+        silent = self._prunable.adapter.removable_layers
+
         def cut(module: nn.Module, args: tuple[Any, ...]) -> None:
             for block in blocks:
-                cut_block(self.model, block, self._kept[block.layer, block.kind], self._silent)
+                cut_block(self.model, block, self._kept[block.layer, block.kind], silent)
 
         def restore(module: nn.Module, args: tuple[Any, ...], out: object) -> None:
             whole.restore()
@@ -51,7 +50,9 @@ class _Whole:
     """What a layer's modules are before they are cut."""
 
     def __init__(self, layer: nn.Module) -> None:
-        self._state = [(own, dict(vars(own)), dict(own._parameters), dict(own._modules)) for own in layer.modules()]
+        self._state = [
+            (module, dict(vars(module)), dict(module._parameters), dict(module._modules)) for module in layer.modules()
+        ]
 
     def restore(self) -> None:
         for module, attributes, parameters, modules in self._state:

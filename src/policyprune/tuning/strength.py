@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from policyprune.models.adapter import Adapter, Block
 from policyprune.models.layerwise import columns_of, projection
 from policyprune.pruning.compensation import Edits
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space
 from policyprune.surgery.shrink import shrink
 
@@ -44,7 +45,7 @@ def choose(
     found = {}
     for share in SHARES:
         worn = part(edits, share, model, adapter, space, mask)
-        value = loss(shrink(model, adapter, space, mask, worn))
+        value = loss(shrink(PrunableModel(model, adapter, space), mask, worn))
         found[share] = (value if math.isfinite(value) else math.inf, worn)
     best = min(SHARES, key=lambda share: found[share][0])
     return found[best][1], best

@@ -21,11 +21,12 @@ from policyprune.models.precision import dtype_of
 from policyprune.provenance import hardware
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
 from policyprune.pruning.budget.costs import check_alike
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.storage.cache import cache_folder
 from policyprune.storage.files import write_whole
-from policyprune.surgery.depth import keep_layers, state_depth
 from policyprune.surgery.shrink import cut, twin
+from policyprune.surgery.sizes import keep_layers, state_depth
 
 log = logging.getLogger(__name__)
 SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)  # of a block's units
@@ -135,7 +136,7 @@ def _measured(model: PreTrainedModel, budget: LatencyBudget, points: list[tuple[
     for attention, ffn in points:
         mask = torch.cat([torch.arange(group.count) < (attention, ffn)[i] for i, group in enumerate(space.groups)])
         smaller = twin(model)
-        cut(smaller, adapter, space, mask)
+        cut(PrunableModel(smaller, adapter, space), mask)
         calls = layer_calls(smaller, adapter, budget.batch_size, budget.sequence_length)
         for _, args, kwargs in calls:
             hidden = args[0] if args else kwargs["hidden_states"]

@@ -1,44 +1,73 @@
-"""How a config states the widths of a pruned model."""
+"""How many layers and how much of each are left: what of a model goes as a whole, and what its config says then."""
 
 import copy
 from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from policyprune.models.adapter import Adapter
 from policyprune.models.residual import KEPT
-from policyprune.pruning.space import HIDDEN, Space
-from policyprune.surgery.depth import state_depth
+from policyprune.models.unequal import EmptyBlock
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.space import Key
 
 
-def state_widths(
-    model: PreTrainedModel,
-    adapter: Adapter,
-    space: Space,
-    mask: Tensor,
-    layers: list[int],
-    biased: Iterable[tuple[int, str]] = (),
-) -> None:
+def kept_layers(prunable: PrunableModel, mask: Tensor, biased: Iterable[Key] = ()) -> list[int]:
+    """Layers that remain under a mask (n,) of units: those with a unit left, and the first one where there is none.
+
+    A block in `biased` still adds its bias and keeps its layer. All remain in a family whose empty layers still compute
+    something (post-norm).
+    """
+    if not prunable.adapter.removable_layers:
+        return list(range(len(prunable.adapter.layers)))
+    counts = prunable.kept_counts(mask)
+    return sorted({layer for (layer, _), count in counts.items() if count} | {layer for layer, _ in biased}) or [0]
+
+
+def keep_layers(model: PreTrainedModel, adapter: Adapter, kept: list[int]) -> None:
+    """Delete the other layers of a model in place and tell the later ones their new place; its config stays."""
+    if len(kept) == len(adapter.layers):
+        return
+    layers = nn.ModuleList([model.get_submodule(adapter.layers[layer]) for layer in kept])
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if isinstance(module, EmptyBlock):
+                module.layer = index
+            elif hasattr(module, adapter.family.layer_index):
+                setattr(module, adapter.family.layer_index, index)
+    model.set_submodule(adapter.layers[0].rpartition(".")[0], layers)
+
+
+def state_depth(config: PreTrainedConfig, adapter: Adapter, kept: list[int]) -> None:
+    """Write into a config how many layers there are and what each of them is, for the layers `kept`."""
+    if len(kept) == len(adapter.layers):
+        return
+    family = adapter.family
+    for key in family.layer_lists:
+        stated = getattr(config, key, None)
+        if stated:
+            setattr(config, key, [stated[layer] for layer in kept])
+    setattr(config, family.layer_count, len(kept))
+
+
+def state_widths(prunable: PrunableModel, mask: Tensor, layers: list[int], biased: Iterable[Key] = ()) -> None:
     """Write the kept counts of each layer into the model's config, in the stock keys where all layers agree.
 
     `layers` are those that remain, `biased` the blocks whose output projection has a bias that the stock class has not.
     """
-    family = adapter.family
+    model, adapter, family = prunable.model, prunable.adapter, prunable.adapter.family
     names = {"attention": family.group_count, "ffn": family.channel_count}
     counts: dict[int | str, dict[str, Any]] = {}
-    kept = {(block.layer, block.kind): block.count for block in adapter.blocks}
-    kept |= {key: int(view.sum()) for key, view in space.views(mask.bool()).items() if key != HIDDEN}
-    heads = {(block.layer, block.kind): block.heads for block in adapter.blocks}
-    for (layer, kind), count in kept.items():
+    for (layer, kind), count in prunable.kept_counts(mask).items():
         if layer in layers:
-            counts.setdefault(layers.index(layer), {})[names[kind]] = count * heads[layer, kind]
+            counts.setdefault(layers.index(layer), {})[names[kind]] = count * prunable.blocks[layer, kind].heads
     everywhere = list(counts.values())
     added = set(biased)
     for index, layer in enumerate(layers) if added else ():
-        counts[index]["output_biases"] = sorted(kind for own, kind in added if own == layer)
+        counts[index]["output_biases"] = sorted(kind for biased_layer, kind in added if biased_layer == layer)
     state_depth(model.config, adapter, layers)  # in the config that the layers share, too: the model counts them by it
     uniform = len(everywhere) == len(layers) and all(c == everywhere[0] for c in everywhere)
     stock = (
@@ -74,10 +103,10 @@ def state_hidden(model: PreTrainedModel, adapter: Adapter, count: int) -> None:
     setattr(model.config, KEPT, count)
 
 
-def stated_biases(config: PreTrainedConfig) -> set[tuple[int, str]]:
+def stated_biases(config: PreTrainedConfig) -> set[Key]:
     """The blocks, by (layer, kind), whose output projection has a bias that the stock class has not."""
     before = config.to_dict().get("per_layer_config") or {}
-    return {(int(layer), kind) for layer, own in before.items() for kind in own.get("output_biases", [])}
+    return {(int(layer), kind) for layer, widths in before.items() for kind in widths.get("output_biases", [])}
 
 
 def _stock(config: PreTrainedConfig, adapter: Adapter, counts: dict[str, int]) -> PreTrainedConfig | None:
