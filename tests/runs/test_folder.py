@@ -16,10 +16,10 @@ from policyprune.config.validate import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.report.runs import find_runs
 from policyprune.runs.folder import finished_before, recorded
-from policyprune.runs.reading import FILE
 from policyprune.runs.record import Record
 from policyprune.runs.signals import INTERRUPTION
 from policyprune.runs.status import Standing, standing
+from policyprune.storage.record_file import RECORD_FILE
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def config() -> Config:
 
 def on_disk(folder: Path) -> dict[str, object]:
     """The record as it is in the file now."""
-    content: dict[str, object] = json.loads((folder / FILE).read_text())
+    content: dict[str, object] = json.loads((folder / RECORD_FILE).read_text())
     return content
 
 
@@ -101,11 +101,11 @@ def test_failed_and_interrupted_runs_are_repeated(config: Config, tmp_path: Path
 def test_another_config_in_the_same_folder_is_refused(config: Config, tmp_path: Path, force: str) -> None:
     with recorded(config, tmp_path, CPU):
         pass
-    before = (tmp_path / FILE).read_bytes()
+    before = (tmp_path / RECORD_FILE).read_bytes()
     other = validated("optimizer=one_shot", "seed=1", f"force={force}")
     with pytest.raises(UsageError, match=r"hydra\.run\.dir: .*name another folder"):
         finished_before(other, tmp_path)
-    assert (tmp_path / FILE).read_bytes() == before
+    assert (tmp_path / RECORD_FILE).read_bytes() == before
 
 
 def test_an_interrupted_run_says_so_and_keeps_its_states(config: Config, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_failed_run_without_a_search_gives_way_to_another_config(
 
 @pytest.mark.parametrize("content", ["", '{"schema": 1, "status": "finished", "con', "[]", "null", '{"schema": 7}'])
 def test_a_record_that_cannot_be_read_is_not_overwritten(config: Config, tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE).write_text(content)
+    (tmp_path / RECORD_FILE).write_text(content)
     with pytest.raises(UsageError, match=r"hydra\.run\.dir: .* cannot be read \([^\n]*\), force=true [^\n]*$"):
         finished_before(config, tmp_path)
     assert finished_before(validated("optimizer=one_shot", "force=true"), tmp_path) is None

@@ -12,8 +12,8 @@ import policyprune
 from policyprune.config.targets import subject
 from policyprune.errors import UsageError
 from policyprune.report.runs import find_runs
-from policyprune.runs.reading import FILE, UnreadableError
 from policyprune.runs.record import Record, read_record
+from policyprune.storage.record_file import RECORD_FILE, UnreadableError
 
 
 def some_record() -> Record:
@@ -40,13 +40,13 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_only_the_record_is_left_behind(tmp_path: Path) -> None:
     some_record().write(tmp_path)
     some_record().write(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD_FILE]
 
 
 def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = some_record()
     record.write(tmp_path)
-    before = (tmp_path / FILE).read_bytes()
+    before = (tmp_path / RECORD_FILE).read_bytes()
 
     def full(descriptor: int) -> None:
         raise OSError("no space left on device")
@@ -55,7 +55,7 @@ def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path, monkeypatch: p
     record.status = "finished"
     with pytest.raises(OSError, match="no space"):
         record.write(tmp_path)
-    assert (tmp_path / FILE).read_bytes() == before
+    assert (tmp_path / RECORD_FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -67,7 +67,7 @@ def test_what_is_no_number_becomes_null(tmp_path: Path, value: float) -> None:
     def strict(constant: str) -> None:
         pytest.fail(f"{constant} is no JSON")
 
-    row = json.loads((tmp_path / FILE).read_text(), parse_constant=strict)["results"][-1]
+    row = json.loads((tmp_path / RECORD_FILE).read_text(), parse_constant=strict)["results"][-1]
     assert row["value"] is None
     assert row["protocol"]["nested"] == [1.0, None]
 
@@ -85,23 +85,23 @@ def test_what_is_not_finite_is_said_in_one_line(caplog: pytest.LogCaptureFixture
     "content", ["", '{"schema": 1, "config"', '{"schema": 0}', "{}", "[]", "null", "7", "[" * 9999]
 )
 def test_what_cannot_be_read_says_why_in_one_line(tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE).write_text(content)
+    (tmp_path / RECORD_FILE).write_text(content)
     with pytest.raises(UnreadableError, match=r"record\.json' cannot be read: [^\n]+$"):
         read_record(tmp_path)
 
 
 def test_a_folder_in_the_place_of_a_record_says_so(tmp_path: Path) -> None:
-    (tmp_path / FILE).mkdir()
+    (tmp_path / RECORD_FILE).mkdir()
     with pytest.raises(UnreadableError, match="Is a directory"):
         read_record(tmp_path)
 
 
 def test_fields_that_are_not_known_are_let_be_and_those_that_lack_are_empty(tmp_path: Path) -> None:
     some_record().write(tmp_path)
-    content = json.loads((tmp_path / FILE).read_text())
+    content = json.loads((tmp_path / RECORD_FILE).read_text())
     del content["versions"], content["command"], content["results"][0]["unit"]
     content["later"] = content["results"][0]["later"] = {"added": 1}
-    (tmp_path / FILE).write_text(json.dumps(content))
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
     record = read_record(tmp_path)
     assert record is not None
     assert (record.versions, record.command, record.results[0].unit) == ({}, [], "")
@@ -129,7 +129,7 @@ def test_any_wrong_shape_is_read_or_refused_in_one_line_by_all_readers(tmp_path:
     record.config["model"] = {"name": "tiny", "trust_remote_code": False, **held}
     record.files = {"mask.safetensors": {"bytes": 3, "sha256": "abc"}}
     record.write(tmp_path)
-    whole = json.loads((tmp_path / FILE).read_text())
+    whole = json.loads((tmp_path / RECORD_FILE).read_text())
     for path in paths(whole):
         content = json.loads(json.dumps(whole))
         at = content
@@ -141,7 +141,7 @@ def test_any_wrong_shape_is_read_or_refused_in_one_line_by_all_readers(tmp_path:
             del at[path[-1]]
         else:
             at[path[-1]] = other
-        (tmp_path / FILE).write_text(json.dumps(content))
+        (tmp_path / RECORD_FILE).write_text(json.dumps(content))
         (run,) = find_runs([tmp_path])
         for reader in (lambda: read_record(tmp_path), lambda: subject(str(tmp_path))):
             complaint = complaint_of(reader)
@@ -169,11 +169,11 @@ def test_a_standard_error_is_a_number_or_null(tmp_path: Path) -> None:
     record = some_record()
     record.add("dense", "acc", 0.5, "", {}, stderr=math.nan)
     record.write(tmp_path)
-    rows = json.loads((tmp_path / FILE).read_text())["results"]
+    rows = json.loads((tmp_path / RECORD_FILE).read_text())["results"]
     assert [row["stderr"] for row in rows] == [None, None, 0.125, None]
 
 
 def test_every_field_is_in_the_file(tmp_path: Path) -> None:
     some_record().write(tmp_path)
-    content = json.loads((tmp_path / FILE).read_text())
+    content = json.loads((tmp_path / RECORD_FILE).read_text())
     assert set(content) == {field.name for field in dataclasses.fields(Record)}

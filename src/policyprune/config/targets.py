@@ -18,7 +18,7 @@ from policyprune.config.messages import one_line
 from policyprune.config.schema import Classification, Evaluation, LanguageModeling, Model, QuestionAnswering
 from policyprune.errors import UsageError
 from policyprune.models.modelling_file import brings_only_ours
-from policyprune.runs.reading import FILE, read_content
+from policyprune.storage.record_file import RECORD_FILE, read_content
 from policyprune.storage.sources import PACKAGE, locate
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
@@ -61,10 +61,10 @@ def subject(source: str) -> Subject:
         if not HUB_ID.fullmatch(source):
             raise UsageError(f"source: {source!r} is no folder of a run, no checkpoint and no hub id")
         return Subject(source, source.rpartition("/")[2])
-    record = read_content(path / FILE) if path.is_dir() else None
+    record = read_content(path / RECORD_FILE) if path.is_dir() else None
     if record is not None:
         config, bos = record["config"], record.get("protocol", {}).get("bos")
-        model = _held(str(path / FILE), config.get("model"))
+        model = _held(str(path / RECORD_FILE), config.get("model"))
         return Subject(str(path / "checkpoint"), model["name"], path, {**config, "model": model}, bos)
     if path.is_file() and path.suffix == ".gguf":
         return Subject(source, path.stem)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from policyprune.runs.artefacts import CURVE, lost
-from policyprune.runs.reading import FILE, UnreadableError, read_content
+from policyprune.storage.record_file import RECORD_FILE, UnreadableError, read_content
 
 log = logging.getLogger(__name__)
 FINISHED = "finished"
@@ -119,7 +119,7 @@ class Run:
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
     """All runs below the folders, each once, in the order in which they began."""
-    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob(FILE))}
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob(RECORD_FILE))}
     runs = [run for run in map(_read, paths.values()) if run is not None]
     return sorted(runs, key=lambda run: (str(run.content.get("started", "")), str(run.folder)))
 

@@ -17,14 +17,14 @@ from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.provenance import hardware
 from policyprune.runs.artefacts import CURVE, MASK, lost, noted, work
 from policyprune.runs.lock import only_one
-from policyprune.runs.reading import FILE, UnreadableError
 from policyprune.runs.record import Record, mark_failed, read_record
 from policyprune.runs.signals import interruptible
 from policyprune.runs.state import forget
 from policyprune.storage.files import clear, disk_trouble, write_whole
+from policyprune.storage.record_file import RECORD_FILE, UnreadableError
 
 log = logging.getLogger(__name__)
-BEGUN = (FILE, "config.yaml", CURVE, "importance.state", "wandb", "tensorboard")  # before a search or training
+BEGUN = (RECORD_FILE, "config.yaml", CURVE, "importance.state", "wandb", "tensorboard")  # before a search or training
 AnyConfig = Config | Finetuning | Evaluating
 Mend = Callable[[Record], None]
 
@@ -41,7 +41,7 @@ def finished_before(config: AnyConfig, folder: Path, mend: Mend | None = None) -
         if config.force:
             return None
         raise UsageError(
-            f"hydra.run.dir: {str(folder)!r} holds a {FILE} that cannot be read ({error.reason}), "
+            f"hydra.run.dir: {str(folder)!r} holds a {RECORD_FILE} that cannot be read ({error.reason}), "
             "force=true begins anew, or name another folder"
         ) from error
     if record is None:

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PLACE = ("task", "split", "scope", "batch_size", "length", "sequence_length")  # what mostly tells rows apart
-
 
 def told_apart(names: Sequence[str], protocols: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each row the words that tell it from others of the same name; "" where its name is its own.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from policyprune.provenance import git_state, installed_versions
-from policyprune.runs.reading import FILE, SCHEMA, read_content
 from policyprune.storage.files import write_whole
+from policyprune.storage.record_file import RECORD_FILE, SCHEMA, read_content
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +95,12 @@ class Record:
     def write(self, folder: Path) -> None:
         """Write `record.json` atomically: a reader sees the old or the new one, never a part."""
         text = json.dumps(_plain(dataclasses.asdict(self)), indent=2, allow_nan=False)
-        write_whole(folder / FILE, f"{text}\n".encode())
+        write_whole(folder / RECORD_FILE, f"{text}\n".encode())
 
 
 def mark_failed(folder: Path) -> None:
     """Let the record on disk say `failed` in the place of `running`, where there is no room for another one."""
-    with (folder / FILE).open("r+b") as file:
+    with (folder / RECORD_FILE).open("r+b") as file:
         at = file.read().find(RUNNING)
         if at >= 0:
             file.seek(at)
@@ -109,7 +109,7 @@ def mark_failed(folder: Path) -> None:
 
 def read_record(folder: Path) -> Record | None:
     """The record in a run's folder, None where there is none; UnreadableError where it cannot be understood."""
-    content = read_content(folder / FILE)
+    content = read_content(folder / RECORD_FILE)
     if content is None:
         return None
     blank = Record({}, "", {}, command=[], versions={}, git={})

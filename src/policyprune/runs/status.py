@@ -13,8 +13,8 @@ from policyprune.errors import UsageError
 from policyprune.provenance import hardware
 from policyprune.runs.artefacts import CURVE, lost, work
 from policyprune.runs.lock import only_one
-from policyprune.runs.reading import FILE, UnreadableError
 from policyprune.runs.record import Record, read_record
+from policyprune.storage.record_file import RECORD_FILE, UnreadableError
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,6 @@ def _note(config: Config, folder: Path, error: Exception) -> None:
 
 def _on_disk(folder: Path) -> bytes | None:
     try:
-        return (folder / FILE).read_bytes()
+        return (folder / RECORD_FILE).read_bytes()
     except OSError:
         return None

@@ -7,8 +7,8 @@ from tabulate import tabulate
 
 from policyprune.runs.naming import told_apart
 from policyprune.runs.noise import noise
-from policyprune.runs.reading import FILE
 from policyprune.runs.record import Record, Row
+from policyprune.storage.record_file import RECORD_FILE
 
 LABELS = {
     "dense": "dense",
@@ -90,11 +90,11 @@ def closing_words(record: Record, folder: Path) -> str:
     warnings = "".join(f"WARNING: {text}\n" for text in record.warnings)
     checkpoint = folder / "checkpoint"
     if not checkpoint.is_dir():
-        return f"{warnings}record: {folder / FILE}"
+        return f"{warnings}record: {folder / RECORD_FILE}"
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     architecture, trust = config["architectures"][0], ", trust_remote_code=True" if "auto_map" in config else ""
     kind = architecture.rpartition("For")[2] if "For" in architecture else "CausalLM"  # GPT2LMHeadModel
-    return f"""{warnings}record:     {folder / FILE}
+    return f"""{warnings}record:     {folder / RECORD_FILE}
 checkpoint: {checkpoint}
 
 from transformers import AutoModelFor{kind}, AutoTokenizer

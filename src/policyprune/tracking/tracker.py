@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from policyprune.config.schema import Config, Wandb
-from policyprune.runs.naming import PLACE, told_apart
+from policyprune.runs.naming import told_apart
 from policyprune.runs.record import Record
+from policyprune.storage.record_file import NAMING_KEYS
 from policyprune.tracking.tensorboard import TensorBoardTracker
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def flat(record: Record) -> dict[str, float | int | None]:
     The spread of a latency stands beside it, under `.../spread`.
     """
     names = [
-        "/".join([row.subject, row.metric, *(str(row.protocol[part]) for part in PLACE if part in row.protocol)])
+        "/".join([row.subject, row.metric, *(str(row.protocol[part]) for part in NAMING_KEYS if part in row.protocol)])
         for row in record.results
     ]
     words = told_apart(names, [row.protocol for row in record.results])

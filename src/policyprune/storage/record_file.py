@@ -1,16 +1,16 @@
-"""A record as it is read, by whoever reads it: one tolerance for all. Imports no torch."""
+"""`record.json` as plain JSON, checked for its shape: one tolerance for all who read it. Imports no torch."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from policyprune.errors import UsageError
-from policyprune.runs.naming import PLACE
 
+RECORD_FILE = "record.json"
 SCHEMA = 1
-FILE = "record.json"
 STATES = ("running", "finished", "interrupted", "failed")
-LISTED = {  # lists of mappings, and what each of these has
+NAMING_KEYS = ("task", "split", "scope", "batch_size", "length", "sequence_length")  # of a protocol: what names a row
+LISTS = {  # lists of mappings, and the keys that each of these must have
     "stages": {"name", "seconds"},
     "tuning": set(),
     "keep_rates": {"layer", "kind", "rate"},
@@ -30,9 +30,9 @@ class UnreadableError(UsageError):
 
 
 def read_content(path: Path) -> dict[str, Any] | None:
-    """A record as plain JSON in which what is known has its right shape; None where there is no file.
+    """A record as plain JSON in which every known field has its right shape; None where there is no file.
 
-    Fields that are not known are let be. UnreadableError for what is no whole record of this schema.
+    Unknown fields stay as they are. UnreadableError for what is no whole record of this schema.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -42,14 +42,14 @@ def read_content(path: Path) -> dict[str, Any] | None:
         raise UnreadableError(path, error.strerror or type(error).__name__) from error
     except (ValueError, RecursionError) as error:
         raise UnreadableError(path, f"it is no JSON ({' '.join(str(error).split())})") from error
-    wrong = _wrong(content)
-    if wrong:
-        raise UnreadableError(path, wrong)
+    fault = _fault(content)
+    if fault:
+        raise UnreadableError(path, fault)
     assert isinstance(content, dict)
     return content
 
 
-def _wrong(content: Any) -> str:
+def _fault(content: Any) -> str:
     """What keeps a record from being understood, empty where nothing does."""
     if not isinstance(content, dict):
         return "it is no mapping"
@@ -62,28 +62,28 @@ def _wrong(content: Any) -> str:
     for name in MAPPINGS:
         if not isinstance(content.get(name, {}), dict):
             return f"its {name} is no mapping"
-    for name in GROUPS:
-        if not isinstance(content["config"].get(name, {}), dict):
-            return f"its config.{name} is no mapping"
     config = content["config"]
+    for name in GROUPS:
+        if not isinstance(config.get(name, {}), dict):
+            return f"its config.{name} is no mapping"
     for number in (config.get("seed"), config.get("budget", {}).get("keep"), content.get("search", {}).get("seconds")):
         if not isinstance(number, int | float | None):
             return f"{number!r} stands where a number should"
-    for own in content.get("files", {}).values():
-        if not (isinstance(own, dict) and isinstance(own.get("bytes"), int)):
+    for file in content.get("files", {}).values():
+        if not (isinstance(file, dict) and isinstance(file.get("bytes"), int)):
             return "in its files one lacks its bytes"
-    for name, needed in LISTED.items():
+    for name, needed in LISTS.items():
         rows = content.get(name, [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             return f"its {name} is no list of mappings"
         for row in rows:
-            wrong = _wrong_row(row, needed)
-            if wrong:
-                return f"in its {name} {wrong}"
+            fault = _fault_of_row(row, needed)
+            if fault:
+                return f"in its {name} {fault}"
     return ""
 
 
-def _wrong_row(row: dict[str, Any], needed: set[str]) -> str:
+def _fault_of_row(row: dict[str, Any], needed: set[str]) -> str:
     lacking = sorted(needed - set(row))
     if lacking:
         return f"one lacks {', '.join(lacking)}"
@@ -93,5 +93,5 @@ def _wrong_row(row: dict[str, Any], needed: set[str]) -> str:
     protocol = row.get("protocol", {})
     if not isinstance(protocol, dict):
         return "protocol is no mapping"
-    odd = [name for name in PLACE if not isinstance(protocol.get(name), str | int | float | None)]
+    odd = [name for name in NAMING_KEYS if not isinstance(protocol.get(name), str | int | float | None)]
     return f"protocol.{odd[0]} is no number or word" if odd else ""
