@@ -24,11 +24,21 @@ FIXED = 31
 def make_adapter(counts: Sequence[tuple[int, int]]) -> Adapter:
     """Layers with (attention, ffn) units; all that a budget asks of a model."""
     blocks = [
-        Block(layer, kind, "", count, 1, "", (), PRICES[kind], PRICES[kind] - 1, 3 if kind == "attention" else 0)
+        Block(
+            layer=layer,
+            kind=kind,
+            path="",
+            count=count,
+            width=1,
+            params_per_unit=PRICES[kind],
+            macs_per_token=PRICES[kind] - 1,
+            score_width=3 if kind == "attention" else 0,
+        )
         for layer, pair in enumerate(counts)
         for kind, count in zip(KINDS, pair, strict=True)
     ]
-    return Adapter(LLAMA, tuple(str(layer) for layer in range(len(counts))), tuple(blocks), 1, FIXED)
+    layers = tuple(str(layer) for layer in range(len(counts)))
+    return Adapter(family=LLAMA, layers=layers, blocks=tuple(blocks), head_dim=1, fixed_params=FIXED)
 
 
 def make_space(counts: Sequence[tuple[int, int]]) -> Space:

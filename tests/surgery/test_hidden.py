@@ -17,7 +17,7 @@ from policyprune.evaluation.fresh_process import reloaded_gaps
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import EXAMPLES, example, random_model
 from policyprune.models.families import FAMILIES
-from policyprune.models.residual import KEPT
+from policyprune.models.residual import KEPT_HIDDEN_SIZE
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.space import space_of
 from policyprune.surgery import equivalence
@@ -115,9 +115,9 @@ def test_the_config_says_the_hidden_size_where_the_stock_class_takes_it(name: st
     save_checkpoint(shrink(own, mask_of(own)), None, own.adapter, tmp_path / "checkpoint")
     config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
     files = list((tmp_path / "checkpoint").glob("*.py"))
-    assert bool(files) == ("auto_map" in config) == (KEPT in config) == (name not in STOCK)
+    assert bool(files) == ("auto_map" in config) == (KEPT_HIDDEN_SIZE in config) == (name not in STOCK)
     kept = int(mask_of(own).sum())
-    assert config.get(KEPT, config.get("hidden_size")) == kept
+    assert config.get(KEPT_HIDDEN_SIZE, config.get("hidden_size")) == kept
 
 
 def test_models_that_lost_blocks_lose_hidden_channels_too() -> None:

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from policyprune.config.schema import Config
 from policyprune.evaluation.efficiency import block_parameters, parameters
 from policyprune.evaluation.fresh_process import reloaded_gaps
-from policyprune.models.adapter import Adapter, Block, adapt, family_of
+from policyprune.models.adapter import Adapter, Block, adapt
 from policyprune.models.examples import EXAMPLES, example, random_model
+from policyprune.models.families import family_of
 from policyprune.models.loading import quiet, stated, structure
 from policyprune.models.miniature import miniature
 from policyprune.surgery import equivalence

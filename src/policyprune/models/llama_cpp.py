@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.models.residual import KEPT
+from policyprune.models.residual import hidden_size
 
 MODEL_TYPES = ("llama", "mistral")
 ROPE_TYPES = ("default", "linear", "llama3")
@@ -38,7 +38,7 @@ def numbers(model: PreTrainedModel) -> Numbers:
     config = model.config
     return Numbers(
         config.max_position_embeddings,
-        getattr(config, KEPT, None) or config.hidden_size,
+        hidden_size(config),
         config.num_attention_heads,
         config.rms_norm_eps,
         float(config.rope_parameters["rope_theta"]),

@@ -27,7 +27,7 @@ from policyprune.errors import RunError, UsageError
 from policyprune.models.gguf import converted
 from policyprune.models.padding import settle_padding
 from policyprune.models.precision import dtype_of
-from policyprune.models.residual import KEPT
+from policyprune.models.residual import KEPT_HIDDEN_SIZE
 from policyprune.models.weights import check_class, check_finite, check_keys, check_tokens
 from policyprune.storage.checkpoint_files import check_model, has_weights
 from policyprune.storage.files import disk_trouble
@@ -232,7 +232,7 @@ def _settle_tying(config: Model, model: Any) -> None:
 
 def _check_code(config: Model, said: PreTrainedConfig) -> None:
     """UsageError for layers of unequal width, which the stock classes cannot build, without leave to run own code."""
-    if getattr(said, KEPT, None) is not None and not config.trust_remote_code:
+    if getattr(said, KEPT_HIDDEN_SIZE, None) is not None and not config.trust_remote_code:
         raise UsageError(
             f"model.trust_remote_code: false, but {config.source!r} lost hidden channels, which its own code builds"
         )

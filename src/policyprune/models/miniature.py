@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter
-from policyprune.models.residual import KEPT
+from policyprune.models.residual import KEPT_HIDDEN_SIZE
 
 GROUPS, QUERIES, CHANNELS, VOCABULARY, LAYERS = 4, 2, 64, 512, 4  # at most
 
@@ -19,7 +19,7 @@ def miniature(config: PreTrainedConfig, adapter: Adapter) -> PreTrainedConfig:
     """
     small, family = copy.deepcopy(config), adapter.family
     small.per_layer_config = None  # type: ignore[assignment]
-    for key in ("auto_map", KEPT):  # the stock class is built
+    for key in ("auto_map", KEPT_HIDDEN_SIZE):  # the stock class is built
         vars(small).pop(key, None)
     left = [block for block in adapter.blocks if block.kind == "attention" and block.count]
     if not left:

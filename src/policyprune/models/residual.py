@@ -1,43 +1,24 @@
-"""Where a model holds the channels of its residual stream (the hidden size), which are the same in all layers."""
+"""The channels of the residual stream (the hidden size) of a model, which are the same in all layers."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
-Axis = Literal["out", "in"]
-Place = tuple[str, Axis]  # a module, and the side on which it has a feature per channel
+from policyprune.models.family import Family, Place
 
-KEPT = "kept_hidden_size"  # config key of a model whose class cannot be built with the smaller hidden size
-
-
-@dataclass(frozen=True)
-class Residual:
-    """Modules with a feature per hidden channel, besides the projections of attention and FFN.
-
-    `layer_norms` stand inside a layer; `embeddings`, `writers` (projections onto the stream), `norms` and `readers`
-    inside the base model; `heads` in the whole model. Names that a variant lacks are passed over. `scaled`: the stock
-    class takes more than shapes from the hidden size. `obstacle` says why channels cannot go, "" where they can.
-    """
-
-    layer_norms: tuple[str, ...]
-    embeddings: tuple[str, ...]
-    norms: tuple[str, ...]
-    writers: tuple[str, ...] = ()
-    readers: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ("lm_head", "score", "qa_outputs")
-    scaled: bool = False
-    obstacle: str = ""
+KEPT_HIDDEN_SIZE = "kept_hidden_size"  # config key of a model whose class cannot be built with the smaller hidden size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hidden:
     """The hidden channels of a model: `count` of them.
 
     `inside` are names inside a layer, `outside` those outside the layers, `parts` the modules of both that are there.
     `norms` are the modules whose statistics are taken over the channels; the stream enters the layers at `entry`.
-    `params` and `macs_per_token` are what a channel costs in the transformer blocks. The rest as in the table.
+    `params` and `macs_per_token` are what a channel costs in the transformer blocks. `scaled` and `obstacle` as in the
+    table (`family.Residual`).
     """
 
     count: int
@@ -52,49 +33,61 @@ class Hidden:
     obstacle: str
 
 
-def hidden_of(
-    model: nn.Module,
-    config: PreTrainedConfig,
-    base: str,
-    layers: tuple[str, ...],
-    projections: tuple[Place, ...],
-    table: Residual,
-) -> Hidden:
-    """Find the channels. `base` is the name of the base model, `projections` those of the blocks, inside a layer."""
-    inside = (*projections, *((name, "out") for name in table.layer_norms))
-    within: list[Place] = [(name, "in") for name in (*table.embeddings, *table.readers)]
-    within += [(name, "out") for name in (*table.norms, *table.writers)]
-    outside: tuple[Place, ...] = (
-        *((f"{base}.{name}", axis) for name, axis in within),
-        *((name, "in") for name in table.heads),
-    )
-    there = {name for name, _ in model.named_modules()}
+def hidden_size(config: PreTrainedConfig) -> int:
+    """The number of hidden channels, also of a model whose config still states the dense number."""
+    return int(getattr(config, KEPT_HIDDEN_SIZE, None) or config.hidden_size)
+
+
+def hidden_of(model: PreTrainedModel, family: Family, layers: tuple[str, ...]) -> Hidden | None:
+    """Find the hidden channels of a model whose layers are the modules `layers`; None where the table has none."""
+    if family.residual is None:
+        return None
+    table = family.residual(model.config)
+    inside: tuple[Place, ...] = (*family.projections, *((name, "out") for name in table.layer_norms))
+    outside = _outside(model, family)
+    modules = dict(model.named_modules())
     in_layers: list[Place] = [(f"{path}.{name}", axis) for path in layers for name, axis in inside]
     in_layers += [  # a block without units may still add a bias
-        (f"{path}.{name}", "out")
+        (name, "out")
         for path in layers
-        for name, module in model.get_submodule(path).named_modules()
+        for name, module in model.get_submodule(path).named_modules(prefix=path)
         if type(module).__name__ == "EmptyBlock" and module.bias is not None
     ]
-    in_layers = [place for place in in_layers if place[0] in there]
-    norms = [f"{base}.{name}" for name in table.norms]
+    in_layers = [place for place in in_layers if place[0] in modules]
+    norms = [f"{model.base_model_prefix}.{name}" for name in table.norms]
     norms += [f"{path}.{name}" for path in layers for name in table.layer_norms]
-    count = int(getattr(config, KEPT, None) or config.hidden_size)
+    count = hidden_size(model.config)
+    params, macs = _costs(modules, in_layers, count)
+    return Hidden(
+        count=count,
+        entry=layers[0],
+        norms=tuple(name for name in norms if name in modules),
+        inside=inside,
+        outside=outside,
+        parts=(*(place for place in outside if place[0] in modules), *in_layers),
+        params=params,
+        macs_per_token=macs,
+        scaled=table.scaled,
+        obstacle=table.obstacle,
+    )
+
+
+def _outside(model: PreTrainedModel, family: Family) -> tuple[Place, ...]:
+    """The modules outside the layers that may have a feature per channel."""
+    assert family.residual is not None
+    table, base = family.residual(model.config), model.base_model_prefix
+    reading: list[Place] = [(f"{base}.{name}", "in") for name in (*table.embeddings, *table.readers)]
+    writing: list[Place] = [(f"{base}.{name}", "out") for name in (*table.norms, *table.writers)]
+    return (*reading, *writing, *((name, "in") for name in table.heads))
+
+
+def _costs(modules: dict[str, nn.Module], places: list[Place], count: int) -> tuple[int, int]:
+    """Parameters and multiply-accumulates per token of one of `count` channels in the modules at `places`."""
     params = macs = 0
-    for name, axis in in_layers:
-        weight, bias = (getattr(model.get_submodule(name), own, None) for own in ("weight", "bias"))
+    for name, axis in places:
+        weight: Any = getattr(modules[name], "weight", None)
+        bias: Any = getattr(modules[name], "bias", None)
         features = weight.numel() // count if weight is not None else 0
         params += features + (bias is not None and axis == "out")
         macs += features if weight is not None and weight.dim() == 2 else 0
-    return Hidden(
-        count,
-        layers[0],
-        tuple(name for name in norms if name in there),
-        inside,
-        outside,
-        (*(place for place in outside if place[0] in there), *in_layers),
-        params,
-        macs,
-        table.scaled,
-        table.obstacle,
-    )
+    return params, macs

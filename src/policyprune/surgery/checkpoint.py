@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from policyprune.models import modelling_file
 from policyprune.models.adapter import Adapter
 from policyprune.models.older_config import keys_of_4
-from policyprune.models.residual import KEPT
+from policyprune.models.residual import KEPT_HIDDEN_SIZE
 from policyprune.storage.files import write_folder
 
 
@@ -66,7 +66,7 @@ def _state(path: Path, keys: dict[str, Any]) -> None:
 
 def needs_code(config: PreTrainedConfig) -> bool:
     """Whether the widths of a model are none that its stock class can be built with."""
-    return bool(getattr(config, "is_heterogeneous", False)) or getattr(config, KEPT, None) is not None
+    return bool(getattr(config, "is_heterogeneous", False)) or getattr(config, KEPT_HIDDEN_SIZE, None) is not None
 
 
 def _table(adapter: Adapter) -> dict[str, Any]:

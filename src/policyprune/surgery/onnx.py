@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.errors import UsageError
-from policyprune.models import onnx_runtime
 from policyprune.models.adapter import adapt
+from policyprune.models.families import family_of
 from policyprune.storage.files import write_folder
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.onnx_graph import Decoding, Encoding, graph_of
@@ -34,8 +34,8 @@ def check_onnx(model: PreTrainedModel) -> None:
         raise UsageError(f"format: onnx needs {', '.join(missing)}: pip install 'policyprune[onnx]'")
     if auto_class(model) not in HEADS:
         raise UsageError(f"format: onnx takes {', '.join(HEADS)}, this is {type(model).__name__}")
-    reason = onnx_runtime.obstacle(model)
-    if reason is not None:
+    reason = family_of(model.config).onnx_obstacle(model.config)
+    if reason:
         raise UsageError(f"format: onnx cannot hold this model: {reason}")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from policyprune.models.adapter import Adapter
-from policyprune.models.residual import KEPT
+from policyprune.models.residual import KEPT_HIDDEN_SIZE
 from policyprune.models.unequal import EmptyBlock
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Key
@@ -89,18 +89,18 @@ def state_hidden(model: PreTrainedModel, adapter: Adapter, count: int) -> None:
 
     The stock class is built with `hidden_size` alone, so that is the smaller one where the size of a head is stated and
     nothing but shapes follows from it. Elsewhere `hidden_size` stays the dense one, by which a modelling file builds
-    the model before it takes the channels away, and `KEPT` says how many are left.
+    the model before it takes the channels away, and `KEPT_HIDDEN_SIZE` says how many are left.
     """
     config, family = model.config, adapter.family
     assert adapter.hidden is not None
-    dense = getattr(config, KEPT, None) is not None or getattr(config, "is_heterogeneous", False)
+    dense = getattr(config, KEPT_HIDDEN_SIZE, None) is not None or getattr(config, "is_heterogeneous", False)
     if family.head_dim and not adapter.hidden.scaled and not dense:
         stock = _restated(config, {"hidden_size": count, family.head_dim: adapter.head_dim})
         if stock is not None:
             model.config = stock
             return
     model.config = copy.deepcopy(config)
-    setattr(model.config, KEPT, count)
+    setattr(model.config, KEPT_HIDDEN_SIZE, count)
 
 
 def stated_biases(config: PreTrainedConfig) -> set[Key]:

@@ -1,9 +1,10 @@
-"""LLaMA (Vicuna, SmolLM, ...), and the families whose layers have the same names."""
+"""LLaMA (Vicuna, SmolLM, ...) and the families whose layers have the same names; OLMo 2 and Phi-3 differ a little."""
+
+from dataclasses import replace
 
 from transformers import PreTrainedConfig
 
-from policyprune.models.adapter import Attention, Family, FeedForward
-from policyprune.models.residual import Residual
+from policyprune.models.family import Attention, Family, FeedForward, Residual
 
 
 def _residual(config: PreTrainedConfig) -> Residual:
@@ -42,4 +43,24 @@ LLAMA = Family(
     ),
     ffn=FeedForward(block="mlp", inputs=("mlp.gate_proj", "mlp.up_proj"), out="mlp.down_proj"),
     residual=_residual,
+)
+
+OLMO2 = replace(
+    LLAMA,
+    model_types=("olmo2",),
+    attention=replace(LLAMA.attention, together=lambda config: "queries and keys are normalised over all heads"),
+)
+
+PHI3 = replace(  # Phi-4 too: q, k, v in one projection, gate and up in another
+    LLAMA,
+    model_types=("phi3",),
+    attention=Attention(
+        block="self_attn",
+        query="self_attn.qkv_proj",
+        key="self_attn.qkv_proj",
+        value="self_attn.qkv_proj",
+        out="self_attn.o_proj",
+        sizes=(("num_key_value_heads", "groups"), ("config.num_attention_heads", "heads")),
+    ),
+    ffn=FeedForward(block="mlp", inputs=("mlp.gate_up_proj", "mlp.gate_up_proj"), out="mlp.down_proj"),
 )
