@@ -20,9 +20,8 @@ from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.optimizers.estimator import Baseline
 from policyprune.pruning.space import space_of
-from policyprune.runs.saving import Saving
 from policyprune.runs.signals import INTERRUPTION, interruptible
-from policyprune.runs.state import StateFile
+from policyprune.runs.state import SearchState, StateFile
 
 STEPS = 9
 COUNTS = [(2, 5), (3, 4)]
@@ -249,7 +248,8 @@ def test_a_signal_waits_for_the_save_of_every_search_that_goes_step_by_step(
 
     def run(own: Problem) -> Found:
         file = StateFile(tmp_path / "search.state", {"config": "abc"})
-        with interruptible(), Saving(file, Safety(None, None, 9), file.read(), dict) as saving:
+        state = SearchState(file=file, safety=Safety(None, None, 9), before=file.read(), around=dict)
+        with interruptible(), state as saving:
             return search(own, config, lambda told: None, saving)
 
     with pytest.raises(Interrupted):

@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from harness import validated
-from policyprune.runs.card import card, write_card
-from policyprune.runs.published import argument, prose
+from policyprune.runs.card import card, public_argument, public_prose, write_card
 from policyprune.runs.record import Record
 
 
@@ -99,12 +98,12 @@ def test_a_folder_that_looks_like_a_hub_id_is_none(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_the_command_names_files_and_not_where_they_lie(given: str, said: str) -> None:
-    assert argument(given) == said
+    assert public_argument(given) == said
 
 
 def test_warnings_name_files_and_not_where_they_lie() -> None:
     told = "read '/home/joe/my data/a.txt' and /home/joe/b.txt, 3/4 of pkg://llm/x and a/b at 10 tokens/s"
-    assert prose(told) == "read 'a.txt' and b.txt, 3/4 of pkg://llm/x and a/b at 10 tokens/s"
+    assert public_prose(told) == "read 'a.txt' and b.txt, 3/4 of pkg://llm/x and a/b at 10 tokens/s"
     made = record()
     made.warnings = ["the weights of /home/joe/model differ"]
     assert "**Warning:** the weights of model differ" in card(made, "a/b", "LlamaForCausalLM", False)

@@ -79,7 +79,7 @@ def test_going_on_keeps_the_first_lines_and_nothing_after_them(tmp_path: Path) -
     assert [line["step"] for line in lines(path)] == [1, 2]
 
 
-def test_a_curve_that_lost_lines_is_told_apart(tmp_path: Path) -> None:
+def test_a_curve_that_lost_lines_is_distinctions(tmp_path: Path) -> None:
     path = tmp_path / "curve.jsonl"
     assert read_curve(tmp_path / "nowhere", NOTHING) is None
     with Curve(path, every=1) as curve:

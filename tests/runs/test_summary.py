@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from policyprune.runs.noise import noise
 from policyprune.runs.record import Record
+from policyprune.runs.rows import noise
 from policyprune.runs.summary import closing_words, summary
 
 

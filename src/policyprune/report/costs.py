@@ -12,7 +12,7 @@ from policyprune.report.metrics import place_title, title
 from policyprune.report.quality import Subject
 from policyprune.report.runs import Run
 from policyprune.report.table import Cell, Row, Table
-from policyprune.runs.noise import NOISY
+from policyprune.runs.rows import NOISY
 
 SIZES = {  # what each is divided by, and the unit that it has then
     "parameters": (1e6, "M"),

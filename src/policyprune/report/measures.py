@@ -11,8 +11,7 @@ from policyprune.report.calibration import STAGES, sequences_seen
 from policyprune.report.methods import row_names
 from policyprune.report.metrics import place
 from policyprune.report.runs import FINISHED, Run, flattened
-from policyprune.runs.naming import told_apart
-from policyprune.runs.noise import noise
+from policyprune.runs.rows import distinctions, noise
 
 ROW = ["model", "task", "method", "tuning"]
 CELL = [*ROW, "keep", "metric", "place"]
@@ -120,7 +119,7 @@ def _words(run: Run) -> list[str]:
     names = [repr((row["subject"], row["metric"], place(row.get("protocol") or {}))) for row in run.results]
     scopes = [str((row.get("protocol") or {}).get("scope")) for row in run.results]
     protocols = [row.get("protocol") or {} for row in run.results]
-    return told_apart([f"{name} {scope}" for name, scope in zip(names, scopes, strict=True)], protocols)
+    return distinctions([f"{name} {scope}" for name, scope in zip(names, scopes, strict=True)], protocols)
 
 
 def _finite(value: Any) -> float | None:

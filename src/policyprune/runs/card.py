@@ -1,6 +1,10 @@
-"""The model card of a checkpoint, from the record of its run."""
+"""The model card of a checkpoint, from the record of its run.
+
+It is published: of local files it gives the names, and nothing of where they lie or whose they are.
+"""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,20 +12,25 @@ from typing import Any
 import yaml
 
 from policyprune.models.modelling_file import OLDEST
-from policyprune.runs.published import HUB_ID, argument, of_hub, prose, source_name
 from policyprune.runs.record import Record
 from policyprune.runs.summary import summary
 from policyprune.storage.files import write_whole
+from policyprune.storage.sources import PACKAGE
 
-FILE = "README.md"
+CARD_FILE = "README.md"
 PIPELINES = {"CausalLM": "text-generation", "SequenceClassification": "text-classification"}
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+HUB_FILE = re.compile(r"\w[\w.-]*/\w[\w.-]*/[\w./-]+\.gguf")
+LOCAL = re.compile(r"[/\\~.]|[A-Za-z]:[/\\]|\w+://")  # how a path begins that is none of the hub's
+QUOTED = re.compile(r"(['\"`])((?:~|\.|[A-Za-z]:)?[/\\].*?)\1")
+BARE = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2}|[A-Za-z]:)?(?:[/\\][^\s/\\'\"`,;:()]+)+[/\\]?")
 
 
 def write_card(record: Record, checkpoint: Path, source: str) -> None:
     """Write README.md into a checkpoint, atomically; `source` is where the dense model came from."""
     stated = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     text = card(record, source, stated["architectures"][0], "auto_map" in stated)
-    write_whole(checkpoint / FILE, text.encode())
+    write_whole(checkpoint / CARD_FILE, text.encode())
 
 
 def card(record: Record, source: str, architecture: str, remote_code: bool) -> str:
@@ -53,7 +62,7 @@ def card(record: Record, source: str, architecture: str, remote_code: bool) -> s
 
 # {name}, pruned to {budget["keep"]:.0%}
 
-Made from `{source_name(source, name)}` by structured pruning with policyprune.
+Made from `{public_source(source, name)}` by structured pruning with policyprune.
 
 - units: {units} (`{config["granularity"]["name"]}`)
 - budget: {budget["keep"]:g} of `{budget["name"]}`, {budget["scope"].replace("_", " ")}
@@ -76,11 +85,43 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this")
 ## Command
 
 ```
-{shlex.join(["policyprune", *map(argument, record.command[1:])])}
+{shlex.join(["policyprune", *map(public_argument, record.command[1:])])}
 ```
 """
 
 
+def of_hub(source: str) -> bool:
+    """Whether a source is a model or a file of the hub, and none on this disk."""
+    return bool(HUB_ID.fullmatch(source) or HUB_FILE.fullmatch(source)) and not Path(source).exists()
+
+
+def public_source(source: str, name: str) -> str:
+    """A source that everyone can read, otherwise `name`."""
+    return source if source.startswith(PACKAGE) or of_hub(source) else name
+
+
+def public_argument(text: str) -> str:
+    """An argument of the command line with the names of local files instead of their paths."""
+    return "".join(_word(word) for word in re.split(r"([\[\]{},'\"=]|(?<=\w\w):(?!//))", text))
+
+
+def public_prose(text: str) -> str:
+    """The same of a sentence, where only what begins like a path is known to be one."""
+    quoted = QUOTED.sub(lambda found: f"{found[1]}{_name(found[2])}{found[1]}", text)
+    return BARE.sub(lambda found: _name(found[0]), quoted)
+
+
 def _numbers(record: Record) -> str:
-    warnings = "".join(f"**Warning:** {prose(text)}\n\n" for text in record.warnings)
+    warnings = "".join(f"**Warning:** {public_prose(text)}\n\n" for text in record.warnings)
     return warnings + (summary(record, "github") if record.results else "Nothing was measured.")
+
+
+def _word(word: str) -> str:
+    if word.startswith(PACKAGE) or not re.search(r"[/\\]", word) or of_hub(word):
+        return word
+    local = LOCAL.match(word) or word.count("/") > 1 or Path(word).suffix or Path(word).exists()
+    return _name(word) if local else word
+
+
+def _name(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or path

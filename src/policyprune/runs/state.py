@@ -1,16 +1,24 @@
-"""State files: what an unfinished run needs to go on where it was."""
+"""State files: what an unfinished run needs to go on where it was, and when a search saves it.
+
+A search that asks for its state saves it step by step: from then on signals wait for the next save.
+"""
 
 import hashlib
 import io
 import json
 import logging
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
+from policyprune.config.schema import Safety
+from policyprune.runs.signals import INTERRUPTION
 from policyprune.storage.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -73,6 +81,46 @@ class StateFile:
             return f"is of another run ({made_for})"
         content: Content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         return content
+
+
+class SearchState:
+    """The `State` of an optimizer, on disk, for a `with` block. `around()` gives what is saved beside its own."""
+
+    def __init__(
+        self, *, file: StateFile, safety: Safety, before: Content | None, around: Callable[[], Content]
+    ) -> None:
+        self._file, self._safety, self._around = file, safety, around
+        self._before: dict[str, Any] | None = before and before["search"]
+        self._steps, self._saved_at = 0, time.monotonic()
+        self._waiting = ExitStack()
+
+    def __enter__(self) -> "SearchState":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._waiting.__exit__(kind, error, trace)
+
+    def load(self) -> dict[str, Any] | None:
+        """What the optimizer saved last; signals wait for the next save from here on."""
+        self._waiting.enter_context(INTERRUPTION.put_off())
+        return self._before
+
+    def save(self, make: Callable[[], dict[str, Any]]) -> None:
+        """Save if it is time; raises Interrupted afterwards if a signal waits for that."""
+        self._steps += 1
+        safety, seconds = self._safety, time.monotonic() - self._saved_at
+        by_time = safety.save_seconds is not None and seconds >= safety.save_seconds
+        by_steps = safety.save_steps is not None and self._steps >= safety.save_steps
+        if by_time or by_steps or INTERRUPTION.number is not None:
+            self._file.write({**self._around(), "search": make(), "found": None})
+            self._steps, self._saved_at = 0, time.monotonic()
+        INTERRUPTION.now()
+
+    def end(self, found: dict[str, Any]) -> None:
+        """Save the result, so that a run that ends later on does not search again."""
+        self._file.write({**self._around(), "search": None, "found": found})
 
 
 def once(file: StateFile, compute: Callable[[], Content]) -> Content:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from policyprune.runs.naming import told_apart
-from policyprune.runs.noise import noise
 from policyprune.runs.record import Record, Row
+from policyprune.runs.rows import distinctions, noise
 from policyprune.storage.record_file import RECORD_FILE
 
 LABELS = {
@@ -36,7 +35,7 @@ def summary(record: Record, style: str = "simple") -> str:
         if column not in columns:
             columns.append(column)
         places.append((_metric(row), column))
-    words = told_apart([f"{metric}: {column}" for metric, column in places], [row.protocol for row in record.results])
+    words = distinctions([f"{metric}: {column}" for metric, column in places], [row.protocol for row in record.results])
     for row, (metric, column), word in zip(record.results, places, words, strict=True):
         lines.setdefault(f"{metric}, {word}" if word else metric, {})[column] = row
     body = [[name, *(_cell(cells.get(column)) for column in columns)] for name, cells in lines.items()]

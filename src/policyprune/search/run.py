@@ -21,8 +21,7 @@ from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.optimizers.problem import Job
 from policyprune.pruning.space import Space
 from policyprune.runs.curve import NOTHING, Curve, read_curve
-from policyprune.runs.saving import Saving
-from policyprune.runs.state import StateFile
+from policyprune.runs.state import SearchState, StateFile
 from policyprune.search.forwards import Forwards
 from policyprune.search.team import Team
 from policyprune.tasks.calibration_usage import Observed
@@ -135,7 +134,7 @@ def search(
         if before is not None and before["found"] is not None:
             found = Found(**before["found"])
         else:
-            with Saving(file, config.safety, before, around) as saving:
+            with SearchState(file=file, safety=config.safety, before=before, around=around) as saving:
                 found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, report, saving)
                 saving.end(vars(found))
     return found, {

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from policyprune.config.schema import Config, Wandb
-from policyprune.runs.naming import told_apart
 from policyprune.runs.record import Record
+from policyprune.runs.rows import distinctions
 from policyprune.storage.record_file import NAMING_KEYS
 from policyprune.tracking.tensorboard import TensorBoardTracker
 
@@ -126,7 +126,7 @@ def flat(record: Record) -> dict[str, float | int | None]:
         "/".join([row.subject, row.metric, *(str(row.protocol[part]) for part in NAMING_KEYS if part in row.protocol)])
         for row in record.results
     ]
-    words = told_apart(names, [row.protocol for row in record.results])
+    words = distinctions(names, [row.protocol for row in record.results])
     found: dict[str, float | int | None] = {}
     for row, name, word in zip(record.results, names, words, strict=True):
         full = f"{name}/{word}" if word else name

@@ -10,7 +10,7 @@ from policyprune.report.measures import DENSE, Line
 from policyprune.report.metrics import ARROWS, better, place_title, title
 from policyprune.report.plots.style import FAINT, INK, Look, Plot, legend, log_ticks, panels, percent
 from policyprune.report.quality import Subject
-from policyprune.runs.noise import NOISY
+from policyprune.runs.rows import NOISY
 
 METRICS = ("perplexity", "accuracy", "f1", "exact_match", "matthews", "pearson", "spearman", "zero_shot_mean")
 MOST = 4  # panels
