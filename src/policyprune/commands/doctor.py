@@ -74,13 +74,14 @@ def table(probes: dict[str, Probe], worst: dict[str, dict[str, float]]) -> str:
     """A Markdown table with a row per family and variant."""
     rows = []
     for name, probe in probes.items():
-        attention, ffn = probe.adapter.blocks[:2]
+        attention = probe.adapter.blocks[0]
         unit = "the whole" if attention.together else "heads" if _queries(probe.adapter) == 1 else "groups of heads"
-        verdicts = [_verdict(c, worst[name][c]) if c in worst[name] else "" for c in COLUMNS]
-        rows.append([name, type(probe.model).__name__, f"{attention.count} ({unit})", ffn.count, *verdicts])
+        found = {column: worst[name][column] for column in COLUMNS if column in worst[name]}
+        failed = [f"{column} {_verdict(column, value)}" for column, value in found.items() if not _good(column, value)]
+        rows.append([name, type(probe.model).__name__, unit, ", ".join(failed) or "ok"])
         channels = equivalence.hidden(probe)
         rows[-1] += [equivalence.stock(probe), equivalence.hidden_stock(channels) if channels else ""]
-    headers = ["model type", "class", "attention units", "FFN units", *COLUMNS, "equal widths", "fewer hidden channels"]
+    headers = ["model type", "class", "attention by", "checks", "equal widths", "fewer hidden channels"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
