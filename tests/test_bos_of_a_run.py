@@ -12,10 +12,11 @@ from transformers import AutoTokenizer
 from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import evaluate as evaluating
 from policyprune.commands import run as pipeline
-from policyprune.config import targets as subjects
+from policyprune.config import targets
 from policyprune.config.schema import Evaluating, LanguageModeling
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import skeleton
+from policyprune.models.modelling_file import brings_only_ours
 from policyprune.pruning.space import space_of
 from policyprune.search import worker as following
 from policyprune.tasks import bos, build
@@ -74,7 +75,7 @@ def test_an_evaluation_takes_the_choice_of_the_run(tmp_path: Path, chosen: str) 
     (tmp_path / "checkpoint").mkdir()
     record = {"schema": 1, "status": "finished", "config": dataclasses.asdict(config), "protocol": {"bos": chosen}}
     (tmp_path / "record.json").write_text(json.dumps(record))
-    given = subjects.evaluating(str(tmp_path), ["task=c4"])
+    given = targets.evaluating(targets.find(str(tmp_path), brings_only_ours), ["task=c4"])
     assert f"recorded_bos='{chosen}'" in given
 
     def asked(stated: str, recorded: str | None) -> Any:

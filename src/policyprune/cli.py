@@ -73,45 +73,45 @@ def doctor(arguments: list[str]) -> int:
 
 def evaluate(arguments: list[str]) -> int:
     """Measure a run's checkpoint, or anyone's, again."""
-    from policyprune.config import application
-    from policyprune.config import targets as subjects
+    from policyprune.config import application, targets
+    from policyprune.models.modelling_file import brings_only_ours
 
     def evaluating() -> application.Action:
         from policyprune.commands import evaluate as evaluating  # imports torch
 
         return evaluating.run
 
-    source, given = subjects.split("evaluate", arguments, "a run folder, a checkpoint or a hub id")
-    added = subjects.evaluating(source, given)
+    source, given = targets.split("evaluate", arguments, "a run folder, a checkpoint or a hub id")
+    added = targets.evaluating(targets.find(source, brings_only_ours), given)
     return application.launch(given, "evaluate", evaluating, ("evaluate", source), added)
 
 
 def export(arguments: list[str]) -> int:
     """Write a run or a checkpoint in another format."""
-    from policyprune.config import application
-    from policyprune.config import targets as subjects
+    from policyprune.config import application, targets
+    from policyprune.models.modelling_file import brings_only_ours
 
     def exporting() -> Callable[[Any], object]:
         from policyprune.commands import export as exporting  # imports torch
 
         return exporting.export
 
-    source, given = subjects.split("export", arguments, "a run folder, a checkpoint or a hub id")
-    return application.perform([*subjects.exporting(source), *given], "export", exporting)
+    source, given = targets.split("export", arguments, "a run folder, a checkpoint or a hub id")
+    added = targets.exporting(targets.find(source, brings_only_ours))
+    return application.perform([*added, *given], "export", exporting)
 
 
 def apply(arguments: list[str]) -> int:
     """Lay a plan on its dense model."""
-    from policyprune.config import application
-    from policyprune.config import targets as subjects
+    from policyprune.config import application, targets
 
     def applying() -> Callable[[Any], object]:
         from policyprune.commands import export as exporting  # imports torch
 
         return exporting.apply
 
-    plan, given = subjects.split("apply", arguments, "a plan.json")
-    return application.perform([*subjects.applying(plan, given), *given], "apply", applying)
+    plan, given = targets.split("apply", arguments, "a plan.json")
+    return application.perform([*targets.applying(plan, given), *given], "apply", applying)
 
 
 def report(arguments: list[str]) -> int:

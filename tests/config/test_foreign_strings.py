@@ -13,11 +13,12 @@ from omegaconf import OmegaConf
 
 from harness import validated
 from policyprune import cli
-from policyprune.config import targets as subjects
+from policyprune.config import targets
 from policyprune.config.composition import composed
 from policyprune.config.literal import literal, quoted
 from policyprune.config.store import register
 from policyprune.errors import UsageError
+from policyprune.models.modelling_file import brings_only_ours
 from policyprune.runs.record import Record
 
 Refusal = Callable[..., str]
@@ -71,16 +72,22 @@ def recorded(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def target(source: Path | str) -> targets.Target:
+    """What is found there."""
+    return targets.find(str(source), brings_only_ours)
+
+
 @pytest.mark.parametrize("text", EVIL)
 def test_strings_of_a_record_stay_what_they_are(text: str, tmp_path: Path) -> None:
     run = recorded(tmp_path / "run", model__name=text, task__text_column=text, task__separator=text)
-    point = composed("evaluate", subjects.evaluating(str(run), []), subjects.evaluating(str(run), []))
+    added = targets.evaluating(target(run), [])
+    point = composed("evaluate", added, added)
     assert point.config.model.name == text
     assert point.config.task.text_column == text
     assert point.config.task.separator == text
     assert not point.config.model.trust_remote_code
     assert SECRET not in str(point)
-    exported = composed("export", [*subjects.exporting(str(run)), "format=hf"]).config
+    exported = composed("export", [*targets.exporting(target(run)), "format=hf"]).config
     assert exported.model.name == text
     assert exported.run == str(run)
 
@@ -91,10 +98,10 @@ def test_how_a_record_says_a_model_is_held_is_no_override(key: str, text: str, t
     run = recorded(tmp_path / "run", **{f"model__{key}": text})
     if key != "device":
         with pytest.raises(UsageError) as refused:
-            composed("export", [*subjects.exporting(str(run)), "format=hf"])
+            composed("export", [*targets.exporting(target(run)), "format=hf"])
         assert SECRET not in str(refused.value)
         return
-    config = composed("export", [*subjects.exporting(str(run)), "format=hf"]).config
+    config = composed("export", [*targets.exporting(target(run)), "format=hf"]).config
     assert config.model.device == text
     assert not config.model.trust_remote_code
 
@@ -103,13 +110,14 @@ def test_how_a_record_says_a_model_is_held_is_no_override(key: str, text: str, t
 def test_strings_of_a_plan_stay_what_they_are(text: str, tmp_path: Path) -> None:
     plan = tmp_path / f"{text.replace('/', '')[:20]}.json"
     plan.write_text(json.dumps({"base": {"source": text, "revision": text, "dtype": "float32"}}))
-    config = composed("apply", subjects.applying(str(plan), [])).config
+    config = composed("apply", targets.applying(str(plan), [])).config
     assert (config.model.source, config.model.revision, config.plan) == (text, text, str(plan))
 
 
 def test_the_folder_of_an_evaluation_does_not_tell_a_secret(tmp_path: Path) -> None:
     run = recorded(tmp_path / "run", model__name="../../${oc.env:POLICYPRUNE_SECRET}\n" + 300 * "x")
-    point = composed("evaluate", subjects.evaluating(str(run), []), subjects.evaluating(str(run), []))
+    added = targets.evaluating(target(run), [])
+    point = composed("evaluate", added, added)
     assert point.run is not None
     assert SECRET not in point.run
     assert point.run.isprintable()
@@ -159,8 +167,8 @@ def test_a_checkpoint_may_stand_in_a_folder_with_any_name(tmp_path: Path, monkey
     folder = tmp_path / "epoch=3, ${seed} 'best'"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    source, given = subjects.split("evaluate", [str(folder), "seed=1"], "a checkpoint")
-    config = composed("evaluate", [*subjects.evaluating(source, given), *given]).config
+    source, given = targets.split("evaluate", [str(folder), "seed=1"], "a checkpoint")
+    config = composed("evaluate", [*targets.evaluating(target(source), given), *given]).config
     assert config.model.source == str(folder)
     with pytest.raises(UsageError, match="evaluate: name"):
         cli.evaluate(["epoch=4"])

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from harness import validated
-from policyprune.config import targets as subjects
+from policyprune.config import targets
 from policyprune.errors import UsageError
 from policyprune.evaluation import fresh_process
 from policyprune.evaluation.fresh_process import check_fresh_process, logits_elsewhere, perplexity_elsewhere
 from policyprune.models.examples import example
+from policyprune.models.modelling_file import brings_only_ours
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.surgery.equivalence import probe_of, random_mask
 from policyprune.surgery.shrink import shrink
@@ -67,7 +68,8 @@ def test_a_record_gives_no_leave(verb: str, stated: bool, foreign: tuple[Path, P
     config = asdict(validated())
     config["model"] |= {"name": "x", "trust_remote_code": stated}
     (run / "record.json").write_text(json.dumps({"schema": 1, "status": "finished", "config": config}))
-    words = subjects.evaluating(str(run), []) if verb == "evaluate" else subjects.exporting(str(run))
+    target = targets.find(str(run), brings_only_ours)
+    words = targets.evaluating(target, []) if verb == "evaluate" else targets.exporting(target)
     assert "model.trust_remote_code=False" in words
 
 

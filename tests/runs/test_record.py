@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import policyprune
-from policyprune.config.targets import subject
+from policyprune.config import targets
 from policyprune.errors import UsageError
+from policyprune.models.modelling_file import brings_only_ours
 from policyprune.report.runs import find_runs
 from policyprune.runs.record import Record, read_record
 from policyprune.storage.record_file import RECORD_FILE, UnreadableError
@@ -143,7 +144,7 @@ def test_any_wrong_shape_is_read_or_refused_in_one_line_by_all_readers(tmp_path:
             at[path[-1]] = other
         (tmp_path / RECORD_FILE).write_text(json.dumps(content))
         (run,) = find_runs([tmp_path])
-        for reader in (lambda: read_record(tmp_path), lambda: subject(str(tmp_path))):
+        for reader in (lambda: read_record(tmp_path), lambda: targets.find(str(tmp_path), brings_only_ours)):
             complaint = complaint_of(reader)
             assert "\n" not in complaint
             if run.status == "unreadable":

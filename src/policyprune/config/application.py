@@ -18,13 +18,13 @@ from policyprune.config.composition import Point, composed, points, sweeps
 from policyprune.config.flags import before_overrides, only_shows, parsed
 from policyprune.config.messages import one_line
 from policyprune.config.options import conf_dir
+from policyprune.config.origins import check_sources
 from policyprune.config.places import Place, check_output, leave_as_before, place
 from policyprune.config.schema import Config
 from policyprune.config.store import register
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError, told
 from policyprune.processes import processes, rank
-from policyprune.storage.sources import check_sources
 
 Action = Callable[[Any, Path], object]
 

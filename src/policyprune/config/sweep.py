@@ -20,13 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from policyprune.config.literal import quoted
 from policyprune.config.messages import one_line
 from policyprune.config.options import conf_dir, groups, sweeps, sweeps_dir
-from policyprune.config.origins import decided_as
+from policyprune.config.origins import check_sources, decided_as
 from policyprune.config.places import place
 from policyprune.config.schema import Config, Wandb
 from policyprune.config.store import register
 from policyprune.config.validate import run_label, validate
 from policyprune.errors import UsageError
-from policyprune.storage.sources import check_sources
 
 
 @dataclass(frozen=True)

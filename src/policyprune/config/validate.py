@@ -41,7 +41,8 @@ def validate(composed: DictConfig) -> Any:
     elif isinstance(config, Evaluating):
         check_evaluating(config)
     config.model.fine_tuned = {}  # `model.source` has been looked up there, and nothing else has
-    decide_origins(config)
+    if isinstance(config, Config | Finetuning | Evaluating):
+        decide_origins(config)
     return config
 
 

@@ -4,7 +4,6 @@ import importlib.util
 import re
 from pathlib import Path
 
-from policyprune.config.schema import Config, Evaluating, Finetuning, Given, Labelled, LanguageModeling
 from policyprune.errors import UsageError
 from policyprune.storage.checkpoint_files import check_model
 
@@ -59,25 +58,3 @@ def check_source(source: str, weights: bool = True) -> None:
     path = locate_model(source)
     if path is not None:
         check_model(source, path, weights)
-
-
-def check_sources(config: Config | Finetuning | Evaluating) -> None:
-    """UsageError for a file, directory or package that the config names and this machine lacks. Needs no torch."""
-    check_source(config.model.source)
-    task = config.task
-    if isinstance(task, LanguageModeling):
-        named = [("task.files", name) for name in task.files or []]
-        named += [("task.test_files", name) for name in task.test_files or []]
-    else:
-        files = task.data_files if isinstance(task, Labelled) else {}
-        named = [(f"task.data_files.{split}", name) for split, name in files.items()]
-        if isinstance(task, Labelled) and task.origin == "embedded":
-            named += [(f"task.offline_files.{split}", name) for split, name in task.offline_files.items()]
-    if isinstance(config, Config) and isinstance(config.optimizer, Given):
-        named.append(("optimizer.folder", f"{config.optimizer.folder}/mask.safetensors"))
-    for key, name in named:
-        path = locate(key, name)
-        if path is None:
-            raise UsageError(f"{key}: {name!r} does not exist")
-        if path.is_dir() and key in ("task.files", "task.test_files"):
-            raise UsageError(f"{key}: {name!r} is a folder, name a file")
