@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.gguf import converted
-from policyprune.models.loading import quiet
+from policyprune.models.library_messages import quiet
 from policyprune.storage.sources import locate
 from policyprune.surgery.formats import Settings, target, write_format
 from policyprune.surgery.onnx import session

@@ -33,8 +33,8 @@ from policyprune.config.store import register
 from policyprune.config.validate import fingerprint, validate
 from policyprune.evaluation.perplexity import perplexity
 from policyprune.models.adapter import adapt
+from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
-from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.budget.selection import select
 from policyprune.pruning.compensation import Edits

@@ -18,8 +18,8 @@ from policyprune.config.options import conf_dir
 from policyprune.config.store import register
 from policyprune.config.validate import validate
 from policyprune.models.adapter import adapt
+from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
-from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.space import space_of
 from policyprune.search.run import search

@@ -24,8 +24,8 @@ from policyprune.config.validate import validate
 from policyprune.evaluation.latency.blocks import layer_calls, run
 from policyprune.evaluation.latency.rounds import in_turns, relative
 from policyprune.models.adapter import Adapter, adapt
-from policyprune.models.causal_loss import token_losses
 from policyprune.models.loading import load
+from policyprune.models.sequences import token_losses
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of

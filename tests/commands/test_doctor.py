@@ -11,9 +11,8 @@ from transformers import AutoConfig
 from policyprune import cli
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
-from policyprune.models.examples import example, random_model
+from policyprune.models.examples import example, miniature, random_model
 from policyprune.models.families import FAMILIES
-from policyprune.models.miniature import miniature
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.surgery.equivalence import probe_of, random_mask
 from policyprune.surgery.shrink import shrink

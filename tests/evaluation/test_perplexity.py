@@ -13,7 +13,7 @@ from harness import validated
 from policyprune.evaluation.fresh_process import perplexity_elsewhere
 from policyprune.evaluation.perplexity import of_losses, perplexity, window_losses
 from policyprune.evaluation.quality import Predicting
-from policyprune.models import causal_loss
+from policyprune.models import sequences
 
 MakeLlama = Callable[..., Any]
 
@@ -42,7 +42,7 @@ def test_perplexity_is_that_of_a_plain_computation(tiny_llama: MakeLlama, window
 
 def test_token_losses_are_those_of_a_plain_computation(tiny_llama: MakeLlama, windows: Tensor) -> None:
     model = tiny_llama()
-    losses = causal_loss.token_losses(model, windows)
+    losses = sequences.token_losses(model, windows)
     assert losses.shape == (7, 23)
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses.double(), naive_losses(model, windows), rtol=1e-5, atol=1e-5)
@@ -53,9 +53,9 @@ def test_chunks_do_not_change_the_losses(
     tiny_llama: MakeLlama, windows: Tensor, monkeypatch: pytest.MonkeyPatch, elements: int
 ) -> None:
     model = tiny_llama()
-    whole = causal_loss.token_losses(model, windows)
-    monkeypatch.setattr(causal_loss, "CHUNK_ELEMENTS", elements)
-    torch.testing.assert_close(causal_loss.token_losses(model, windows), whole, rtol=1e-6, atol=1e-6)
+    whole = sequences.token_losses(model, windows)
+    monkeypatch.setattr(sequences, "CHUNK_ELEMENTS", elements)
+    torch.testing.assert_close(sequences.token_losses(model, windows), whole, rtol=1e-6, atol=1e-6)
 
 
 def test_chunks_bound_the_logits_that_are_held(
@@ -63,8 +63,8 @@ def test_chunks_bound_the_logits_that_are_held(
 ) -> None:
     model, sizes = tiny_llama(), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
-    monkeypatch.setattr(causal_loss, "CHUNK_ELEMENTS", 3100)
-    causal_loss.token_losses(model, windows)
+    monkeypatch.setattr(sequences, "CHUNK_ELEMENTS", 3100)
+    sequences.token_losses(model, windows)
     assert max(sizes) <= 3100
     assert sum(sizes) == 7 * 23 * 300
 

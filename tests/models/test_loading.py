@@ -14,7 +14,7 @@ from policyprune.commands.doctor import examine
 from policyprune.config.schema import Classification, LanguageModeling, Model
 from policyprune.errors import UsageError
 from policyprune.models.examples import example
-from policyprune.models.loading import device_of, load, skeleton
+from policyprune.models.loading import load, skeleton
 from policyprune.surgery.plan import base_of
 
 TEXT = LanguageModeling(name="text")
@@ -28,17 +28,6 @@ CPU = Model(
     device_map=None,
     trust_remote_code=False,
 )
-
-
-def test_auto_takes_the_gpu_where_there_is_one() -> None:
-    wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    assert device_of(replace(CPU, device="auto")).type == wanted
-
-
-@pytest.mark.parametrize("device", ["cuda:63", "toaster"])
-def test_a_device_that_is_not_there_is_an_error(device: str) -> None:
-    with pytest.raises(UsageError, match=rf"model\.device: '{device}' .*auto or cpu"):
-        device_of(replace(CPU, device=device))
 
 
 def test_a_folder_is_loaded_as_asked(tiny_checkpoint: Path) -> None:

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from harness import validated
-from policyprune.models.causal_loss import token_losses
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.models.families import FAMILIES
 from policyprune.models.layerwise import walk
+from policyprune.models.sequences import token_losses
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.masking import Masking

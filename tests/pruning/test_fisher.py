@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from encoders import make_encoder
 from policyprune.models.adapter import adapt
-from policyprune.models.causal_loss import token_losses
+from policyprune.models.sequences import token_losses
 from policyprune.pruning.importance import METRICS, Evidence
 from policyprune.pruning.importance.gradients import mask_gradients
 from policyprune.pruning.masking import Masking

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policyprune.config.schema import Gumbel
 from policyprune.models.adapter import adapt
-from policyprune.models.causal_loss import token_losses
+from policyprune.models.sequences import token_losses
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem

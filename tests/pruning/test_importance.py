@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policyprune.errors import RunError
 from policyprune.models.adapter import adapt
-from policyprune.models.causal_loss import token_losses
+from policyprune.models.sequences import token_losses
 from policyprune.pruning.importance import METRICS, Evidence, scores_of
 from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from harness import validated
 from policyprune.models.adapter import adapt
-from policyprune.models.causal_loss import token_losses
+from policyprune.models.sequences import token_losses
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.optimizers import Problem
 from policyprune.pruning.optimizers.policy_gradient import Descent

@@ -16,8 +16,8 @@ from encoders import make_encoder
 from harness import validated
 from policyprune.config.schema import PPO
 from policyprune.errors import UsageError
-from policyprune.models import precision
 from policyprune.models.adapter import adapt
+from policyprune.models.device import in_search_dtype
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.budget.selection import select
 from policyprune.pruning.masking import Masking
@@ -507,9 +507,9 @@ def test_a_search_does_not_go_on_in_another_dtype(tmp_path: Path, monkeypatch: p
     ones = torch.ones(space.n)
 
     def go(native: bool) -> Tensor:
-        monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: native)
+        monkeypatch.setattr("policyprune.models.device._multiplies_bfloat16", lambda: native)
         task = Observed(Examples())  # type: ignore[arg-type]
-        searched = precision.in_search_dtype(model, config.model)
+        searched = in_search_dtype(model, config.model)
         found, told = search(
             config, searched, adapter, task, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent()
         )  # type: ignore[arg-type]

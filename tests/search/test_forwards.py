@@ -8,7 +8,7 @@ import torch.utils.flop_counter
 from torch import Tensor
 
 from policyprune.models.adapter import adapt
-from policyprune.models.causal_loss import token_losses
+from policyprune.models.sequences import token_losses
 from policyprune.pruning.space import Space, space_of
 from policyprune.search.forwards import Forwards
 

@@ -15,7 +15,7 @@ from harness import validated
 from policyprune.config.schema import Classification, Evaluation, Examples
 from policyprune.errors import UsageError
 from policyprune.evaluation.quality import Classifying
-from policyprune.models.loading import positions
+from policyprune.models.sequences import longest_sequence
 from policyprune.tasks import build, check_fit, check_head
 from policyprune.tasks.glue import ClassificationTask
 from policyprune.tasks.labels import Names, aligned, check_names, labels_of, name_classes, names_of
@@ -224,7 +224,7 @@ def test_positions_of_roberta_begin_behind_the_padding() -> None:
     sizes = {"vocab_size": 300, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
     roberta = RobertaConfig(**sizes, num_hidden_layers=1, max_position_embeddings=34, pad_token_id=1, num_labels=2)
     model = AutoModelForSequenceClassification.from_config(roberta).eval()
-    assert positions(model.config) == 32
+    assert longest_sequence(model.config) == 32
     model(torch.full((1, 32), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, 33), 5))

@@ -13,10 +13,10 @@ from policyprune.config.schema import Config
 from policyprune.evaluation.efficiency import block_parameters, parameters
 from policyprune.evaluation.fresh_process import reloaded_gaps
 from policyprune.models.adapter import Adapter, Block, adapt
-from policyprune.models.examples import EXAMPLES, example, random_model
+from policyprune.models.examples import EXAMPLES, example, miniature, random_model
 from policyprune.models.families import family_of
-from policyprune.models.loading import quiet, stated, structure
-from policyprune.models.miniature import miniature
+from policyprune.models.library_messages import quiet
+from policyprune.models.loading import read_config, structure
 from policyprune.surgery import equivalence
 from policyprune.surgery.equivalence import TOLERANCE, TOLERANCE_BFLOAT16, Probe, probe_of
 
@@ -27,7 +27,7 @@ COLUMNS = ("masked = shrunk", "reloaded", "pruned again", "cache", "bfloat16", "
 def examine(config: Config) -> int:
     """Print the units and costs that a model's config says, and check a small random copy; 0 if all is well, else 1."""
     transformers.logging.set_verbosity_error()
-    said = stated(config.model)
+    said = read_config(config.model)
     head = family_of(said).head
     model = structure(config.model, said, getattr(transformers, f"AutoModelFor{head}"))
     adapter = adapt(model)

@@ -17,8 +17,9 @@ from policyprune.evaluation.quality import quality_of
 from policyprune.evaluation.questions import origins
 from policyprune.evaluation.reloaded import check_reloaded
 from policyprune.evaluation.windows import check_lengths
+from policyprune.models.device import device_of
 from policyprune.models.families import FAMILIES
-from policyprune.models.loading import device_of, load, skeleton
+from policyprune.models.loading import load, skeleton
 from policyprune.runs.folder import finished_before, recorded
 from policyprune.runs.record import Record
 from policyprune.runs.rehearsal import rehearse_evaluation
@@ -42,7 +43,7 @@ def run(config: Evaluating, folder: Path) -> Record:
         if config.evaluation.fresh_process:
             check_fresh_process()
         origins(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
-        empty = skeleton(config.model, config.task, anyone=True)
+        empty = skeleton(config.model, config.task, any_class=True)
         check_head(config.task, empty)
         check_lengths(config.evaluation, config.task, empty)
         record = _run(config, folder)
@@ -63,7 +64,7 @@ def _run(config: Evaluating, folder: Path) -> Record:
     wanted = config.evaluation
     with recorded(config, folder, device_of(config.model)) as record:
         with measured("load", record.stages):
-            model, tokenizer = load(config.model, config.task, anyone=True)
+            model, tokenizer = load(config.model, config.task, any_class=True)
             record.hardware["attention"] = model.config._attn_implementation
         with measured("data", record.stages):
             task = build(task_of(config), tokenizer, model)

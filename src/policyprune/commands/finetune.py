@@ -16,7 +16,8 @@ from policyprune.config.schema import Classification, Finetuning, QuestionAnswer
 from policyprune.errors import UsageError
 from policyprune.evaluation.plausibility import doubts
 from policyprune.evaluation.quality import quality_of
-from policyprune.models.loading import device_of, load, skeleton
+from policyprune.models.device import device_of
+from policyprune.models.loading import load, skeleton
 from policyprune.processes import processes
 from policyprune.runs.folder import finished_before, recorded
 from policyprune.runs.record import Record

@@ -20,8 +20,8 @@ from policyprune.evaluation.questions import origins
 from policyprune.evaluation.reloaded import NotTrustworthyError
 from policyprune.evaluation.windows import check_lengths
 from policyprune.models.adapter import Adapter, adapt
-from policyprune.models.loading import device_of, load, skeleton
-from policyprune.models.precision import in_search_dtype
+from policyprune.models.device import device_of, in_search_dtype
+from policyprune.models.loading import load, skeleton
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.importance import scores_of
 from policyprune.pruning.importance.initialisation import initial_probabilities

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.models.causal_loss import token_losses
+from policyprune.models.sequences import token_losses
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Evaluation, LanguageModeling, Task
 from policyprune.errors import UsageError
-from policyprune.models.loading import positions
+from policyprune.models.sequences import longest_sequence
 
 
 def check_lengths(config: Evaluation, task: Task, model: PreTrainedModel) -> None:
@@ -12,7 +12,7 @@ def check_lengths(config: Evaluation, task: Task, model: PreTrainedModel) -> Non
 
     Weights are not needed. Labelled examples are cut at `task.max_length`, which `tasks/` looks at.
     """
-    most = positions(model.config)
+    most = longest_sequence(model.config)
     wanted = [("evaluation.lengths", length) for length in config.lengths if isinstance(task, LanguageModeling)]
     if config.latency.repeats and config.latency.batch_sizes:
         wanted.append(("evaluation.latency.length", config.latency.length))

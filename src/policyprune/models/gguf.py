@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
-from policyprune.models.weights import check_keys
+from policyprune.models.checks import check_keys
 from policyprune.progress import bars_of
 from policyprune.storage.cache import cache_folder, only_one_makes
 from policyprune.storage.files import write_folder
@@ -20,8 +20,8 @@ def converted(file: Path) -> Path:
     Other processes that want the same wait for the one that makes it.
     """
     state = file.stat()
-    made_of = (file.resolve(), state.st_size, state.st_mtime_ns, version("transformers"))
-    identity = hashlib.sha256(":".join(map(str, made_of)).encode()).hexdigest()
+    made_from = (file.resolve(), state.st_size, state.st_mtime_ns, version("transformers"))
+    identity = hashlib.sha256(":".join(map(str, made_from)).encode()).hexdigest()
     target = cache_folder() / "gguf" / f"{file.stem}-{identity[:12]}"
     if target.is_dir():
         return target
@@ -37,8 +37,8 @@ def _convert(file: Path, target: Path) -> None:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
-        model, told = loaded
-        check_keys(str(file), model, told)
+        model, loading_info = loaded
+        check_keys(str(file), model, loading_info)
         model.hf_quantizer = None  # the weights are plain float32 now, and may be saved as such
         del model.config.quantization_config
         model.save_pretrained(scratch)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Calibrated, Classification, Config
 from policyprune.models.adapter import Adapter
-from policyprune.models.precision import in_search_dtype
+from policyprune.models.device import in_search_dtype
 from policyprune.pruning.compensation import Edits
 from policyprune.pruning.importance import Evidence
 from policyprune.pruning.space import Space

@@ -12,8 +12,8 @@ import torch
 from policyprune.config.schema import Config, LanguageModeling
 from policyprune.errors import RunError
 from policyprune.models.adapter import adapt
+from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
-from policyprune.models.precision import in_search_dtype
 from policyprune.pruning.optimizers.problem import Each
 from policyprune.pruning.space import space_of
 from policyprune.search.forwards import Forwards

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.models.causal_loss import token_losses
-from policyprune.models.loading import positions
+from policyprune.models.sequences import longest_sequence, token_losses
 
 WINDOWS, LENGTH = 8, 128  # what is looked at; LENGTH counts the BOS token
 MARGIN = 0.1  # nats per token, a tenth of the perplexity: SmolLM2 gains 0.00 to 0.02 (noise: 0.02), Gemma 3 gains 2
@@ -19,7 +18,7 @@ def decide(model: PreTrainedModel, bos: int, tokens: Tensor) -> tuple[str, dict[
 
     Both mean losses (nats) are of the same predicted tokens, in windows of `tokens` (T,), T >= 2, without BOS.
     """
-    width = min(LENGTH, positions(model.config) or LENGTH, len(tokens) + 1) - 1
+    width = min(LENGTH, longest_sequence(model.config) or LENGTH, len(tokens) + 1) - 1
     count = min(WINDOWS, len(tokens) // width)
     plain = tokens[: count * width].view(count, width)
     without = float(token_losses(model, plain.to(model.device)).double().mean())

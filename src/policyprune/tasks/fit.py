@@ -4,7 +4,7 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Classification, Labelled, Task
 from policyprune.errors import UsageError
-from policyprune.models.loading import positions
+from policyprune.models.sequences import longest_sequence
 from policyprune.tasks import task
 from policyprune.tasks.glue import ClassificationTask
 from policyprune.tasks.labels import check_names
@@ -23,7 +23,7 @@ def check_head(config: Task, model: PreTrainedModel) -> None:
             f"task={config.name}), but the model's head has {has}; take a model that was fine-tuned on this task"
         )
     if isinstance(config, Labelled):
-        most = positions(model.config)
+        most = longest_sequence(model.config)
         if most is not None and config.max_length > most:
             raise UsageError(
                 f"task.max_length: {config.max_length} is more than the {most} positions of this model, use less"

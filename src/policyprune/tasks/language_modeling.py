@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.schema import LanguageModeling
 from policyprune.errors import UsageError
-from policyprune.models.causal_loss import token_losses
+from policyprune.models.sequences import token_losses
 from policyprune.tasks.bos import LENGTH, WINDOWS, decide, led_by
 from policyprune.tasks.corpora import calibration_documents, test_documents
 

@@ -16,8 +16,8 @@ from policyprune.config.schema import Config, LatencyBudget
 from policyprune.evaluation.latency.blocks import layer_calls, run
 from policyprune.evaluation.latency.rounds import in_turns, relative
 from policyprune.models.adapter import Adapter, Block, adapt
-from policyprune.models.loading import device_of, skeleton
-from policyprune.models.precision import dtype_of
+from policyprune.models.device import device_of, dtype_of
+from policyprune.models.loading import skeleton
 from policyprune.provenance import hardware
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
 from policyprune.pruning.budget.costs import check_alike

@@ -1,3 +1,5 @@
+"""On which device a model is held, in which dtype, and in which one it is searched."""
+
 from dataclasses import replace
 from typing import Any
 
@@ -5,11 +7,22 @@ import pytest
 import torch
 
 from policyprune.config.schema import Model
-from policyprune.models import precision
-from policyprune.models.precision import dtype_of, in_search_dtype, search_dtype_of
+from policyprune.errors import UsageError
+from policyprune.models.device import device_of, dtype_of, in_search_dtype, search_dtype_of
 
-CPU = Model(dtype="auto", search_dtype="auto")
+CPU = Model(device="cpu", dtype="auto", search_dtype="auto")
 CPU_DEVICE, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def test_auto_takes_the_gpu_where_there_is_one() -> None:
+    wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    assert device_of(replace(CPU, device="auto")).type == wanted
+
+
+@pytest.mark.parametrize("device", ["cuda:63", "toaster"])
+def test_a_device_that_is_not_there_is_an_error(device: str) -> None:
+    with pytest.raises(UsageError, match=rf"model\.device: '{device}' .*auto or cpu"):
+        device_of(replace(CPU, device=device))
 
 
 def test_auto_is_float32_on_a_cpu() -> None:
@@ -33,12 +46,12 @@ def test_a_named_dtype_is_taken(name: str) -> None:
 def test_a_search_on_a_processor_takes_bfloat16_where_it_is_native(
     native: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr("policyprune.models.device._multiplies_bfloat16", lambda: native)
     assert search_dtype_of(CPU, torch.float32, CPU_DEVICE) == wanted
 
 
 def test_a_search_keeps_the_dtype_of_weights_on_a_gpu_and_of_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr("policyprune.models.device._multiplies_bfloat16", lambda: True)
     assert search_dtype_of(CPU, torch.float32, GPU) == torch.float32
     assert search_dtype_of(CPU, torch.float16, CPU_DEVICE) == torch.float16
 

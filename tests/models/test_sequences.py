@@ -1,4 +1,4 @@
-"""Decoders that classify: a text gives the same logits in a batch as alone, whatever the files say of padding."""
+"""Next-token losses in chunks, and decoders that classify: padding does not change what a text gives."""
 
 import copy
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import hydra
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from encoders import make_encoder, reviews, write_lines
@@ -18,8 +19,9 @@ from policyprune.config.store import register
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 from policyprune.evaluation.outputs import outputs
+from policyprune.models import sequences
 from policyprune.models.loading import load
-from policyprune.models.padding import settle_padding
+from policyprune.models.sequences import set_padding_token
 from policyprune.runs.record import read_record
 from policyprune.tasks import build
 from policyprune.tasks.glue import ClassificationTask
@@ -30,6 +32,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 2, "n_head": 4},
     "opt": {"num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32},
 }
+
+
+@pytest.mark.parametrize("positions_per_chunk", [1, 5, 1000])
+def test_chunks_do_not_change_the_losses(
+    tiny_llama: Any, positions_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_llama()
+    monkeypatch.setattr(sequences, "CHUNK_ELEMENTS", positions_per_chunk * model.config.vocab_size)
+    ids = torch.randint(3, 300, (3, 8))
+    losses = sequences.token_losses(model, ids)
+    logits = model(ids).logits[:, :-1]
+    expected = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    assert losses.shape == (3, 7)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4)
 
 
 def decoder(family: str, pad: int | None) -> PreTrainedModel:
@@ -95,7 +111,7 @@ def test_batched_as_alone(tmp_path: Path, tiny_tokenizer: Any, family: str, pad:
 def test_encoders_are_left_alone(tiny_tokenizer: Any) -> None:
     model = make_encoder(num_labels=2)
     before = model.config.pad_token_id
-    settle_padding(model, tiny_tokenizer)
+    set_padding_token(model, tiny_tokenizer)
     assert model.config.pad_token_id == before != tiny_tokenizer.pad_token_id
 
 
@@ -103,7 +119,7 @@ def test_without_any_token_to_pad_with_the_model_is_refused(tiny_tokenizer: Any)
     own = copy.deepcopy(tiny_tokenizer)
     own.pad_token = own.bos_token = own.eos_token = own.unk_token = None
     with pytest.raises(UsageError, match=r"^model\.source: .*neither model nor tokenizer has a padding token"):
-        settle_padding(decoder("llama", None), own)
+        set_padding_token(decoder("llama", None), own)
 
 
 def test_a_run_prunes_a_decoder_that_classifies(tmp_path: Path, tiny_tokenizer: Any) -> None:

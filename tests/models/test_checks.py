@@ -211,7 +211,7 @@ def test_a_class_of_its_own_is_only_evaluated(changed: Any, text: Any) -> None:
     for ask in (skeleton, load):
         with pytest.raises(UsageError, match=r"a class of its own \(Other\).* only evaluate takes it"):
             ask(trusted, text.task)
-    model, _ = load(trusted, text.task, anyone=True)
+    model, _ = load(trusted, text.task, any_class=True)
     stock, _ = load(at(text, folder), text.task)
     ids = torch.arange(8)[None]
     torch.testing.assert_close(model(ids).logits, 2 * stock(ids).logits)

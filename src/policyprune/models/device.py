@@ -1,4 +1,4 @@
-"""Which dtype the weights are held in, and which one the forward passes of a search are computed in."""
+"""On which device and in which dtype the weights are held, and in which dtype the forward passes of a search run."""
 
 import copy
 from typing import Any
@@ -8,8 +8,22 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Model
+from policyprune.errors import UsageError
 
 NATIVE = ("avx512_bf16", "amx_bf16")  # what a processor multiplies bfloat16 with
+
+
+def device_of(config: Model) -> torch.device:
+    """`auto` is cuda where there is one, else cpu. UsageError for a device that this machine lacks."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # a device without values, as meta, is none
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"model.device: {config.device!r} is not on this machine, use auto or cpu") from error
+    return device
 
 
 def dtype_of(config: Model, device: torch.device) -> torch.dtype:
@@ -37,7 +51,7 @@ def in_search_dtype(model: PreTrainedModel, config: Model) -> PreTrainedModel:
     if dtype == model.dtype:
         return model
     converted: dict[int, Any] = {
-        id(own): nn.Parameter(own.to(dtype), requires_grad=own.requires_grad) for own in model.parameters()
+        id(weight): nn.Parameter(weight.to(dtype), requires_grad=weight.requires_grad) for weight in model.parameters()
     }
     return copy.deepcopy(model, converted)
 
