@@ -12,7 +12,7 @@ from encoders import articles, reviews, save_encoder, write_lines
 from harness import console, foreign_lines
 from policyprune.models.adapter import adapt
 from policyprune.pruning.mask import load_mask
-from policyprune.runs.record import Record, Row, read_record
+from policyprune.runs.record import Record, ResultRow, read_record
 
 LENGTH = 32
 SMALL = ["evaluation.latency.repeats=0", "evaluation.one_shot=[global]", f"budget.sequence_length={LENGTH}"]
@@ -41,7 +41,7 @@ class Ran:
         (share,) = {row["strength"] for row in self.record.tuning}
         return float(share)
 
-    def rows(self, subject: str) -> dict[str, Row]:
+    def rows(self, subject: str) -> dict[str, ResultRow]:
         return {row.metric: row for row in self.record.results if row.subject == subject}
 
 

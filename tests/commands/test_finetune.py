@@ -19,7 +19,7 @@ from policyprune.config.store import register
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 from policyprune.runs.folder import finished_before
-from policyprune.runs.record import Row, read_record
+from policyprune.runs.record import ResultRow, read_record
 
 TRAINING = ["training.batch_size=8", "training.learning_rate=5e-3", "task.max_length=40"]
 Arguments = Callable[..., list[str]]
@@ -48,7 +48,7 @@ def composed(*overrides: str) -> Any:
         return validate(hydra.compose("finetune", list(overrides)))
 
 
-def values(rows: list[Row]) -> dict[str, float]:
+def values(rows: list[ResultRow]) -> dict[str, float]:
     return {row.metric: float(row.value) for row in rows if row.value is not None}
 
 

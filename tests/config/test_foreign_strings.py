@@ -68,7 +68,7 @@ def recorded(folder: Path, **changes: Any) -> Path:
         group, _, name = key.partition("__")
         config[group][name] = value
     (folder / "checkpoint").mkdir(parents=True)
-    Record(config, "x", {}, status="finished").write(folder)
+    Record(config=config, config_hash="x", hardware={}, status="finished").write(folder)
     return folder
 
 

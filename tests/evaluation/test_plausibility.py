@@ -6,18 +6,24 @@ from typing import Any
 import pytest
 
 from policyprune.evaluation.plausibility import absurd_from_the_start, doubts
-from policyprune.runs.record import Row
+from policyprune.runs.record import ResultRow
 
 WINDOWS = {"length": 128, "windows": 64, "dtype": "float32"}
 VALIDATION = {"split": "validation", "examples": 100, "chance": 0.5}
 
 
-def perplexity(subject: str, value: float | None, stderr: float | None = None) -> Row:
-    return Row(subject, "perplexity", value, "", dict(WINDOWS), stderr)
+def row(
+    subject: str, metric: str, value: float | None, unit: str, protocol: dict[str, Any], stderr: float | None = None
+) -> ResultRow:
+    return ResultRow(subject=subject, metric=metric, value=value, unit=unit, protocol=protocol, stderr=stderr)
 
 
-def accuracy(subject: str, value: float, stderr: float | None = 0.02) -> Row:
-    return Row(subject, "accuracy", value, "", dict(VALIDATION), stderr)
+def perplexity(subject: str, value: float | None, stderr: float | None = None) -> ResultRow:
+    return row(subject, "perplexity", value, "", dict(WINDOWS), stderr)
+
+
+def accuracy(subject: str, value: float, stderr: float | None = 0.02) -> ResultRow:
+    return row(subject, "accuracy", value, "", dict(VALIDATION), stderr)
 
 
 @pytest.mark.parametrize("subject", ["dense", "evaluated"])
@@ -32,18 +38,18 @@ def test_an_absurd_perplexity_is_said(subject: str) -> None:
     [
         [perplexity("dense", 24.1), perplexity("pruned", 300.0)],  # pruned too far, but honest
         [perplexity("dense", None)],  # said where it was measured
-        [Row("dense", "latency", 1000.0, "ms", {"length": 128})],
+        [row("dense", "latency", 1000.0, "ms", {"length": 128})],
         [perplexity("dense", 24.1, 1.5), perplexity("tuned", 23.0, 1.5)],  # within noise
         [perplexity("dense", 24.1), perplexity("tuned", 12.0)],  # nobody knows the noise
-        [perplexity("dense", 24.1, 0.1), Row("tuned", "perplexity", 12.0, "", {**WINDOWS, "length": 1024}, 0.1)],
+        [perplexity("dense", 24.1, 0.1), row("tuned", "perplexity", 12.0, "", {**WINDOWS, "length": 1024}, 0.1)],
         [perplexity("dense", 24.1, 0.1), perplexity("one_shot", 12.0, 0.1)],
         [accuracy("dense", 0.9), accuracy("pruned", 0.5)],
         [accuracy("dense", 0.9), accuracy("pruned", 0.93)],
-        [Row("dense", "accuracy", 0.4, "", {"split": "validation"}, 0.02)],  # chance is not known
-        [Row("dense", "cross_entropy", 0.4, "", {}, 0.01), Row("tuned", "cross_entropy", 0.2, "", {}, 0.01)],
+        [row("dense", "accuracy", 0.4, "", {"split": "validation"}, 0.02)],  # chance is not known
+        [row("dense", "cross_entropy", 0.4, "", {}, 0.01), row("tuned", "cross_entropy", 0.2, "", {}, 0.01)],
     ],
 )
-def test_nothing_is_said_about_what_may_be(rows: list[Row]) -> None:
+def test_nothing_is_said_about_what_may_be(rows: list[ResultRow]) -> None:
     assert doubts(rows) == []
 
 

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -14,11 +17,8 @@ from harness import validated
 from policyprune.config.schema import Config
 from policyprune.config.validate import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
-from policyprune.report.runs import find_runs
-from policyprune.runs.folder import finished_before, recorded
-from policyprune.runs.record import Record
+from policyprune.runs.folder import LOCK_FILE, finished_before, only_one, recorded
 from policyprune.runs.signals import INTERRUPTION
-from policyprune.runs.status import Standing, standing
 from policyprune.storage.record_file import RECORD_FILE
 
 CPU = torch.device("cpu")
@@ -259,56 +259,6 @@ def test_a_record_that_cannot_be_read_is_not_overwritten(config: Config, tmp_pat
     assert finished_before(config, tmp_path) is not None
 
 
-def finished_with_files(config: Config, folder: Path) -> None:
-    with recorded(config, folder, CPU):
-        for name in ("mask.safetensors", "plan.json", "curve.jsonl", "checkpoint/model.safetensors"):
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(b"a whole file")
-
-
-DAMAGES = {
-    "is missing": lambda path: path.unlink(),
-    "has 6 of 12 bytes": lambda path: path.write_bytes(b"a whol"),
-    "is damaged (checksum)": lambda path: path.write_bytes(b"a whole lie!"),
-}
-
-
-@pytest.mark.parametrize("name", ["mask.safetensors", "plan.json", "curve.jsonl", "checkpoint/model.safetensors"])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_finished_run_that_lost_a_file_is_not_taken_for_a_whole_one(
-    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
-) -> None:
-    finished_with_files(config, tmp_path)
-    assert finished_before(config, tmp_path) is not None
-    assert standing(config, tmp_path).state == "finished"
-    DAMAGES[damage](tmp_path / name)
-    if name.startswith("checkpoint") and "checksum" in damage:
-        return  # weights are too large to be read for this
-    mended: list[Record] = []
-    was = standing(config, tmp_path)
-    found = finished_before(config, tmp_path, mended.append)
-    assert caplog.records[0].message == f"{tmp_path}: the run is finished, but {name} {damage}"
-    if name == "curve.jsonl":  # only pictures need it
-        assert (found is not None, mended, was.state) == (True, [], "finished")
-        return
-    assert was == Standing("incomplete", f"{name} {damage}")
-    if name == "mask.safetensors":
-        assert (found, mended) == (None, []), "without the mask there is nothing to mend by"
-    else:
-        assert mended == [found]
-
-
-def test_a_report_leaves_out_a_curve_that_was_changed(
-    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with recorded(config, tmp_path, CPU):
-        (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
-    assert find_runs([tmp_path])[0].curve == [{"step": 1, "loss": 2.5}]
-    (tmp_path / "curve.jsonl").write_text('{"step": 1, "loss": 2.6}\n')
-    assert find_runs([tmp_path])[0].curve == []
-    assert "curve.jsonl is damaged (checksum), it is left out" in caplog.text
-
-
 def test_what_a_killed_run_was_writing_is_removed_by_the_next_one(config: Config, tmp_path: Path) -> None:
     for name in ("checkpoint", "search.state", "mask.safetensors"):
         left = tmp_path / f".policyprune-{name}-0a1b2c3d.tmp"
@@ -333,3 +283,61 @@ def test_what_stands_in_the_place_of_another_thing_is_refused_and_left(
     with pytest.raises(UsageError, match=refusal), recorded(config, tmp_path, CPU):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "ab")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_refused_while_another_process_holds_it_and_free_when_it_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), str(tmp_path / LOCK_FILE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match=r"hydra\.run\.dir: .* in use by another process"), only_one(tmp_path):
+            pytest.fail("let in")
+        holder.kill()
+    with only_one(tmp_path):
+        assert (tmp_path / LOCK_FILE).exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_file_that_its_holder_removed_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the file and locking it, its holder may end and remove it."""
+    import fcntl
+
+    calls = []
+
+    def flock(file: object, how: int) -> None:
+        if not calls:
+            (tmp_path / LOCK_FILE).unlink()
+        calls.append(how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_one(tmp_path):
+        assert (tmp_path / LOCK_FILE).exists()
+    assert len(calls) == 2
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import errno
+    import fcntl
+
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOSYS, "not here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_one(tmp_path):
+        pass
+    assert "cannot be locked" in caplog.text

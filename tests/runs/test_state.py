@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyprune.runs.state import StateFile, forget, once
+from policyprune.runs.state import StateFile, once
 
 OWN = {"config": "abc"}
 
@@ -110,10 +110,3 @@ def test_a_result_is_computed_once(tmp_path: Path) -> None:
     assert len(calls) == 1
     assert torch.equal(first["metric"], second["metric"])
     assert second["metric"].dtype == torch.float64
-
-
-def test_forgetting_leaves_everything_else(tmp_path: Path) -> None:
-    written(tmp_path, 2)
-    (tmp_path / "curve.jsonl").write_text("{}\n")
-    forget(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["curve.jsonl"]

@@ -11,7 +11,8 @@ from policyprune.config.launcher import check_launcher, launch
 from policyprune.config.options import sweeps
 from policyprune.config.schema import Config
 from policyprune.config.sweep import Job, Sweep, jobs, opened, points
-from policyprune.runs.status import Standing, noting_failure, standing
+from policyprune.runs.folder import noting_failure
+from policyprune.runs.status import Status, status_of
 
 KILLED = "ended without a word: it was killed, or another process is still at it"
 
@@ -59,12 +60,12 @@ def _do(sweep: Sweep, due: list[Job]) -> None:
         print(f"policyprune: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
-def _look(wanted: list[Job]) -> list[Standing]:
-    return [standing(job.config, job.folder) for job in wanted]
+def _look(wanted: list[Job]) -> list[Status]:
+    return [status_of(job.config, job.folder, "hydra.sweep.dir") for job in wanted]
 
 
 def _told(wanted: list[Job], due: list[Job]) -> str:
-    states = [Standing("skipped") if job not in due else own for job, own in zip(wanted, _look(wanted), strict=True)]
+    states = [Status("skipped") if job not in due else own for job, own in zip(wanted, _look(wanted), strict=True)]
     lines = [_table(wanted, states), "", f"{len(wanted)} jobs: {_counted(own.state for own in states)}"]
     for job, own in zip(wanted, states, strict=True):
         if own.state not in ("finished", "skipped"):
@@ -72,7 +73,7 @@ def _told(wanted: list[Job], due: list[Job]) -> str:
     return "\n".join(lines)
 
 
-def _table(wanted: list[Job], states: list[Standing]) -> str:
+def _table(wanted: list[Job], states: list[Status]) -> str:
     """A line per job: its state, its point on the axes that have more than one, its folder."""
     common = set.intersection(*(set(job.overrides) for job in wanted)) if len(wanted) > 1 else set()
     rows = [

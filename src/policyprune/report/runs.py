@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from policyprune.runs.artefacts import CURVE, lost
+from policyprune.runs.status import CURVE_FILE, lost_files
 from policyprune.storage.record_file import RECORD_FILE, UnreadableError, read_content
 
 log = logging.getLogger(__name__)
@@ -101,12 +101,12 @@ class Run:
     @cached_property
     def curve(self) -> list[dict[str, float]]:
         """The lines of `curve.jsonl` that are whole; none, and a warning, where it is not as the run left it."""
-        noted = {name: own for name, own in self._mapping("files").items() if name == CURVE}
-        wrong = lost(noted, self.folder)
+        noted = {name: own for name, own in self._mapping("files").items() if name == CURVE_FILE}
+        wrong = lost_files(noted, self.folder)
         if wrong:
-            log.warning("%s: %s, it is left out", self.folder, wrong[CURVE])
+            log.warning("%s: %s, it is left out", self.folder, wrong[CURVE_FILE])
             return []
-        return list(_lines(self.folder / CURVE))
+        return list(_lines(self.folder / CURVE_FILE))
 
     def _mapping(self, name: str) -> dict[str, Any]:
         found = self.content.get(name)

@@ -1,107 +1,145 @@
-"""The life of a run's folder: its record, from `running` to `finished` or `failed`."""
+"""The life of a run's folder: one process at a time, its record from `running` to `finished` or `failed`."""
 
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 import yaml
 
-from policyprune.config.schema import Config, Evaluating, Finetuning
+from policyprune.config.schema import Config
 from policyprune.config.validate import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.provenance import hardware
-from policyprune.runs.artefacts import CURVE, MASK, lost, noted, work
-from policyprune.runs.lock import only_one
 from policyprune.runs.record import Record, mark_failed, read_record
 from policyprune.runs.signals import interruptible
-from policyprune.runs.state import forget
+from policyprune.runs.status import (
+    CURVE_FILE,
+    MASK_FILE,
+    PLAN_FILE,
+    AnyConfig,
+    files_of,
+    forget,
+    status_of,
+    unfinished_work,
+)
 from policyprune.storage.files import clear, disk_trouble, write_whole
+from policyprune.storage.locks import NO_LOCKS, hold
 from policyprune.storage.record_file import RECORD_FILE, UnreadableError
 
+if TYPE_CHECKING:
+    import torch
+
 log = logging.getLogger(__name__)
-BEGUN = (RECORD_FILE, "config.yaml", CURVE, "importance.state", "wandb", "tensorboard")  # before a search or training
-AnyConfig = Config | Finetuning | Evaluating
-Mend = Callable[[Record], None]
+LOCK_FILE, CONFIG_FILE = ".lock", "config.yaml"
+FIRST_FILES = (RECORD_FILE, CONFIG_FILE, CURVE_FILE, "importance.state")  # those before a search or training
+TRACKED = ("wandb", "tensorboard")  # and the trackers' folders
 
 
-def finished_before(config: AnyConfig, folder: Path, mend: Mend | None = None) -> Record | None:
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock during the block; the system releases it when the process dies, however it does.
+
+    UsageError when another process holds it.
+    """
+    path = folder / LOCK_FILE
+    held: AbstractContextManager[object] = nullcontext()
+    try:
+        held = hold(path)
+    except BlockingIOError:
+        raise UsageError(
+            f"hydra.run.dir: {str(folder)!r} is in use by another process, wait or name another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s cannot be locked on this file system, start no second process on it", folder)
+    with held:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def finished_before(config: AnyConfig, folder: Path, mend: Callable[[Record], None] | None = None) -> Record | None:
     """The finished record of the same config in `folder`; None where it is to be run, or run again.
 
-    `mend(record)` makes again what a finished run has lost, where its mask is not lost too. UsageError when another
+    `mend(record)` makes again what a finished run has lost, unless its mask is lost too. UsageError when another
     config was run there and left something, and for a record that cannot be read.
     """
-    try:
-        record = read_record(folder)
-    except UnreadableError as error:
-        if config.force:
-            return None
+    status = status_of(config, folder, "hydra.run.dir")
+    if status.state == "unreadable" and not config.force:
         raise UsageError(
-            f"hydra.run.dir: {str(folder)!r} holds a {RECORD_FILE} that cannot be read ({error.reason}), "
+            f"hydra.run.dir: {str(folder)!r} holds a {RECORD_FILE} that cannot be read ({status.reason}), "
             "force=true begins anew, or name another folder"
-        ) from error
-    if record is None:
+        )
+    record = status.record
+    if record is None or record.status != "finished" or config.force:
         return None
-    if record.config_hash != fingerprint(config):
-        if record.status == "finished" or work(folder):
-            raise UsageError(
-                f"hydra.run.dir: {str(folder)!r} holds a run of another config ({record.config_hash}), "
-                "name another folder"
-            )
-        return None
-    if record.status != "finished" or config.force:
-        return None
-    gone = lost(record.files, folder)
-    if gone:
-        log.warning("%s: the run is finished, but %s", folder, ", ".join(gone.values()))
-    if not set(gone) - {CURVE}:
+    if status.lost:
+        log.warning("%s: the run is finished, but %s", folder, ", ".join(status.lost.values()))
+    if status.state == "finished":
         return record
-    if mend is None or MASK in gone:
+    if mend is None or MASK_FILE in status.lost:
         log.warning("it is run again")
         return None
     with only_one(folder):
         mend(record)
-        record.files = noted(folder)
+        record.files = files_of(folder)
         record.write(folder)
     return record
 
 
 @contextmanager
-def recorded(config: AnyConfig, folder: Path, device: torch.device) -> Iterator[Record]:
+def recorded(config: AnyConfig, folder: Path, device: "torch.device") -> Iterator[Record]:
     """A record that is on disk as `running` while the block runs, then as `finished`, `interrupted` or `failed`.
 
-    UsageError when another process works in the folder.
+    A run that is refused (UsageError) before its search leaves the folder as it was. UsageError when another process
+    works in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _check_places(folder)
+    _check_names(folder)
     with only_one(folder), interruptible():
         clear(folder)
         _forget_others(config, folder)
-        before, done = _files(folder), work(folder)
+        files_before, work_before = _first_files(folder), unfinished_work(folder)
         record = _begun(config, device)
         try:
-            write_whole(folder / "config.yaml", yaml.safe_dump(record.config, sort_keys=False).encode())
+            write_whole(folder / CONFIG_FILE, yaml.safe_dump(record.config, sort_keys=False).encode())
             record.write(folder)
             yield record
-            record.status, record.files = "finished", noted(folder)
+            record.status, record.files = "finished", files_of(folder)
             record.write(folder)
             forget(folder)
         except BaseException as error:
-            if isinstance(error, UsageError) and work(folder) == done:
+            if isinstance(error, UsageError) and unfinished_work(folder) == work_before:
                 with suppress(OSError):
-                    _withdraw(folder, before)
+                    _withdraw(folder, files_before)
             else:
                 _end(record, folder, error)
             raise
 
 
-def _check_places(folder: Path) -> None:
+@contextmanager
+def noting_failure(config: Config, folder: Path) -> Iterator[None]:
+    """Record an error of the block that came before the run had a record of its own, or ended without one."""
+    before = _record_on_disk(folder)
+    try:
+        yield
+    except Exception as error:
+        with suppress(UsageError, OSError), only_one(folder):
+            if _record_on_disk(folder) == before:  # otherwise the run has recorded its end itself
+                _note(config, folder, error)
+        raise
+
+
+def _check_names(folder: Path) -> None:
     """UsageError where a folder stands in the place of a file that the run writes, or the other way round."""
-    for name in (*BEGUN[:4], MASK, "plan.json", "search.state", "checkpoint"):
+    for name in (*FIRST_FILES, MASK_FILE, PLAN_FILE, "search.state", "checkpoint"):
         path, wanted = folder / name, "folder" if name == "checkpoint" else "file"
         if path.exists() and path.is_dir() != (wanted == "folder"):
             raise UsageError(f"hydra.run.dir: {str(path)!r} is no {wanted}, move it away or name another folder")
@@ -117,15 +155,15 @@ def _forget_others(config: AnyConfig, folder: Path) -> None:
         forget(folder)
 
 
-def _files(folder: Path) -> dict[str, bytes | None]:
+def _first_files(folder: Path) -> dict[str, bytes | None]:
     """What stands in a run's first files; None for a tracker's folder."""
-    found = {name: folder / name for name in BEGUN if (folder / name).exists()}
-    return {name: None if path.is_dir() else path.read_bytes() for name, path in found.items()}
+    paths = {name: folder / name for name in (*FIRST_FILES, *TRACKED) if (folder / name).exists()}
+    return {name: None if path.is_dir() else path.read_bytes() for name, path in paths.items()}
 
 
 def _withdraw(folder: Path, before: Mapping[str, bytes | None]) -> None:
     """A run that was refused before it searched leaves the folder as it was."""
-    for name in BEGUN:
+    for name in (*FIRST_FILES, *TRACKED):
         path, content = folder / name, before.get(name)
         if content is not None:
             write_whole(path, content)
@@ -135,7 +173,9 @@ def _withdraw(folder: Path, before: Mapping[str, bytes | None]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _begun(config: AnyConfig, device: torch.device) -> Record:
+def _begun(config: AnyConfig, device: "torch.device") -> Record:
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return Record(
         config=asdict(config),
@@ -165,3 +205,23 @@ def _end(record: Record, folder: Path, error: BaseException) -> None:
     else:
         log.error("the run failed, %s keeps what it had", folder, exc_info=True)
         error.logged = True  # type: ignore[attr-defined]
+
+
+def _note(config: Config, folder: Path, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    log.error("the run failed: %s", reason)
+    record = read_record(folder) or Record(
+        config=asdict(config), config_hash=fingerprint(config), hardware=hardware(config.model.device, 0)
+    )
+    if record.status == "finished":  # force=true was refused
+        return
+    record.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    record.status, record.error = "failed", reason
+    record.write(folder)
+
+
+def _record_on_disk(folder: Path) -> bytes | None:
+    try:
+        return (folder / RECORD_FILE).read_bytes()
+    except OSError:
+        return None

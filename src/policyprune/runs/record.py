@@ -15,7 +15,7 @@ from policyprune.storage.record_file import RECORD_FILE, SCHEMA, read_content
 
 log = logging.getLogger(__name__)
 
-TOLD = ("task", "split", "length", "scope")  # parts of a protocol that a warning names
+WARNING_KEYS = ("task", "split", "length", "scope")  # parts of a protocol that a warning names
 PACKAGES = (
     "policyprune",
     "torch",
@@ -31,8 +31,8 @@ PACKAGES = (
 RUNNING, FAILED = b'"status": "running"', b'"status": "failed" '  # of the same length
 
 
-@dataclass
-class Row:
+@dataclass(kw_only=True)
+class ResultRow:
     """One measured number; `value` is a number or null, never a sentinel."""
 
     subject: str  # dense, one_shot, pruned, tuned, reloaded
@@ -43,7 +43,7 @@ class Row:
     stderr: float | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Record:
     """The whole record: `status` is running, finished, interrupted or failed, `stages` has seconds and peak memory."""
 
@@ -58,13 +58,13 @@ class Record:
     git: dict[str, Any] = field(default_factory=git_state)
     protocol: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
-    calibration: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> what it looked at (`Observed`)
+    calibration: dict[str, dict[str, Any]] = field(default_factory=dict)  # what each stage looked at
     search: dict[str, Any] = field(default_factory=dict)
     tuning: list[dict[str, Any]] = field(default_factory=list)
     keep_rates: list[dict[str, Any]] = field(default_factory=list)
-    results: list[Row] = field(default_factory=list)
+    results: list[ResultRow] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a finished run (`artefacts.noted`)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a finished run (`status.files_of`)
     schema: int = SCHEMA
 
     def add(
@@ -79,12 +79,13 @@ class Record:
         """Append a result; one that is not finite is null, with a warning."""
         if value is None or not math.isfinite(value):
             value = stderr = None
-            of = ", ".join(f"{key} {protocol[key]}" for key in TOLD if key in protocol)
+            of = ", ".join(f"{key} {protocol[key]}" for key in WARNING_KEYS if key in protocol)
             name = f"{metric} of the {subject} model".replace("_", " ")
             self.warn(f"not finite: {name} ({of})" if of else f"not finite: {name}")
         elif stderr is not None and not math.isfinite(stderr):
             stderr = None
-        self.results.append(Row(subject, metric, value, unit, protocol, stderr))
+        row = ResultRow(subject=subject, metric=metric, value=value, unit=unit, protocol=protocol, stderr=stderr)
+        self.results.append(row)
 
     def warn(self, text: str) -> None:
         """Say in one line, here and on the screen, what makes a number doubtful; the same line once."""
@@ -112,12 +113,12 @@ def read_record(folder: Path) -> Record | None:
     content = read_content(folder / RECORD_FILE)
     if content is None:
         return None
-    blank = Record({}, "", {}, command=[], versions={}, git={})
-    known = {own.name: content.get(own.name, getattr(blank, own.name)) for own in dataclasses.fields(Record)}
-    names = {own.name for own in dataclasses.fields(Row)}
-    blank_row = {"unit": "", "protocol": {}}
-    rows = [blank_row | {name: value for name, value in row.items() if name in names} for row in known["results"]]
-    return Record(**{**known, "results": [Row(**row) for row in rows]})
+    blank = Record(config={}, config_hash="", hardware={}, command=[], versions={}, git={})
+    known = {field.name: content.get(field.name, getattr(blank, field.name)) for field in dataclasses.fields(Record)}
+    names = {field.name for field in dataclasses.fields(ResultRow)}
+    defaults = {"unit": "", "protocol": {}}
+    rows = [defaults | {name: value for name, value in row.items() if name in names} for row in known["results"]]
+    return Record(**{**known, "results": [ResultRow(**row) for row in rows]})
 
 
 def _plain(value: Any) -> Any:

@@ -130,10 +130,3 @@ def once(file: StateFile, compute: Callable[[], Content]) -> Content:
         content = compute()
         file.write(content)
     return content
-
-
-def forget(folder: Path) -> None:
-    """Remove all states of a run that is finished."""
-    for pattern in ("*.state", "*.state.old"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)

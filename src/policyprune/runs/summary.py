@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from policyprune.runs.record import Record, Row
+from policyprune.runs.record import Record, ResultRow
 from policyprune.runs.rows import distinctions, noise
 from policyprune.storage.record_file import RECORD_FILE
 
@@ -24,7 +24,7 @@ def summary(record: Record, style: str = "simple") -> str:
     optimizer = record.config.get("optimizer", {"name": verb})  # those have none
     found = "searched" if record.search.get("forwards") else optimizer["name"].replace("_", " ")
     columns: list[str] = []
-    lines: dict[str, dict[str, Row]] = {}
+    lines: dict[str, dict[str, ResultRow]] = {}
     places: list[tuple[str, str]] = []  # metric and column of each row
     for row in record.results:
         column = LABELS.get(row.subject, "{metric} only, {scope}").format(
@@ -51,7 +51,7 @@ def summary(record: Record, style: str = "simple") -> str:
     )
 
 
-def _metric(row: Row) -> str:
+def _metric(row: ResultRow) -> str:
     protocol = row.protocol
     name = row.metric.removesuffix("_ratio").replace("_", " ")
     if row.metric == "perplexity":
@@ -67,7 +67,7 @@ def _metric(row: Row) -> str:
     return f"{name}, {row.unit}" if row.unit else name
 
 
-def _cell(row: Row | None) -> str:
+def _cell(row: ResultRow | None) -> str:
     if row is None:
         return ""
     if row.value is None:
@@ -76,7 +76,7 @@ def _cell(row: Row | None) -> str:
     return f"{_number(row, row.value)} ({doubt})" if doubt else _number(row, row.value)
 
 
-def _number(row: Row, value: float | int) -> str:
+def _number(row: ResultRow, value: float | int) -> str:
     if row.metric.endswith("_ratio"):
         return f"{value:.2f} of dense"
     if isinstance(value, int):

@@ -22,6 +22,7 @@ from policyprune.pruning.optimizers.problem import Job
 from policyprune.pruning.space import Space
 from policyprune.runs.curve import NOTHING, Curve, read_curve
 from policyprune.runs.state import SearchState, StateFile
+from policyprune.runs.status import CURVE_FILE
 from policyprune.search.forwards import Forwards
 from policyprune.search.team import Team
 from policyprune.tasks.calibration_usage import Observed
@@ -75,7 +76,7 @@ def search(
         config.importance.per_cost,
         forwards.each if team is None else partial(shared, team),
     )
-    path = folder / "curve.jsonl"
+    path = folder / CURVE_FILE
     file = StateFile(folder / "search.state", {"config": fingerprint(config)})
     before = file.read(lambda content: read_curve(path, content["curve"]) is not None)
     began, skipped = time.perf_counter(), 0
