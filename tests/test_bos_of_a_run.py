@@ -19,7 +19,7 @@ from policyprune.models.loading import skeleton
 from policyprune.models.modelling_file import brings_only_ours
 from policyprune.pruning.space import space_of
 from policyprune.search import worker as following
-from policyprune.tasks import bos, build
+from policyprune.tasks import build, language_modeling
 from policyprune.tasks.language_modeling import TextTask
 
 
@@ -33,7 +33,7 @@ def test_everything_that_a_run_looks_at_begins_with_bos_where_it_matters(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     losses = iter([torch.full((8, 127), 9.0), torch.full((8, 127), 5.0)])  # without BOS and with it
-    monkeypatch.setattr(bos, "token_losses", lambda model, ids: next(losses))
+    monkeypatch.setattr(language_modeling, "token_losses", lambda model, ids: next(losses))
     first: set[int] = set()
     inputs, windows = TextTask.inputs, TextTask.windows
 
@@ -64,7 +64,7 @@ def test_another_rank_takes_the_choice_of_rank_0(
     for chosen in ("window", "text"):
         protocol = build(dataclasses.replace(config.task, bos=chosen), tokenizer).protocol
         told = following.briefing(n, {**protocol, "bos_measured": {"loss_with_bos": 1.0, "loss_without_bos": 2.0}})
-        monkeypatch.setattr(bos, "token_losses", None)  # a rank that decides by itself would fail
+        monkeypatch.setattr(language_modeling, "token_losses", None)  # a rank that decides by itself would fail
         with following.prepared(config, told):
             pass
 

@@ -11,9 +11,8 @@ from encoders import articles, encoder_tokenizer
 from harness import paragraphs
 from policyprune.config.schema import Examples, QuestionAnswering
 from policyprune.evaluation.answers import answers, exact_and_f1, normalized
-from policyprune.tasks.squad import Questions
+from policyprune.tasks.question_answering import Questions, make_windows
 from policyprune.tasks.tables import flatten_squad
-from policyprune.tasks.windows import make_windows
 
 CONFIG = QuestionAnswering(
     name="squad",

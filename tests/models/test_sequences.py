@@ -24,7 +24,7 @@ from policyprune.models.loading import load
 from policyprune.models.sequences import set_padding_token
 from policyprune.runs.record import read_record
 from policyprune.tasks import build
-from policyprune.tasks.glue import ClassificationTask
+from policyprune.tasks.classification import ClassificationTask
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48},

@@ -17,10 +17,9 @@ from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.importance import METRICS, Evidence
 from policyprune.pruning.space import Space, space_of
 from policyprune.tasks import Task
-from policyprune.tasks.encoded import Encoded
-from policyprune.tasks.glue import ClassificationTask, LabelledExamples
-from policyprune.tasks.squad import QuestionAnsweringTask
-from policyprune.tasks.windows import Windows
+from policyprune.tasks.classification import ClassificationTask, LabelledExamples
+from policyprune.tasks.labelled import Encoded
+from policyprune.tasks.question_answering import QuestionAnsweringTask, Windows
 from policyprune.tuning import TUNINGS
 
 validated = cache(harness.validated)
@@ -61,14 +60,16 @@ def classification(encoded: Encoded, classes: int = 2) -> ClassificationTask:
     config = validated("task=glue/sst2", "model=bert_base").task
     assert isinstance(config, Classification)
     labels = torch.arange(len(LENGTHS)) % 2 if classes > 1 else torch.linspace(0, 5, len(LENGTHS))
-    return ClassificationTask(LabelledExamples(encoded, labels), {}, replace(config, classes=classes))
+    calibration = LabelledExamples(encoded, labels)
+    return ClassificationTask(calibration=calibration, tests={}, config=replace(config, classes=classes))
 
 
 def questions(encoded: Encoded) -> QuestionAnsweringTask:
     config = validated("task=squad_v1", "model=bert_base").task
     assert isinstance(config, QuestionAnswering)
     spans = torch.stack([torch.zeros_like(LENGTHS), LENGTHS - 1], 1)
-    return QuestionAnsweringTask(Windows(encoded, torch.arange(len(LENGTHS)), [], spans), {}, config)
+    windows = Windows(encoded=encoded, question=torch.arange(len(LENGTHS)), offsets=[], spans=spans)
+    return QuestionAnsweringTask(calibration=windows, tests={}, config=config)
 
 
 def same(found: Callable[[Encoded], Any]) -> None:

@@ -29,7 +29,7 @@ from policyprune.pruning.optimizers.ppo.ppo import clipped_surrogate, generalise
 from policyprune.pruning.optimizers.ppo.warm_starts import in_stages, warm_starts
 from policyprune.pruning.space import Group, Space, space_of
 from policyprune.search.run import search
-from policyprune.tasks.calibration_usage import Observed
+from policyprune.tasks.task import CalibrationUsage
 
 CONFIG = PPO(
     name="ppo",
@@ -486,7 +486,7 @@ def test_masks_are_evaluated_alike_on_smaller_models(
     monkeypatch.setitem(OPTIMIZERS, "ppo", evaluating)
     ones, task = torch.ones(space.n), Examples()
     before = task.loss(model, batches[0])
-    given = Observed(task)  # type: ignore[arg-type]
+    given = CalibrationUsage(task)  # type: ignore[arg-type]
     search(config, model, adapter, given, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent())  # type: ignore[arg-type]
     assert torch.equal(task.loss(model, batches[0]), before)
     expected = []
@@ -508,7 +508,7 @@ def test_a_search_does_not_go_on_in_another_dtype(tmp_path: Path, monkeypatch: p
 
     def go(native: bool) -> Tensor:
         monkeypatch.setattr("policyprune.models.device._multiplies_bfloat16", lambda: native)
-        task = Observed(Examples())  # type: ignore[arg-type]
+        task = CalibrationUsage(Examples())  # type: ignore[arg-type]
         searched = in_search_dtype(model, config.model)
         found, told = search(
             config, searched, adapter, task, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent()

@@ -39,13 +39,13 @@ def fail(self, model, rows):
 tasks.TextTask.loss = fail
 """
 OTHER_DATA = """
-from policyprune import following
-build = following.build
+from policyprune.search import worker
+build = worker.build
 def other(config, tokenizer):
     task = build(config, tokenizer)
     task.protocol["test_text"] = "another"
     return task
-following.build = other
+worker.build = other
 """
 
 

@@ -16,9 +16,9 @@ from policyprune.config.schema import Classification, Evaluation, Examples
 from policyprune.errors import UsageError
 from policyprune.evaluation.quality import Classifying
 from policyprune.models.sequences import longest_sequence
-from policyprune.tasks import build, check_fit, check_head
-from policyprune.tasks.glue import ClassificationTask
-from policyprune.tasks.labels import Names, aligned, check_names, labels_of, name_classes, names_of
+from policyprune.tasks import build, check_model
+from policyprune.tasks.classification import ClassificationTask
+from policyprune.tasks.labels import ClassNames, aligned, check_names, labels_of, name_classes, names_of
 
 MNLI = ["entailment", "neutral", "contradiction"]
 OTHER = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
@@ -99,7 +99,7 @@ def test_every_way_to_write_labels_gives_the_same_number(
     task = build(replace(stated, **changes), encoder_tokenizer(tiny_tokenizer))
     assert isinstance(task, ClassificationTask)
     model = model_with(model_names)
-    assert check_fit(task, model) == []
+    assert task.check(model) == []
     expected = {name.casefold(): index for index, name in enumerate(model_names)}
     number = [expected.get(MNLI[row["label"]], row["label"]) for row in rows]
     quality = Classifying(task, Evaluation(batch_tokens=512))
@@ -131,10 +131,8 @@ def test_every_glue_task_names_its_classes_in_the_order_of_glue() -> None:
 def test_spellings_of_a_name_are_one_name() -> None:
     names = ("entailment", "not_entailment")
     assert read(["Entailment", "not entailment", "NOT-ENTAILMENT", " not_entailment "], names=names) == [0, 1, 1, 1]
-    assert aligned(torch.tensor([0, 1]), Names(list(names)), model_with(["Not Entailment", "ENTAILMENT"])).tolist() == [
-        1,
-        0,
-    ]
+    model = model_with(["Not Entailment", "ENTAILMENT"])
+    assert aligned(torch.tensor([0, 1]), ClassNames(list(names)), model).tolist() == [1, 0]
 
 
 def test_numbers_are_read_from_text_and_scores_too() -> None:
@@ -184,39 +182,39 @@ def test_class_names_of_the_data_and_of_the_task_must_be_the_same() -> None:
     rows = Dataset.from_dict({"label": [0, 1]}, features=Features({"label": ClassLabel(names=["good", "bad"])}))
     with pytest.raises(UsageError, match=r"^task\.label_names: negative, positive, but validation names .* good"):
         names_of({"validation": rows}, config(names=("negative", "positive")))
-    assert names_of({"validation": rows}, config()) == Names(["good", "bad"])
+    assert names_of({"validation": rows}, config()) == ClassNames(["good", "bad"])
     counted = Features({"label": ClassLabel(names=["0", "1"])})
     assert names_of({"v": Dataset.from_dict({"label": [0, 1]}, features=counted)}, config()) is None
 
 
 def test_names_that_do_not_match_the_model_are_refused() -> None:
     with pytest.raises(UsageError, match=r"^task\.label_names: the data name .* yes, no, the model good, bad;"):
-        check_names(Names(["yes", "no"]), model_with(["good", "bad"]))
-    check_names(Names(["no", "yes"]), model_with(["YES", "NO"]))
-    check_names(Names(["yes", "no"]), model_with(["LABEL_0", "LABEL_1"]))
+        check_names(ClassNames(["yes", "no"]), model_with(["good", "bad"]))
+    check_names(ClassNames(["no", "yes"]), model_with(["YES", "NO"]))
+    check_names(ClassNames(["yes", "no"]), model_with(["LABEL_0", "LABEL_1"]))
     check_names(None, model_with(["good", "bad"]))
 
 
 def test_words_without_an_order_need_the_names_of_the_model() -> None:
     names = names_of({"v": Dataset.from_dict({"label": ["good", "bad"]})}, config())
-    assert names == Names(["bad", "good"], ordered=False)
+    assert names == ClassNames(["bad", "good"], ordered=False)
     with pytest.raises(UsageError, match=r"^task\.label_names: the labels are words \(bad, good\), .*\[bad,good\]$"):
         check_names(names, model_with(["LABEL_0", "LABEL_1"]))
     check_names(names, model_with(["good", "bad"]))
-    check_names(Names(["good"], ordered=False), model_with(["good", "bad"]))
+    check_names(ClassNames(["good"], ordered=False), model_with(["good", "bad"]))
     assert aligned(torch.tensor([0, 1]), names, model_with(["good", "bad"])).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("classes", "head"), [(2, 3), (2, 1), (3, 2), (1, 2)])
 def test_a_head_of_other_classes_is_refused(classes: int, head: int) -> None:
     with pytest.raises(UsageError, match=rf"^task\.classes: {classes} .*the model's head has {head};"):
-        check_head(config(classes), make_encoder(num_labels=head))
+        check_model(config(classes), make_encoder(num_labels=head))
 
 
 def test_examples_longer_than_the_model_are_refused() -> None:
     with pytest.raises(UsageError, match=r"^task\.max_length: 129 is more than the 128 positions"):
-        check_head(replace(config(), max_length=129), make_encoder(num_labels=2))
-    check_head(replace(config(), max_length=128), make_encoder(num_labels=2))
+        check_model(replace(config(), max_length=129), make_encoder(num_labels=2))
+    check_model(replace(config(), max_length=128), make_encoder(num_labels=2))
 
 
 def test_positions_of_roberta_begin_behind_the_padding() -> None:
@@ -229,18 +227,18 @@ def test_positions_of_roberta_begin_behind_the_padding() -> None:
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, 33), 5))
     with pytest.raises(UsageError, match=r"^task\.max_length: 33 is more than the 32 positions"):
-        check_head(replace(config(), max_length=33), model)
+        check_model(replace(config(), max_length=33), model)
 
 
 def test_a_head_that_is_to_be_trained_gets_the_names_of_the_data_but_keeps_its_order() -> None:
     model = model_with(["positive", "NEGATIVE"])
-    name_classes(model, Names(["negative", "positive"]), config())
+    name_classes(model, ClassNames(["negative", "positive"]), config())
     assert model.config.label2id == {"positive": 0, "NEGATIVE": 1}
-    name_classes(model, Names(["bad", "good"]), config())
+    name_classes(model, ClassNames(["bad", "good"]), config())
     assert model.config.label2id == {"bad": 0, "good": 1}
     assert model.config.id2label == {0: "bad", 1: "good"}
     with pytest.raises(UsageError, match=r"^task\.classes: 2, but the labels are only good"):
-        name_classes(model, Names(["good"], ordered=False), config())
+        name_classes(model, ClassNames(["good"], ordered=False), config())
 
 
 def test_class_names_that_are_numbers_are_the_classes(tmp_path: Path) -> None:
@@ -255,7 +253,7 @@ def test_class_names_that_are_numbers_are_the_classes(tmp_path: Path) -> None:
 def test_a_models_classes_are_those_of_id2label() -> None:
     model = make_encoder(num_labels=2)
     model.config.id2label, model.config.label2id = {0: "positive", 1: "negative"}, {"LABEL_0": 0, "LABEL_1": 1}
-    names = Names(["negative", "positive"])
+    names = ClassNames(["negative", "positive"])
     check_names(names, model)
     assert aligned(torch.tensor([0, 1]), names, model).tolist() == [1, 0]
     model.config.label2id = {"negative": 0, "positive": 1}

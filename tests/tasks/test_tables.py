@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 
 from encoders import articles
 from policyprune.errors import UsageError
-from policyprune.tasks.squad import _normal
+from policyprune.tasks.question_answering import checked_rows
 from policyprune.tasks.tables import answers_of, read_table
 
 KEY = "task.data_files.train"
@@ -154,7 +154,7 @@ def test_answers_in_every_form(tmp_path: Path, value: Any, expected: Any) -> Non
         {"question": "?", "context": "a b", "answers": value},
         {"question": "?", "context": "a b", "answers": value},
     ]
-    loaded = _normal(read_table(KEY, put(tmp_path / "rows.json", rows)), "train")
+    loaded = checked_rows(read_table(KEY, put(tmp_path / "rows.json", rows)), "train")
     assert [row["answers"] for row in loaded] == [expected, expected]
 
 
@@ -171,7 +171,7 @@ def test_answers_in_every_form(tmp_path: Path, value: Any, expected: Any) -> Non
 def test_questions_that_are_none_are_refused(changes: dict[str, Any], words: str) -> None:
     row = {"question": "?", "context": "a b", "answers": GOLD, **changes}
     with pytest.raises(UsageError, match=rf"^task\.data_files: {words}"):
-        _normal(Dataset.from_list([row]), "train")
+        checked_rows(Dataset.from_list([row]), "train")
 
 
 def test_the_nested_form_of_squad_is_flat_rows(tmp_path: Path) -> None:

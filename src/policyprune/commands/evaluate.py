@@ -26,7 +26,7 @@ from policyprune.runs.rehearsal import rehearse_evaluation
 from policyprune.runs.stages import measured
 from policyprune.runs.summary import closing_words, summary
 from policyprune.storage.sources import locate
-from policyprune.tasks import build, check_fit, check_head
+from policyprune.tasks import build, check_model
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def run(config: Evaluating, folder: Path) -> Record:
             check_fresh_process()
         origins(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
         empty = skeleton(config.model, config.task, any_class=True)
-        check_head(config.task, empty)
+        check_model(config.task, empty)
         check_lengths(config.evaluation, config.task, empty)
         record = _run(config, folder)
     print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
@@ -69,7 +69,7 @@ def _run(config: Evaluating, folder: Path) -> Record:
         with measured("data", record.stages):
             task = build(task_of(config), tokenizer, model)
             record.protocol = task.protocol
-            for line in check_fit(task, model):
+            for line in task.check(model):
                 record.warn(line)
             quality = quality_of(task, wanted, tokenizer)
             rehearse_evaluation(quality, model)

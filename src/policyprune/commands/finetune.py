@@ -25,10 +25,10 @@ from policyprune.runs.rehearsal import rehearse_evaluation
 from policyprune.runs.stages import measured
 from policyprune.runs.summary import closing_words, summary
 from policyprune.storage.files import write_folder
-from policyprune.tasks import build, check_fit
-from policyprune.tasks.glue import ClassificationTask, aligned
+from policyprune.tasks import build
+from policyprune.tasks.classification import ClassificationTask
 from policyprune.tasks.labels import name_classes
-from policyprune.tasks.squad import QuestionAnsweringTask
+from policyprune.tasks.question_answering import QuestionAnsweringTask
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _run(config: Finetuning, folder: Path) -> Record:
             record.protocol = task.protocol
             if isinstance(task, ClassificationTask) and task.calibration.names:
                 name_classes(model, task.calibration.names, task.config)
-            for line in check_fit(task, model):
+            for line in task.check(model):
                 record.warn(line)
             quality = quality_of(task, config.evaluation, tokenizer)
             rehearse_evaluation(quality, model)
@@ -134,7 +134,7 @@ class TrainingSet(Dataset[dict[str, Any]]):
 
     def __init__(self, task: ClassificationTask | QuestionAnsweringTask, model: PreTrainedModel) -> None:
         self._task = task
-        self._labels = aligned(task.calibration, model) if isinstance(task, ClassificationTask) else None
+        self._labels = task.calibration.labels_for(model) if isinstance(task, ClassificationTask) else None
 
     def __len__(self) -> int:
         return len(self._task.lengths)

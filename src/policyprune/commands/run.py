@@ -46,8 +46,8 @@ from policyprune.surgery import formats
 from policyprune.surgery.plan import base_of, check_base
 from policyprune.surgery.plan_file import FILE, read_plan, write_plan
 from policyprune.surgery.shrink import shrink
-from policyprune.tasks import build, check_fit, check_head
-from policyprune.tasks.calibration_usage import Observed
+from policyprune.tasks import build, check_model
+from policyprune.tasks.task import CalibrationUsage
 from policyprune.tracking.tracker import Tracker, open_tracker
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def check_budget(config: Config) -> None:
         check_fresh_process()
     origins(config.evaluation.zero_shot)
     empty = skeleton(config.model, config.task)
-    check_head(config.task, empty)
+    check_model(config.task, empty)
     check_lengths(config.evaluation, config.task, empty)
     formats.check_formats(config.export.formats, empty, export_settings(config))
     adapter = adapt(empty)
@@ -122,10 +122,10 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
         with measured("data", record.stages):
             task = build(config.task, tokenizer, model)
             record.protocol = task.protocol
-            for line in [*check_fit(task, model), *absurd_from_the_start(task.protocol)]:
+            for line in [*task.check(model), *absurd_from_the_start(task.protocol)]:
                 record.warn(line)
             quality = quality_of(task, config.evaluation, tokenizer)
-            observed = Observed(task)
+            observed = CalibrationUsage(task)
             if team is not None:
                 team.begin(briefing(space.n, task.protocol))
         with measured("rehearsal", record.stages):
@@ -174,7 +174,7 @@ def _found(
     adapter: Adapter,
     space: Space,
     budget: Budget,
-    observed: Observed,
+    observed: CalibrationUsage,
     record: Record,
     folder: Path,
     tracker: Tracker,

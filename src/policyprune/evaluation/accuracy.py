@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 
 from policyprune.evaluation.measure import finite
-from policyprune.tasks.glue import losses
+from policyprune.tasks.classification import losses
 
 METRICS: dict[str, Callable[[list[float], list[float]], float]] = {
     "accuracy": accuracy_score,

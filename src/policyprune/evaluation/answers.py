@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import QuestionAnswering
-from policyprune.tasks.squad import Questions
+from policyprune.tasks.question_answering import Questions
 
 BEST = 20  # start and end positions that are combined
 

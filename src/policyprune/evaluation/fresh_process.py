@@ -18,7 +18,7 @@ from policyprune.surgery.checkpoint import auto_class, save_checkpoint
 from policyprune.surgery.equivalence import Probe, gap, masks
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import by_length
-from policyprune.tasks.encoded import Encoded
+from policyprune.tasks.labelled import Encoded
 
 BATCH = 32  # examples at a time
 LOAD = """

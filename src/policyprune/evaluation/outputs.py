@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.tasks import by_length
-from policyprune.tasks.encoded import Encoded
+from policyprune.tasks.labelled import Encoded
 
 
 @torch.inference_mode()

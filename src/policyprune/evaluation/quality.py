@@ -20,9 +20,9 @@ from policyprune.evaluation.perplexity import of_losses, window_losses
 from policyprune.evaluation.zero_shot import ZeroShot
 from policyprune.progress import bar
 from policyprune.tasks import Task
-from policyprune.tasks.glue import ClassificationTask, aligned
+from policyprune.tasks.classification import ClassificationTask
 from policyprune.tasks.language_modeling import TextTask
-from policyprune.tasks.squad import QuestionAnsweringTask
+from policyprune.tasks.question_answering import QuestionAnsweringTask
 
 
 class Quality(Protocol):
@@ -125,7 +125,7 @@ class Classifying:
         """Measures on every split."""
         rows: list[Measure] = []
         for split, examples in self.task.tests.items():
-            self.labels[split] = aligned(examples, model)
+            self.labels[split] = examples.labels_for(model)
             with bar(len(examples.labels), f"{title}, {split}", "example") as progress:
                 found = outputs(model, examples.encoded, ("logits",), self.config.batch_tokens, progress.update)
             rows += self._rows(split, found)

