@@ -11,8 +11,8 @@ import pytest
 from harness import validated
 from policyprune.config.schema import Config
 from policyprune.runs.record import Record
-from policyprune.tracking.tensorboard import plain
-from policyprune.tracking.tracker import Forgiving, NoTracker, flat, open_tracker
+from policyprune.tracking.tensorboard import flat
+from policyprune.tracking.tracker import Forgiving, NoTracker, named_results, open_tracker
 
 
 class Recorder:
@@ -77,10 +77,10 @@ def test_a_working_tracker_is_told_everything() -> None:
 
 def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    monkeypatch.setattr("policyprune.tracking.tracker.WandbTracker", lambda *arguments: recorder)
+    monkeypatch.setattr("policyprune.tracking.tracker.WandbTracker", lambda **settings: recorder)
 
     def fail() -> None:
-        with open_tracker(validated("tracker=wandb"), some_record(), tmp_path):
+        with open_tracker(validated("tracker=wandb").tracker, some_record(), tmp_path):
             raise RuntimeError("the search broke")
 
     with pytest.raises(RuntimeError, match="the search broke"):
@@ -93,11 +93,11 @@ def test_no_tracker_needs_no_wandb(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it is an error from here on
     with caplog.at_level(logging.WARNING):
-        with open_tracker(validated("tracker=none"), some_record(), tmp_path) as tracker:
+        with open_tracker(validated("tracker=none").tracker, some_record(), tmp_path) as tracker:
             tracker.log({"loss": 1.0}, 1)
         assert isinstance(tracker, NoTracker)
         assert not caplog.records
-        with open_tracker(validated("tracker=wandb"), some_record(), tmp_path) as tracker:
+        with open_tracker(validated("tracker=wandb").tracker, some_record(), tmp_path) as tracker:
             tracker.log({"loss": 1.0}, 1)
     assert len(caplog.records) == 1, "wandb was not asked for at all, or complained more than once"
 
@@ -106,7 +106,7 @@ def test_flat_names_are_distinct() -> None:
     record = some_record()
     record.add("dense", "acc", 0.5, "", {"task": "piqa"})
     record.add("dense", "acc", 0.75, "", {"task": "boolq"})
-    names = flat(record)
+    names = named_results(record)
     assert names == {
         "dense/perplexity/32": 12.5,
         "one_shot/perplexity/global/32": 40.0,
@@ -130,7 +130,7 @@ def test_no_row_overwrites_another() -> None:
         record.add("pruned", "acc", 0.25, "", {"task": "piqa", "split": "validation", "limit": limit})
     for value in (1.0, 2.0):
         record.add("pruned", "novelty", value, "", {"of": "all"})
-    names = flat(record)
+    names = named_results(record)
     assert {name: value for name, value in names.items() if "/accuracy/" in name} == {
         "pruned/accuracy/validation_matched": 0.5,
         "pruned/accuracy/validation_mismatched": 0.5,
@@ -160,10 +160,13 @@ def test_wandb_offline_run_appears_in_the_folder(
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    with caplog.at_level(logging.WARNING, "policyprune"), open_tracker(offline, some_record(), folder) as tracker:
+    with (
+        caplog.at_level(logging.WARNING, "policyprune"),
+        open_tracker(offline.tracker, some_record(), folder) as tracker,
+    ):
         for step in range(1, 4):
             tracker.log({"loss": 1.0 / step, "keep": 0.8}, step)
-    assert not [record for record in caplog.records if record.name == "policyprune.tracking.tracker"], caplog.text
+    assert not [record for record in caplog.records if record.name.startswith("policyprune.tracking")], caplog.text
     sys.modules["wandb"].teardown()  # as at the end of a process; finish() returns just before the file is written
     runs = list((folder / "wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 1
@@ -180,7 +183,7 @@ def test_tensorboard_shows_the_curve_the_keep_rates_and_the_metrics(
 
     with (
         caplog.at_level(logging.WARNING),
-        open_tracker(validated("tracker=tensorboard"), some_record(), tmp_path) as own,
+        open_tracker(validated("tracker=tensorboard").tracker, some_record(), tmp_path) as own,
     ):
         for step in range(1, 4):
             own.log({"loss": 1.0 / step, "keep": 0.8}, step)
@@ -195,4 +198,4 @@ def test_tensorboard_shows_the_curve_the_keep_rates_and_the_metrics(
 
 def test_hyperparameters_are_plain_values_under_dotted_keys() -> None:
     config = {"seed": 0, "force": False, "budget": {"keep": 0.8, "scope": None}, "task": {"files": ["a", "b"]}}
-    assert plain(config) == {"seed": 0, "force": False, "budget.keep": 0.8, "task.files": '["a", "b"]'}
+    assert flat(config) == {"seed": 0, "force": False, "budget.keep": 0.8, "task.files": '["a", "b"]'}

@@ -65,7 +65,7 @@ def write_report(folders: Sequence[Path], table: str, output: Path, wandb: bool 
     from policyprune.report.page import page
     from policyprune.report.reference import read_reference
     from policyprune.report.runs import find_runs
-    from policyprune.tracking.tracker import track_report
+    from policyprune.tracking.wandb import track_report
 
     runs = find_runs(folders)
     if not runs:

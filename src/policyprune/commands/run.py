@@ -103,7 +103,10 @@ def export_settings(config: Config) -> formats.Settings:
 @torch.no_grad()
 def _run(config: Config, folder: Path, team: Team | None) -> Record:
     torch.manual_seed(config.seed)
-    with recorded(config, folder, device_of(config.model)) as record, open_tracker(config, record, folder) as tracker:
+    with (
+        recorded(config, folder, device_of(config.model)) as record,
+        open_tracker(config.tracker, record, folder) as tracker,
+    ):
         with measured("load", record.stages):
             model, tokenizer = load(config.model, config.task)
             record.hardware["attention"] = model.config._attn_implementation

@@ -26,16 +26,16 @@ class TensorBoardTracker:
             self._writer.add_scalar(f"keep_rate/{row['kind']}", row["rate"], row["layer"])  # type: ignore[no-untyped-call]
         if summary and not failed:
             metrics = {key: value for key, value in summary.items() if value is not None}
-            self._writer.add_hparams(plain(self._config), metrics, run_name=".")  # type: ignore[no-untyped-call]
+            self._writer.add_hparams(flat(self._config), metrics, run_name=".")  # type: ignore[no-untyped-call]
         self._writer.close()  # type: ignore[no-untyped-call]
 
 
-def plain(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | float | str]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | float | str]:
     """A nested config under dotted keys; what is no bool, number or string is written as JSON, null is left out."""
-    found: dict[str, bool | float | str] = {}
+    values: dict[str, bool | float | str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= plain(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         elif value is not None:
-            found[prefix + key] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-    return found
+            values[prefix + key] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return values

@@ -1,18 +1,17 @@
-"""Experiment trackers mirror the local record; one that fails never ends a run."""
+"""What a run tells an experiment tracker; a tracker that fails never ends the run."""
 
 import logging
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from policyprune.config.schema import Config, Wandb
+from policyprune.config import schema
 from policyprune.runs.record import Record
 from policyprune.runs.rows import distinctions
 from policyprune.storage.record_file import NAMING_KEYS
 from policyprune.tracking.tensorboard import TensorBoardTracker
+from policyprune.tracking.wandb import WandbTracker
 
 log = logging.getLogger(__name__)
 
@@ -35,40 +34,6 @@ class NoTracker:
 
     def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
         """Nothing."""
-
-
-class WandbTracker:
-    """Weights & Biases: the search curve, a table of keep rates, the final metrics as summary."""
-
-    def __init__(self, config: Wandb, name: str, run_config: dict[str, Any], folder: Path) -> None:
-        import wandb
-
-        self._wandb = wandb
-        self._run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            mode=config.mode,  # type: ignore[arg-type]
-            group=config.group,
-            job_type=config.job_type,
-            tags=config.tags,
-            name=name,
-            config=run_config,
-            dir=str(folder),
-            settings=wandb.Settings(silent=True),
-        )
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """One point of the search curve."""
-        self._run.log({f"search/{key}": value for key, value in values.items()}, step=step)
-
-    def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
-        """Write the summary and the table, and close the run."""
-        if keep_rates:
-            columns: list[str | int] = list(keep_rates[0])
-            data = [list(row.values()) for row in keep_rates]
-            self._run.log({"keep_rates": self._wandb.Table(columns=columns, data=data)})
-        self._run.summary.update(dict(summary))
-        self._run.finish(exit_code=int(failed))
 
 
 class Forgiving:
@@ -96,16 +61,15 @@ class Forgiving:
 
 
 @contextmanager
-def open_tracker(config: Config, record: Record, folder: Path) -> Iterator[Tracker]:
+def open_tracker(settings: schema.Tracker, record: Record, folder: Path) -> Iterator[Tracker]:
     """The tracker that the config asks for; told the record's results when the block ends, even by an error."""
-    settings = config.tracker
     if settings.name == "none":
         yield NoTracker()
         return
 
     def start() -> Tracker:
-        if isinstance(settings, Wandb):
-            return WandbTracker(settings, folder.name, record.config, folder)
+        if isinstance(settings, schema.Wandb):
+            return WandbTracker(config=settings, name=folder.name, run_config=record.config, folder=folder)
         return TensorBoardTracker(record.config, folder)
 
     tracker = Forgiving(start)
@@ -114,78 +78,24 @@ def open_tracker(config: Config, record: Record, folder: Path) -> Iterator[Track
         yield tracker
         failed = False
     finally:
-        tracker.finish(flat(record), record.keep_rates, failed)
+        tracker.finish(named_results(record), record.keep_rates, failed)
 
 
-def flat(record: Record) -> dict[str, float | int | None]:
+def named_results(record: Record) -> dict[str, float | int | None]:
     """Every result under a name of its own: subject/metric/task, split, scope, batch size, length, where it has them.
 
     The spread of a latency stands beside it, under `.../spread`.
     """
     names = [
-        "/".join([row.subject, row.metric, *(str(row.protocol[part]) for part in NAMING_KEYS if part in row.protocol)])
+        "/".join([row.subject, row.metric, *(str(row.protocol[key]) for key in NAMING_KEYS if key in row.protocol)])
         for row in record.results
     ]
     words = distinctions(names, [row.protocol for row in record.results])
-    found: dict[str, float | int | None] = {}
+    values: dict[str, float | int | None] = {}
     for row, name, word in zip(record.results, names, words, strict=True):
         full = f"{name}/{word}" if word else name
-        assert full not in found, full
-        found[full] = row.value
+        assert full not in values, full
+        values[full] = row.value
         if row.protocol.get("spread") is not None:
-            found[f"{full}/spread"] = row.protocol["spread"]
-    return found
-
-
-def track_report(
-    configs: Sequence[Mapping[str, Any]], wanted: bool, name: str, folder: Path, files: Sequence[Path]
-) -> None:
-    """Give a report on runs to W&B: the cells as a table, the plots as images, all files as an artefact.
-
-    It goes to the project and group of the runs, as their configs say; where they went nowhere, by wish to a default
-    project. A failure is one warning.
-    """
-    try:
-        settings = _settings(configs)
-        if settings is not None or wanted:
-            _log_report(settings or _default(), name, folder, files)
-    except Exception as error:  # a tracker may raise anything
-        log.warning("the report was not tracked: %s", " ".join(str(error).split()) or type(error).__name__)
-
-
-def _settings(configs: Sequence[Mapping[str, Any]]) -> Wandb | None:
-    trackers = [config.get("tracker") or {} for config in configs]
-    return next((Wandb(**own) for own in trackers if own.get("name") == "wandb"), None)
-
-
-def _default() -> Wandb:
-    mode = os.environ.get("WANDB_MODE", "offline")
-    return Wandb(name="wandb", project="policyprune", entity=None, mode=mode, group=None, job_type="report", tags=[])
-
-
-def _log_report(settings: Wandb, name: str, folder: Path, files: Sequence[Path]) -> None:
-    import pandas as pd
-    import wandb
-
-    group = settings.group or name
-    label = re.sub(r"[^\w.-]+", "-", name)
-    run = wandb.init(
-        project=settings.project,
-        entity=settings.entity,
-        mode=settings.mode,  # type: ignore[arg-type]
-        group=group,
-        job_type="report",
-        tags=settings.tags,
-        name=f"report-{label}",
-        dir=str(folder),
-        settings=wandb.Settings(silent=True),
-    )
-    artifact = wandb.Artifact(f"report-{label}", type="report")
-    for path in files:
-        artifact.add_file(str(path), name=path.relative_to(folder).as_posix())
-        if path.suffix == ".png":
-            run.log({f"report/{path.stem}": wandb.Image(str(path))})
-        elif path.suffix == ".csv":
-            run.log({"report/cells": wandb.Table(dataframe=pd.read_csv(path).astype(object))})
-    run.log_artifact(artifact)
-    run.finish()
+            values[f"{full}/spread"] = row.protocol["spread"]
+    return values
