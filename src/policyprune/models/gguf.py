@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pyto
 
 from policyprune.models.checks import check_keys
 from policyprune.progress import bars_of
-from policyprune.storage.cache import cache_folder, only_one_makes
+from policyprune.storage.cache import cache_folder, made_once
 from policyprune.storage.files import write_folder
 
 
@@ -23,12 +23,7 @@ def converted(file: Path) -> Path:
     made_from = (file.resolve(), state.st_size, state.st_mtime_ns, version("transformers"))
     identity = hashlib.sha256(":".join(map(str, made_from)).encode()).hexdigest()
     target = cache_folder() / "gguf" / f"{file.stem}-{identity[:12]}"
-    if target.is_dir():
-        return target
-    with only_one_makes(target):
-        if not target.is_dir():
-            _convert(file, target)
-    return target
+    return made_once(target, lambda folder: _convert(file, folder))
 
 
 def _convert(file: Path, target: Path) -> None:

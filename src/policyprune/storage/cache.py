@@ -1,42 +1,32 @@
 """The user's cache folder: converted weights, and what is measured once per machine."""
 
-import contextlib
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from policyprune.storage.locks import NO_LOCKS, hold
+from platformdirs import user_cache_path
 
-PAUSE = 0.1  # seconds between two looks at a lock
+from policyprune.storage.locks import hold_where_possible
 
 
 def cache_folder() -> Path:
-    """`$POLICYPRUNE_CACHE`, else `policyprune` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "policyprune"
-    return Path(os.environ.get("POLICYPRUNE_CACHE", default))
+    """`$POLICYPRUNE_CACHE`, else `policyprune` in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`)."""
+    return Path(os.environ.get("POLICYPRUNE_CACHE") or user_cache_path("policyprune", appauthor=False))
 
 
-@contextlib.contextmanager
-def only_one_makes(target: Path) -> Iterator[None]:
-    """Wait until no other process makes `target`: look again inside whether it is there by now.
+def made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """Return `target`, after `make(target)` where it is not there yet. Other processes wait for the one that makes it.
 
     Where the file system has no locks, all make it, and the last one to finish leaves its own.
     """
-    folder = cache_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / f"{target.name}.lock"
-    while True:
+    if target.exists():
+        return target
+    lock = cache_folder() / "locks" / f"{target.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with hold_where_possible(lock, wait=True):
         try:
-            held: contextlib.AbstractContextManager[object] = hold(lock)
-            break
-        except BlockingIOError:
-            time.sleep(PAUSE)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            held = contextlib.nullcontext()
-            break
-    with held:
-        yield
-        lock.unlink(missing_ok=True)
+            if not target.exists():
+                make(target)
+        finally:
+            lock.unlink(missing_ok=True)
+    return target

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from policyprune.storage.locks import NO_LOCKS, hold
+from policyprune.storage.locks import hold, hold_where_possible
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 PREFIX, SUFFIX = ".policyprune-", ".tmp"  # of a scratch folder; between them the target's name and a random number
@@ -104,14 +104,12 @@ def _own_scratch(target: Path) -> tuple[Path, contextlib.AbstractContextManager[
         scratch = target.with_name(f"{PREFIX}{target.name}-{secrets.token_hex(4)}{SUFFIX}")
         scratch.mkdir()
         try:
-            return scratch, hold(scratch / LOCK)
+            return scratch, hold_where_possible(scratch / LOCK)
         except (BlockingIOError, FileNotFoundError):
             continue  # another process took it for one that nobody is at
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                shutil.rmtree(scratch, ignore_errors=True)
-                raise
-            return scratch, contextlib.nullcontext()
+        except OSError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
 
 
 def _discard(scratch: Path) -> None:
