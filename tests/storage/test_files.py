@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from policyprune.models.adapter import adapt
 from policyprune.pruning.mask import save_mask
 from policyprune.pruning.space import Group, Space
-from policyprune.storage.files import PREFIX, clear, disk_trouble, write_file, write_folder, write_whole
+from policyprune.storage.files import SCRATCH_PREFIX, clear, disk_trouble, write_file, write_folder, write_whole
 from policyprune.surgery.checkpoint import save_checkpoint
 
 KILLED = """
@@ -105,7 +105,7 @@ def test_a_folder_that_was_moved_aside_comes_back(tmp_path: Path, monkeypatch: p
 def test_what_a_killed_process_leaves_is_removed_by_the_next_writer(tmp_path: Path, writer: str) -> None:
     killed(writer, tmp_path / "model [1]")
     (left,) = tmp_path.iterdir()
-    assert left.name.startswith(PREFIX)
+    assert left.name.startswith(SCRATCH_PREFIX)
     write_whole(tmp_path / "other", b"")
     assert left.exists(), "the scratch of another target"
     write_whole(tmp_path / "model [1]", b"whole")
@@ -125,7 +125,7 @@ def test_clearing_removes_what_is_dead_and_lets_be_what_is_alive(tmp_path: Path)
 
 
 def test_what_was_moved_aside_by_a_killed_process_comes_back(tmp_path: Path) -> None:
-    left = tmp_path / f"{PREFIX}checkpoint-0a1b2c3d.tmp"
+    left = tmp_path / f"{SCRATCH_PREFIX}checkpoint-0a1b2c3d.tmp"
     write_whole(left / "old" / "weights", b"whole")
     (left / "lock").touch()
     clear(tmp_path)

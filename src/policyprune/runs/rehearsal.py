@@ -26,7 +26,7 @@ from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of
 from policyprune.search.calibration import fit_edits
-from policyprune.storage.files import PREFIX, SUFFIX, disk_trouble
+from policyprune.storage.files import SCRATCH_PREFIX, SCRATCH_SUFFIX, disk_trouble
 from policyprune.surgery import formats
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import Task
@@ -146,7 +146,9 @@ def _first(adapter: Adapter, kind: str) -> int:
 
 def _export(config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     settings = formats.Settings(config.export.max_shard_size, config.export.gguf_dtype)
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}rehearsal-", suffix=SUFFIX, dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{SCRATCH_PREFIX}rehearsal-", suffix=SCRATCH_SUFFIX, dir=folder
+    ) as scratch:
         for form in config.export.formats:
             with tried(f"export={form}"):
                 formats.write_format(form, model, tokenizer, formats.target(form, Path(scratch), settings), settings)

@@ -1,4 +1,4 @@
-"""What can be said of a checkpoint on this disk without torch: whether the files are all there, and whole."""
+"""Whether the files of a checkpoint on this disk are all there, and whole. Imports no torch."""
 
 import json
 import re
@@ -30,8 +30,8 @@ def check_model(source: str, path: Path, weights: bool = True) -> None:
             if weights or has_weights(path):
                 _check_weights(path)
     except OSError as error:
-        about = f"{Path(error.filename).name}: " if error.filename and Path(error.filename) != path else ""
-        raise UsageError(f"model.source: {source!r} cannot be read: {about}{error.strerror}") from error
+        file_name = f"{Path(error.filename).name}: " if error.filename and Path(error.filename) != path else ""
+        raise UsageError(f"model.source: {source!r} cannot be read: {file_name}{error.strerror}") from error
     except _WrongError as error:
         raise UsageError(f"model.source: {source!r} {error}") from error
 
@@ -48,7 +48,7 @@ def _weight_files(folder: Path) -> list[Path]:
         index = folder / INDEX.format(name=name)
         if index.exists():
             try:
-                return [folder / part for part in sorted(set(_object(index)["weight_map"].values()))]
+                return [folder / part for part in sorted(set(_json_object(index)["weight_map"].values()))]
             except (KeyError, AttributeError, TypeError) as error:
                 raise _WrongError(f"has a {index.name} without a weight_map") from error
     return []
@@ -82,7 +82,7 @@ def _check_folder(folder: Path) -> None:
                 raise _WrongError(f"holds a pointer of git-lfs in place of {path.name}, `git lfs pull` fetches it")
     for name in SETTINGS:
         if name in names:
-            _object(folder / name)
+            _json_object(folder / name)
 
 
 def _check_weights(folder: Path) -> None:
@@ -94,11 +94,11 @@ def _check_weights(folder: Path) -> None:
             raise _WrongError(f"lacks {path.name}, which its index names")
         if path.suffix == ".safetensors":
             size = path.stat().st_size
-            wanted, tensors = _header(path, size)
-            if wanted != size:
-                raise _WrongError(f"has a broken {path.name}: {size:,} bytes of {wanted:,}")
-            odd = {name: dtype for name, dtype in tensors.items() if WEIGHT.search(name) and dtype not in FLOATS}
-            if odd and "quantization_config" not in _object(folder / "config.json"):
+            stated_size, dtypes = _header(path, size)
+            if stated_size != size:
+                raise _WrongError(f"has a broken {path.name}: {size:,} bytes of {stated_size:,}")
+            odd = {name: dtype for name, dtype in dtypes.items() if WEIGHT.search(name) and dtype not in FLOATS}
+            if odd and "quantization_config" not in _json_object(folder / "config.json"):
                 name, dtype = next(iter(odd.items()))
                 raise _WrongError(f"holds {name} as {dtype}, and no quantization_config says how that is read")
 
@@ -112,18 +112,19 @@ def _header(path: Path, size: int) -> tuple[int, dict[str, str]]:
             raise _WrongError(f"has a broken {path.name}: its {size:,} bytes hold no header")
         try:
             header = json.loads(file.read(length))
-            tensors = {name: own for name, own in header.items() if name != "__metadata__"}
-            ends = [own["data_offsets"][1] for own in tensors.values()]
-            return int(8 + length + max(ends, default=0)), {name: str(own["dtype"]) for name, own in tensors.items()}
+            tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+            ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
+            dtypes = {name: str(tensor["dtype"]) for name, tensor in tensors.items()}
+            return int(8 + length + max(ends, default=0)), dtypes
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise _WrongError(f"has a broken {path.name}: its header cannot be read") from error
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _json_object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise _WrongError(f"has a {path.name} that is no JSON") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise _WrongError(f"has a {path.name} that holds no keys and values")
-    return found
+    return content

@@ -1,7 +1,7 @@
 """Files and folders that are there whole or not at all, and what a full disk looks like.
 
-All that is written for keeps goes through here: into a scratch folder beside the target, to the disk (fsync), then to
-its name. Who is killed on the way leaves a scratch folder that the next writer of the same target, or `clear`, removes.
+All that is kept is written here: into a scratch folder beside the target, to the disk (fsync), then to its name. A
+process that is killed on the way leaves a scratch folder; the next writer of the same target, or `clear`, removes it.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from pathlib import Path
 
 from policyprune.storage.locks import hold, hold_where_possible
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-PREFIX, SUFFIX = ".policyprune-", ".tmp"  # of a scratch folder; between them the target's name and a random number
-NEW, OLD, LOCK = "new", "old", "lock"  # in it: what is written, what was there before, and who is at it
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+SCRATCH_PREFIX, SCRATCH_SUFFIX = ".policyprune-", ".tmp"  # between them the target's name and a random number
+NEW, OLD, LOCK = "new", "old", "lock"  # in a scratch folder: what is written, what was there before, and who is at it
 
 
 def write_whole(path: Path, content: bytes, keep: Path | None = None) -> None:
@@ -36,7 +36,7 @@ def write_file(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """`write_whole` for those who write themselves: the file that the block writes becomes `path` if it ends well."""
     with _scratch(path) as scratch:
         yield scratch / NEW
-        _settle(scratch / NEW)
+        _to_disk(scratch / NEW)
         if keep is not None and path.exists():
             path.replace(keep)
         (scratch / NEW).replace(path)
@@ -50,7 +50,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
         new = scratch / NEW
         new.mkdir()
         yield new
-        _settle(new)
+        _to_disk(new)
         if folder.exists():
             folder.rename(scratch / OLD)
         new.rename(folder)
@@ -58,8 +58,8 @@ def write_folder(folder: Path) -> Iterator[Path]:
 
 
 def clear(folder: Path, name: str = "*") -> None:
-    """Remove what writers of `folder`/`name` (any name) left that died; those that are alive are let be."""
-    for scratch in folder.glob(f"{PREFIX}{name}-*{SUFFIX}"):
+    """Remove the scratch folders that dead writers of `folder`/`name` (any name) left; those of live ones stay."""
+    for scratch in folder.glob(f"{SCRATCH_PREFIX}{name}-*{SCRATCH_SUFFIX}"):
         with contextlib.suppress(OSError), hold(scratch / LOCK):  # held, removed just now, or no locks to tell by
             _discard(scratch)
 
@@ -69,9 +69,12 @@ def disk_trouble(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         number = _errno(cause)
-        if number in DISK:
-            told = error if isinstance(error, OSError) else cause
-            return " ".join((str(told) if isinstance(told, OSError) else _words(number)).split())
+        if number in DISK_ERRORS:
+            system_error = error if isinstance(error, OSError) else cause
+            words = (
+                str(system_error) if isinstance(system_error, OSError) else f"[Errno {number}] {os.strerror(number)}"
+            )
+            return " ".join(words.split())
         cause = cause.__cause__ or cause.__context__
     return None
 
@@ -83,15 +86,14 @@ def _scratch(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         clear(target.parent, glob.escape(target.name))
-        scratch, lock = _own_scratch(target)
+        scratch, lock = _new_scratch(target)
         with lock:
             yield scratch
     except Exception as error:
         number = _errno(error)
-        about = error.filename if isinstance(error, OSError) else None
-        if number is None or (
-            about is not None and not str(about).startswith(str(target.with_name(f"{PREFIX}{target.name}")))
-        ):
+        path = error.filename if isinstance(error, OSError) else None
+        ours = str(target.with_name(f"{SCRATCH_PREFIX}{target.name}"))
+        if number is None or (path is not None and not str(path).startswith(ours)):
             raise
         raise OSError(number, os.strerror(number), str(target)) from error
     finally:
@@ -99,9 +101,9 @@ def _scratch(target: Path) -> Iterator[Path]:
             _discard(scratch)
 
 
-def _own_scratch(target: Path) -> tuple[Path, contextlib.AbstractContextManager[object]]:
+def _new_scratch(target: Path) -> tuple[Path, contextlib.AbstractContextManager[object]]:
     while True:
-        scratch = target.with_name(f"{PREFIX}{target.name}-{secrets.token_hex(4)}{SUFFIX}")
+        scratch = target.with_name(f"{SCRATCH_PREFIX}{target.name}-{secrets.token_hex(4)}{SCRATCH_SUFFIX}")
         scratch.mkdir()
         try:
             return scratch, hold_where_possible(scratch / LOCK)
@@ -114,14 +116,16 @@ def _own_scratch(target: Path) -> tuple[Path, contextlib.AbstractContextManager[
 
 def _discard(scratch: Path) -> None:
     """Remove a scratch folder; a target that was moved aside and has no successor goes back to its place."""
-    target = scratch.with_name(scratch.name.removeprefix(PREFIX).removesuffix(SUFFIX).rpartition("-")[0])
+    target = scratch.with_name(
+        scratch.name.removeprefix(SCRATCH_PREFIX).removesuffix(SCRATCH_SUFFIX).rpartition("-")[0]
+    )
     if (scratch / OLD).exists() and not target.exists():
         (scratch / OLD).rename(target)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _settle(new: Path) -> None:
-    """To the disk, with the permissions that the umask gives: some libraries write for the owner alone."""
+def _to_disk(new: Path) -> None:
+    """Flush what was written, with the permissions that the umask gives: some libraries write for the owner alone."""
     mode = new.parent.stat().st_mode & 0o666
     for path in (new, *new.rglob("*")) if new.is_dir() else (new,):
         if path.is_file() and not path.is_symlink():
@@ -144,9 +148,5 @@ def _errno(error: BaseException) -> int | None:
     """The system's number of an error, also of a library that is written in Rust."""
     if isinstance(error, OSError):
         return error.errno
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told.group(1)) if told else None
-
-
-def _words(number: int) -> str:
-    return f"[Errno {number}] {os.strerror(number)}"
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match.group(1)) if match else None

@@ -1,4 +1,4 @@
-"""Whether the hub can be reached: asked before anything is loaded, and what `auto` comes to then."""
+"""Whether the hub can be reached: asked before anything is loaded. Decides what `auto` comes to."""
 
 import functools
 import os
@@ -22,13 +22,13 @@ def decided(key: str, wanted: str, source: str) -> str:
     """
     if wanted != "auto":
         return wanted
-    found = trouble(source)
-    if found and found != NO_NETWORK:
+    obstacle = trouble(source)
+    if obstacle and obstacle != NO_NETWORK:
         raise UsageError(
-            f"{key}: auto cannot be decided, the hub did not answer for {source!r} as it should ({found}); try again, "
-            f"or set {key}=hub or {key}=embedded"
+            f"{key}: auto cannot be decided, the hub did not answer for {source!r} as it should ({obstacle}); "
+            f"try again, or set {key}=hub or {key}=embedded"
         )
-    return "embedded" if found and not cached(source) else "hub"
+    return "embedded" if obstacle and not cached(source) else "hub"
 
 
 @functools.cache
@@ -37,24 +37,24 @@ def trouble(source: str) -> str:
 
     Asked once a process, twice where there is no answer.
     """
-    found = ""
+    obstacle = ""
     for pause in (PAUSE, 0):
         if constants.is_offline_mode():
             return NO_NETWORK
         try:
             HfApi().dataset_info(source, timeout=TIMEOUT)
         except Exception as error:  # the errors are those of whichever HTTP client is installed
-            found = _named(error)
+            obstacle = _named(error)
         else:
             return ""
-        if not found:
+        if not obstacle:
             return ""
         time.sleep(pause)
-    return found
+    return obstacle
 
 
 def _named(error: Exception) -> str:
-    """What is wrong, "" where it is the question, as for an unknown name."""
+    """What is wrong with the hub or the network; "" where the question is wrong, as for an unknown name."""
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         return f"status {status}" if status >= 500 or status == 429 else ""
