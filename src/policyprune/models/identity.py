@@ -13,13 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from policyprune.provenance import installed_versions, source_hash
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "accelerate", "datasets", "lm_eval")
-STOCK = ("transformers.", "torch.")  # their code is told by their versions
+STOCK = ("transformers.", "torch.")  # their versions stand for their code
 
 
 def identity_of(model: PreTrainedModel) -> dict[str, Any]:
     """Weights and buffers bit by bit, the code that computes with them, and where. About a second for 500 MB."""
-    kinds = {kind.__module__: kind for module in model.modules() for kind in type(module).__mro__}
-    code = {name: _code_of(kind) for name, kind in sorted(kinds.items()) if not name.startswith((*STOCK, "builtins"))}
+    classes = {base.__module__: base for module in model.modules() for base in type(module).__mro__}
+    code = {name: _code_of(base) for name, base in sorted(classes.items()) if not name.startswith((*STOCK, "builtins"))}
     return {
         "weights": _tensors(model),
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
@@ -51,14 +51,14 @@ def _tensors(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def _code_of(kind: type) -> str:
+def _code_of(model_class: type) -> str:
     """Hash of the Python files beside the one that a class stands in, as they may be imported by it."""
     try:
-        file = inspect.getsourcefile(kind)
+        file = inspect.getsourcefile(model_class)
     except TypeError:
         file = None
     if file is None:
-        return kind.__qualname__
+        return model_class.__qualname__
     return _hash(b"\n".join(path.read_bytes() for path in sorted(Path(file).parent.glob("*.py"))))
 
 

@@ -1,4 +1,4 @@
-"""What llama.cpp must know of a LLaMA-like model: its numbers, and its own names of the weights."""
+"""What llama.cpp must know of a LLaMA-like model: the hyper-parameters, and the weights by llama.cpp's names."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ from policyprune.models.residual import hidden_size
 
 MODEL_TYPES = ("llama", "mistral")
 ROPE_TYPES = ("default", "linear", "llama3")
+
+# module in transformers -> name in llama.cpp
 TOP = {"embed_tokens": "token_embd", "norm": "output_norm"}
 ATTENTION = {
     "self_attn.q_proj": "attn_q",
@@ -21,8 +23,8 @@ FFN = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "f
 NORMS = {"attention": ("input_layernorm", "attn_norm"), "ffn": ("post_attention_layernorm", "ffn_norm")}
 
 
-@dataclass(frozen=True)
-class Numbers:
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
     """The hyper-parameters that are the same in all layers."""
 
     context_length: int
@@ -33,21 +35,21 @@ class Numbers:
     vocabulary: int
 
 
-def numbers(model: PreTrainedModel) -> Numbers:
+def hyperparameters(model: PreTrainedModel) -> Hyperparameters:
     """Read them from the config."""
     config = model.config
-    return Numbers(
-        config.max_position_embeddings,
-        hidden_size(config),
-        config.num_attention_heads,
-        config.rms_norm_eps,
-        float(config.rope_parameters["rope_theta"]),
-        config.vocab_size,
+    return Hyperparameters(
+        context_length=config.max_position_embeddings,
+        width=hidden_size(config),
+        heads=config.num_attention_heads,
+        norm_epsilon=config.rms_norm_eps,
+        rope_base=float(config.rope_parameters["rope_theta"]),
+        vocabulary=config.vocab_size,
     )
 
 
-def obstacle(model: PreTrainedModel) -> str | None:
-    """What llama.cpp's LLaMA cannot express of a model, in words; None where it can express all of it."""
+def obstacle(model: PreTrainedModel) -> str:
+    """What llama.cpp's LLaMA cannot express of a model, in words; "" where it can express all of it."""
     config = model.config
     if config.model_type not in MODEL_TYPES or not type(model).__name__.endswith("ForCausalLM"):
         return f"it takes language models of type {' or '.join(MODEL_TYPES)}, this is {type(model).__name__}"
@@ -58,7 +60,7 @@ def obstacle(model: PreTrainedModel) -> str | None:
     if config.hidden_act not in ("silu", "swish"):
         return f"its FFN is gated by silu, the model's by {config.hidden_act}"
     kind = config.rope_parameters.get("rope_type", "default")
-    return None if kind in ROPE_TYPES else f"rotary embeddings of type {kind!r}, it takes {', '.join(ROPE_TYPES)}"
+    return "" if kind in ROPE_TYPES else f"rotary embeddings of type {kind!r}, it takes {', '.join(ROPE_TYPES)}"
 
 
 def rope_factors(model: PreTrainedModel, head_dim: int) -> Tensor | None:
@@ -73,7 +75,7 @@ def rope_factors(model: PreTrainedModel, head_dim: int) -> Tensor | None:
 
 def top_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """The weights outside the layers, by llama.cpp's names; no `output` where it is the embedding."""
-    weights = {ours: model.base_model.get_submodule(theirs).weight for theirs, ours in TOP.items()}
+    weights = {name: model.base_model.get_submodule(path).weight for path, name in TOP.items()}
     head = model.get_output_embeddings().weight
     if head is not weights["token_embd"]:
         weights["output"] = head
@@ -83,10 +85,10 @@ def top_weights(model: PreTrainedModel) -> dict[str, Tensor]:
 def block_weights(layer: torch.nn.Module, kind: str) -> dict[str, Tensor]:
     """The matrices of a layer's attention or FFN by llama.cpp's names, as transformers lays them out."""
     names = ATTENTION if kind == "attention" else FFN
-    return {ours: layer.get_submodule(theirs).weight for theirs, ours in names.items()}  # type: ignore[misc]
+    return {name: layer.get_submodule(path).weight for path, name in names.items()}  # type: ignore[misc]
 
 
 def norm_weight(layer: torch.nn.Module, kind: str) -> tuple[str, Tensor]:
     """llama.cpp's name and the weight of the norm before a layer's attention or FFN."""
-    theirs, ours = NORMS[kind]
-    return ours, layer.get_submodule(theirs).weight  # type: ignore[return-value]
+    path, name = NORMS[kind]
+    return name, layer.get_submodule(path).weight  # type: ignore[return-value]

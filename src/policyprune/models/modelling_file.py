@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 MODULE = "modeling_pruned"
-CODE = Path(__file__).with_name("unequal.py")  # is read, not imported: config/ asks here, without torch
-OLDEST = "5.15"  # of transformers: 5.0 reads other numbers for GPT-NeoX, 4 for BERT and others
+CODE = Path(__file__).with_name("unequal.py")  # read, not imported: this file is asked where torch is not loaded
+OLDEST_TRANSFORMERS = "5.15"  # 5.0 reads other numbers for GPT-NeoX, 4 for BERT and others
 HEAD = """# Written by policyprune; load with {auto}.from_pretrained(folder, trust_remote_code=True)
 import transformers
 
@@ -50,28 +50,30 @@ def text(auto: str, base: str, table: dict[str, Any]) -> str:
     source = CODE.read_text(encoding="utf-8")
     source = source.replace("from transformers", f"from transformers import {base}\nfrom transformers", 1)
     data = pprint.pformat(table, width=110, sort_dicts=False)
-    return HEAD.format(auto=auto, oldest=OLDEST, module=MODULE) + source + CLASS.format(table=data, base=base)
+    return (
+        HEAD.format(auto=auto, oldest=OLDEST_TRANSFORMERS, module=MODULE) + source + CLASS.format(table=data, base=base)
+    )
 
 
 def is_ours(content: str) -> bool:
     """Whether a file is what `text` gives: all of it is compared, and the table must be data."""
-    found = STATED.search(content)
-    if found is None:
+    match = STATED.search(content)
+    if match is None:
         return False
     try:
-        table = ast.literal_eval(found[2])
+        table = ast.literal_eval(match[2])
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
-    return content == text(found[1], found[3], table)
+    return content == text(match[1], match[3], table)
 
 
 def brings_only_ours(folder: Path) -> bool:
-    """Whether transformers finds no other code by a checkpoint's folder than the file that we write."""
+    """Whether the file that we write is the only code that transformers finds in a checkpoint's folder."""
     if [path.relative_to(folder) for path in folder.rglob("*.py")] != [Path(f"{MODULE}.py")]:
         return False
     for file in folder.glob("*.json"):
-        named = _auto_map(file)
-        if named is None or not all(re.fullmatch(rf"{MODULE}\.Pruned\w+", str(name)) for name in named):
+        classes = _auto_map(file)
+        if classes is None or not all(re.fullmatch(rf"{MODULE}\.Pruned\w+", str(name)) for name in classes):
             return False
     return is_ours((folder / f"{MODULE}.py").read_text(encoding="utf-8"))
 
@@ -79,8 +81,8 @@ def brings_only_ours(folder: Path) -> bool:
 def _auto_map(file: Path) -> list[Any] | None:
     """What a JSON file says that classes are loaded from; None where it cannot be read."""
     try:
-        stated = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    named = stated.get("auto_map", {}) if isinstance(stated, dict) else {}
-    return list(named.values()) if isinstance(named, dict) else [named]
+    auto_map = content.get("auto_map", {}) if isinstance(content, dict) else {}
+    return list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from policyprune.models.modelling_file import OLDEST
+from policyprune.models.modelling_file import OLDEST_TRANSFORMERS
 from policyprune.runs.record import Record
 from policyprune.runs.summary import summary
 from policyprune.storage.files import write_whole
@@ -51,7 +51,7 @@ def card(record: Record, source: str, architecture: str, remote_code: bool) -> s
     trust = ", trust_remote_code=True" if remote_code else ""
     needed = (
         "No stock class has these widths, so the checkpoint brings a short modelling file; it needs "
-        f"transformers {OLDEST} or later and refuses older versions."
+        f"transformers {OLDEST_TRANSFORMERS} or later and refuses older versions."
         if remote_code
         else f"A stock class, made with transformers {record.versions['transformers']}; config.json also has the names "
         "that transformers 4.57 reads."

@@ -31,15 +31,15 @@ def check_gguf(model: PreTrainedModel, dtype: str, tokenizer: PreTrainedTokenize
     if dtype not in KINDS:
         raise UsageError(f"dtype: {dtype!r} is not one of {', '.join(KINDS)}")
     reason = llama_cpp.obstacle(model)
-    if reason is not None:
+    if reason:
         raise UsageError(f"format: gguf cannot hold this model: {reason}")
     adapter = adapt(model)
     if not any(block.count for block in adapter.blocks if block.kind == "attention"):
         raise UsageError("format: gguf cannot hold a model without any attention")
-    if dtype == "q8_0" and (adapter.head_dim % ROW or llama_cpp.numbers(model).width % ROW):
+    if dtype == "q8_0" and (adapter.head_dim % ROW or llama_cpp.hyperparameters(model).width % ROW):
         raise UsageError(f"dtype: q8_0 needs heads and a hidden size in multiples of {ROW}, use f16")
     if tokenizer is not None:
-        vocabulary(tokenizer, llama_cpp.numbers(model).vocabulary)
+        vocabulary(tokenizer, llama_cpp.hyperparameters(model).vocabulary)
 
 
 def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Path, dtype: str = "f16") -> None:
@@ -55,7 +55,7 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     alike = len(set(groups)) == len(set(heads)) == len(set(channels)) == 1
     logging.getLogger("gguf").setLevel(logging.WARNING)
     with write_file(file) as scratch:
-        own = llama_cpp.numbers(model)
+        own = llama_cpp.hyperparameters(model)
         writer = gguf.GGUFWriter(scratch, "llama" if alike else "deci", use_temp_file=True)
         writer.add_name(file.stem)
         writer.add_file_type(KINDS[dtype][1])
@@ -89,7 +89,7 @@ def _layer(model: PreTrainedModel, adapter: Adapter, index: int, dtype: str) -> 
     """Names and weights of a layer, with the zeros that llama.cpp needs."""
     layer = model.get_submodule(adapter.layers[index])
     counts = {block.kind: block.count for block in adapter.blocks if block.layer == index}
-    width = llama_cpp.numbers(model).width
+    width = llama_cpp.hyperparameters(model).width
     if counts["attention"]:
         yield llama_cpp.norm_weight(layer, "attention")
         for name, weight in llama_cpp.block_weights(layer, "attention").items():

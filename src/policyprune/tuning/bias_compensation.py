@@ -38,7 +38,7 @@ def compensate(
         tokens = 0
         sums: dict[str, Tensor | float] = dict.fromkeys(lost, 0.0)
         energy = dict.fromkeys(lost, 0.0)
-        for rows, seen in zip(layer.counts, watch(model, layer, list(lost), final=True), strict=True):
+        for rows, seen in zip(layer.token_masks, watch(model, layer, list(lost), final=True), strict=True):
             tokens += int(rows.sum())
             for name, (x, _) in seen.items():
                 output = x[:, lost[name]].double() @ weights[name].T
