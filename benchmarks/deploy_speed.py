@@ -4,7 +4,6 @@ Prefill is 8 sequences of 128 tokens (in llama.cpp one after another), decoding 
 """
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +14,9 @@ from llama_cpp import ask
 from torch import nn
 from transformers import DynamicCache
 
-from policyprune.evaluation.efficiency import block_macs
-from policyprune.evaluation.latency.blocks import block_seconds
+from policyprune.evaluation.latency.forward import block_seconds
+from policyprune.evaluation.latency.rounds import in_turns
+from policyprune.evaluation.measures import block_macs
 from policyprune.surgery.onnx_graph import Decoding
 
 BATCH, LENGTH, DECODED, PROMPT = 8, 128, 128, 8
@@ -29,13 +29,7 @@ def row(what: str, seconds: Mapping[str, float], promised: float | None) -> Row:
 
 def medians(actions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each action; they take turns, after a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for repeat in range(repeats + 1):
-        for name, action in actions.items():
-            began = time.perf_counter()
-            action()
-            if repeat:
-                seconds[name].append(time.perf_counter() - began)
+    seconds = in_turns(actions, repeats, torch.device("cpu"), warm_ups=1)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

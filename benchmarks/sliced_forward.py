@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from policyprune.config.options import conf_dir
 from policyprune.config.store import register
 from policyprune.config.validate import validate
-from policyprune.evaluation.latency.blocks import layer_calls, run
+from policyprune.evaluation.latency.forward import layer_calls, run_layers
 from policyprune.evaluation.latency.rounds import in_turns, relative
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.loading import load
@@ -68,17 +68,17 @@ def times(model: PreTrainedModel, adapter: Adapter, space: Space, keep: float, b
     def masked() -> None:
         with masking.on(model):
             masking.set(mask[None].float().to(model.device))
-            run(dense)
+            run_layers(dense)
 
     def gathered() -> None:
         sliced.set(mask)
-        run(own)
+        run_layers(own)
 
     actions: dict[str, Callable[[], object]] = {
-        "dense": partial(run, dense),
+        "dense": partial(run_layers, dense),
         "masked": masked,
         "sliced": gathered,
-        "cut once and kept": partial(run, cut),
+        "cut once and kept": partial(run_layers, cut),
     }
     seconds = in_turns(actions, repeats, model.device, warm_ups=1)
     ratios = relative(seconds, "masked")

@@ -25,7 +25,7 @@ def test_one_that_is_not_finite_loses_no_search(
         return torch.full((len(windows),), losses[max(0, len(told) - 1)])
 
     told: list[str] = []
-    monkeypatch.setattr("policyprune.evaluation.quality.window_losses", broken)
+    monkeypatch.setattr("policyprune.evaluation.perplexity.window_losses", broken)
     monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path / "cache"))
     corpus = write_corpus(tmp_path / "stories.txt", paragraphs(150))
     arguments = small_run(tiny_checkpoint, corpus, *SMALL_SEARCH, *SMALL_EVALUATION, *HERE, "optimizer.steps=1")

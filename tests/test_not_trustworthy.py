@@ -9,7 +9,7 @@ from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_co
 from policyprune import cli
 from policyprune.commands import run as pipeline
 from policyprune.errors import RunError
-from policyprune.evaluation import quality
+from policyprune.evaluation.perplexity import TextQuality
 from policyprune.runs.record import read_record
 
 
@@ -25,7 +25,7 @@ def _elsewhere_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(self: Any, checkpoint: Path, like: Any, *rest: Any) -> Any:
         return [row._replace(value=1.03 * row.value) for row in self.of("elsewhere", like)]
 
-    monkeypatch.setattr(quality.Predicting, "elsewhere", measured)
+    monkeypatch.setattr(TextQuality, "elsewhere", measured)
 
 
 @pytest.mark.usefixtures("_elsewhere_differs", "own_logging")

@@ -16,7 +16,7 @@ from policyprune.commands import evaluate as evaluating
 from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
 from policyprune.config.validate import validate
-from policyprune.evaluation.questions import definition, origins
+from policyprune.evaluation.zero_shot_tasks import definition, embedded_files
 from policyprune.runs.record import Record, read_record
 from policyprune.runs.summary import summary
 
@@ -101,7 +101,7 @@ def test_evaluate_gives_the_same_answers(ran: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_of_the_harness_gives_the_same_numbers(ran: Path, tmp_path: Path) -> None:
     paths = []
-    for name, source in origins(validated(*ASKED).evaluation.zero_shot).items():
+    for name, source in embedded_files(validated(*ASKED).evaluation.zero_shot).items():
         paths.append(tmp_path / f"{name}.yaml")
         paths[-1].write_text(yaml.safe_dump(definition(name, source)))
     model = f"pretrained={ran / 'checkpoint'},trust_remote_code=True,dtype=float32"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from policyprune.evaluation.dense_cache import dense_measures
-from policyprune.evaluation.measure import Measure
+from policyprune.evaluation.measures import Measure
 from policyprune.models.identity import identity_of
 
 

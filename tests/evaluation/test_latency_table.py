@@ -7,12 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from encoders import make_encoder
 from harness import small_run, validated
-from policyprune.evaluation.latency import blocks as block_timing
-from policyprune.evaluation.latency import rounds
 from policyprune.evaluation.latency import table as latency_table
-from policyprune.evaluation.latency.kept import kept_latency
+from policyprune.evaluation.latency.forward import kept_latency
 from policyprune.evaluation.latency.table import block_latency, table, widths
 from policyprune.models.adapter import adapt
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
@@ -91,12 +88,12 @@ def config(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_latency_of_a_model_is_measured_on_random_weights_and_kept(config: Any, tmp_path: Path) -> None:
-    first = block_latency(config)
+    first = block_latency(config.model, config.task, config.budget, config.granularity)
     assert first is not None
     assert all(value >= 0 for value in (first.layer, *first.opening.values(), *first.unit.values()))
     (file,) = (tmp_path / "home" / "latency").iterdir()
     stamp = file.stat().st_mtime_ns
-    assert block_latency(config) == first
+    assert block_latency(config.model, config.task, config.budget, config.granularity) == first
     assert file.stat().st_mtime_ns == stamp
     times = [row["time"] for row in json.loads(file.read_text())["timings"]]
     assert times[0] == 1.0
@@ -105,38 +102,8 @@ def test_the_latency_of_a_model_is_measured_on_random_weights_and_kept(config: A
 
 def test_other_budgets_measure_nothing(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_table, "skeleton", lambda *given: pytest.fail("a model is built"))
-    assert block_latency(validated(*small_run(tiny_checkpoint, tmp_path / "none.txt"))) is None
-
-
-def test_actions_take_turns_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, done = [0.0], []
-    monkeypatch.setattr(rounds.time, "perf_counter", lambda: clock[0])
-
-    def act(name: str, seconds: float) -> None:
-        done.append(name)
-        clock[0] += seconds * (1 + len(done) / 50)  # the machine gets slower and slower
-
-    seconds = rounds.in_turns(
-        {"a": lambda: act("a", 2), "b": lambda: act("b", 1)}, repeats=3, device=torch.device("cpu"), warm_ups=1
-    )
-    assert done == ["a", "b"] * 4
-    assert [len(values) for values in seconds.values()] == [3, 3]
-    assert rounds.relative(seconds, "a")["b"] == pytest.approx(0.5, rel=0.05)
-
-
-@pytest.mark.parametrize("family", ["llama", "bert"])
-def test_layers_alone_compute_what_they_do_in_the_model(tiny_llama: Any, family: str) -> None:
-    model = tiny_llama() if family == "llama" else make_encoder()
-    adapter = adapt(model)
-    calls = block_timing.layer_calls(model, adapter, 2, 7)
-    assert len(calls) == len(adapter.layers)
-    module, args, kwargs = calls[-1]
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (2, 7), generator=generator)
-    out = module(*args, **kwargs)
-    hidden = model.base_model(input_ids=ids).last_hidden_state
-    out = out[0] if isinstance(out, tuple) else out
-    torch.testing.assert_close(model.model.norm(out) if family == "llama" else out, hidden)
+    config = validated(*small_run(tiny_checkpoint, tmp_path / "none.txt"))
+    assert block_latency(config.model, config.task, config.budget, config.granularity) is None
 
 
 def test_promised_and_achieved_latency_stand_side_by_side(config: Any, tiny_llama: Any) -> None:

@@ -1,4 +1,4 @@
-"""Perplexity and the loss of each token against a plain computation."""
+"""Perplexity and the loss of each token against a plain computation; windows that are too long for the model."""
 
 import math
 from collections.abc import Callable
@@ -9,10 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import validated
+from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
+from policyprune.commands import run as pipeline
+from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import perplexity_elsewhere
-from policyprune.evaluation.perplexity import of_losses, perplexity, window_losses
-from policyprune.evaluation.quality import Predicting
+from policyprune.evaluation.perplexity import (
+    TextQuality,
+    check_lengths,
+    measure_perplexity,
+    of_losses,
+    perplexity,
+    window_losses,
+)
 from policyprune.models import sequences
 
 MakeLlama = Callable[..., Any]
@@ -38,6 +46,14 @@ def test_perplexity_is_that_of_a_plain_computation(tiny_llama: MakeLlama, window
     expected = math.exp(naive_losses(model, windows).mean())
     assert perplexity(model, windows, batch_tokens=48) == pytest.approx(expected, rel=1e-5)
     assert abs(expected - 300) > 1, "the model does not differ from a uniform one, so this proves nothing"
+
+
+def test_a_measured_perplexity_says_how_it_was_measured(tiny_llama: MakeLlama, windows: Tensor) -> None:
+    model = tiny_llama()
+    measure = measure_perplexity(model, windows)
+    assert measure.value == perplexity(model, windows)
+    assert measure.protocol == {"length": 24, "windows": 7, "dtype": "float32"}
+    assert measure.stderr == of_losses(window_losses(model, windows))[1]
 
 
 def test_token_losses_are_those_of_a_plain_computation(tiny_llama: MakeLlama, windows: Tensor) -> None:
@@ -120,8 +136,8 @@ def test_what_is_not_finite_is_measured_as_null(
 ) -> None:
     """For every model, whoever made it: a finished search is not lost to it."""
     losses = torch.tensor([3.0, broken])
-    monkeypatch.setattr("policyprune.evaluation.quality.window_losses", lambda *arguments: losses)
-    rows = Predicting({24: windows}, validated().evaluation, None).of("pruned", tiny_llama())
+    monkeypatch.setattr("policyprune.evaluation.perplexity.window_losses", lambda *arguments: losses)
+    rows = TextQuality({24: windows}, validated().evaluation, None).of("pruned", tiny_llama())
     assert [(row.metric, row.value, row.stderr) for row in rows] == [("perplexity", None, None)]
 
 
@@ -153,3 +169,32 @@ def test_the_standard_error_is_that_of_the_windows_mean_losses() -> None:
 @pytest.mark.parametrize("losses", [[3.0], [800.0, 801.0], [1.0, math.nan]])
 def test_no_standard_error_of_one_window_or_of_what_is_not_finite(losses: list[float]) -> None:
     assert of_losses(torch.tensor(losses))[1] is None
+
+
+TOO_LONG = [
+    ("evaluation.lengths=[32,129]", r"^evaluation\.lengths: 129 is more than the 128 positions"),
+    ("evaluation.latency.length=200", r"^evaluation\.latency\.length: 200 is more than the 128 positions"),
+    ("task.calibration.length=129", r"^task\.calibration\.length: 129 is more than the 128 positions"),
+]
+
+
+@pytest.mark.parametrize(("override", "reason"), TOO_LONG)
+def test_what_is_too_long_is_refused_before_weights_are_loaded(
+    override: str, reason: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus(tmp_path / "a.txt", paragraphs(20))
+    config = validated(*small_run(tiny_checkpoint, corpus, *SMALL_EVALUATION, override))
+    monkeypatch.setattr(pipeline, "load", None)
+    with pytest.raises(UsageError, match=reason):
+        pipeline.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_measured_may_be_long(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    timed = validated("task=glue/sst2", "evaluation.latency.length=200", "evaluation.latency.repeats=0")
+    check_lengths(timed.evaluation, timed.task, model)
+    encoder = validated("task=glue/sst2", "evaluation.lengths=[500]", "evaluation.latency.length=128")
+    check_lengths(encoder.evaluation, encoder.task, model)  # no perplexity of labelled examples
+    longest = validated("task=wikipedia", "task.calibration.length=128", "evaluation.lengths=[128]")
+    check_lengths(longest.evaluation, longest.task, model)

@@ -17,10 +17,10 @@ import policyprune
 from harness import foreign_lines
 from policyprune.config.schema import ZeroShot as Config
 from policyprune.errors import UsageError
-from policyprune.evaluation import questions
-from policyprune.evaluation.measure import Measure
-from policyprune.evaluation.questions import EMBEDDED, STOCK, origins
+from policyprune.evaluation import zero_shot_tasks
+from policyprune.evaluation.measures import Measure
 from policyprune.evaluation.zero_shot import ZeroShot, mean
+from policyprune.evaluation.zero_shot_tasks import EMBEDDED, STOCK, embedded_files
 from policyprune.models.adapter import adapt
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
@@ -199,20 +199,20 @@ def test_a_loglikelihood_that_is_no_number_gives_null(
 
 def test_every_choice_has_a_task_of_the_harness_and_embedded_questions() -> None:
     assert list(CHOICES) == list(STOCK) == list(EMBEDDED)
-    assert all(questions.stock(name).is_file() for name in STOCK)
+    assert all(zero_shot_tasks.stock(name).is_file() for name in STOCK)
 
 
 def test_where_questions_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"piqa": "pkg://policyprune/evaluation", "boolq": "pkg://policyprune/nowhere"}
-    monkeypatch.setattr(questions, "EMBEDDED", here)
+    monkeypatch.setattr(zero_shot_tasks, "EMBEDDED", here)
     monkeypatch.setattr("policyprune.storage.hub.trouble", lambda source: "")
-    assert origins(config_of("piqa", "piqa", source="auto")) == {}
+    assert embedded_files(config_of("piqa", "piqa", source="auto")) == {}
     monkeypatch.setattr("policyprune.storage.hub.trouble", lambda source: "no network")
-    assert origins(config_of("piqa", "piqa", source="auto")) == {"piqa": here["piqa"]}
-    assert origins(config_of("boolq", source="hub")) == {}
-    assert origins(config_of()) == {}
+    assert embedded_files(config_of("piqa", "piqa", source="auto")) == {"piqa": here["piqa"]}
+    assert embedded_files(config_of("boolq", source="hub")) == {}
+    assert embedded_files(config_of()) == {}
     with pytest.raises(UsageError, match=r"evaluation\.zero_shot\.source: 'pkg://policyprune/nowhere' names no file"):
-        origins(config_of("piqa", "boolq"))
+        embedded_files(config_of("piqa", "boolq"))
 
 
 def test_the_hub_is_asked_with_the_stock_task(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any) -> None:

@@ -38,10 +38,10 @@ def run(checkpoint: Path, corpus: Path, folder: Path, *overrides: str) -> None:
     ("function", "overrides", "begins"),
     [
         ("fit_edits", ["tuning=cg2"], "tuning=cg2 would fail"),
-        ("latency", [], "evaluation.latency would fail"),
+        ("latencies", [], "evaluation.latency would fail"),
         ("shrink", [], "pruning would fail"),
         ("formats.write_format", [], "export=hf would fail"),
-        ("Predicting.of", [], "evaluation would fail"),
+        ("TextQuality.of", [], "evaluation would fail"),
     ],
 )
 def test_any_error_is_one_line_that_names_the_part(
@@ -56,7 +56,7 @@ def test_any_error_is_one_line_that_names_the_part(
     def fail(*args: object, **named: object) -> None:
         raise RuntimeError("two\nlines")
 
-    owner = quality if function.startswith("Predicting") else rehearsal
+    owner = quality if function.startswith("TextQuality") else rehearsal
     monkeypatch.setattr(f"{owner.__name__}.{function}", fail)
     with pytest.raises(UsageError) as caught:
         run(tiny_checkpoint, corpus, tmp_path / "run", *overrides)

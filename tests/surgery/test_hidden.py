@@ -12,8 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from policyprune.errors import UsageError
-from policyprune.evaluation.efficiency import block_parameters
 from policyprune.evaluation.fresh_process import reloaded_gaps
+from policyprune.evaluation.measures import block_parameters
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import EXAMPLES, example, random_model
 from policyprune.models.families import FAMILIES

@@ -12,9 +12,9 @@ from transformers import AutoModelForSequenceClassification, RobertaConfig
 
 from encoders import encoder_tokenizer, make_encoder, write_lines
 from harness import validated
-from policyprune.config.schema import Classification, Evaluation, Examples
+from policyprune.config.schema import Classification, Examples
 from policyprune.errors import UsageError
-from policyprune.evaluation.quality import Classifying
+from policyprune.evaluation.accuracy import ClassificationQuality
 from policyprune.models.sequences import longest_sequence
 from policyprune.tasks import build, check_model
 from policyprune.tasks.classification import ClassificationTask
@@ -102,7 +102,7 @@ def test_every_way_to_write_labels_gives_the_same_number(
     assert task.check(model) == []
     expected = {name.casefold(): index for index, name in enumerate(model_names)}
     number = [expected.get(MNLI[row["label"]], row["label"]) for row in rows]
-    quality = Classifying(task, Evaluation(batch_tokens=512))
+    quality = ClassificationQuality(task, batch_tokens=512)
     list(quality.of("dense", model))
     assert quality.labels["validation"].tolist() == number
     perfect = [(torch.nn.functional.one_hot(torch.tensor(own), 3).float(),) for own in number]

@@ -10,8 +10,8 @@ from tabulate import tabulate
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Config
-from policyprune.evaluation.efficiency import block_parameters, parameters
 from policyprune.evaluation.fresh_process import reloaded_gaps
+from policyprune.evaluation.measures import block_parameters, parameters
 from policyprune.models.adapter import Adapter, Block, adapt
 from policyprune.models.examples import EXAMPLES, example, miniature, random_model
 from policyprune.models.families import family_of

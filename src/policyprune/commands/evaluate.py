@@ -8,15 +8,13 @@ import torch
 
 from policyprune.config.schema import Evaluating, LanguageModeling, Task
 from policyprune.errors import UsageError
-from policyprune.evaluation.efficiency import latency, parameters
 from policyprune.evaluation.fresh_process import check_fresh_process
-from policyprune.evaluation.latency.rounds import times
-from policyprune.evaluation.measures import size, weight_megabytes
-from policyprune.evaluation.plausibility import doubts
+from policyprune.evaluation.latency.forward import latencies
+from policyprune.evaluation.measures import parameters, size, weight_megabytes
+from policyprune.evaluation.perplexity import check_lengths
+from policyprune.evaluation.plausibility import check_reloaded, doubts
 from policyprune.evaluation.quality import quality_of
-from policyprune.evaluation.questions import origins
-from policyprune.evaluation.reloaded import check_reloaded
-from policyprune.evaluation.windows import check_lengths
+from policyprune.evaluation.zero_shot_tasks import embedded_files
 from policyprune.models.device import device_of
 from policyprune.models.families import FAMILIES
 from policyprune.models.loading import load, skeleton
@@ -42,7 +40,7 @@ def run(config: Evaluating, folder: Path) -> Record:
     else:
         if config.evaluation.fresh_process:
             check_fresh_process()
-        origins(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
+        embedded_files(config.evaluation.zero_shot)  # this and what follows refuse before a record is begun
         empty = skeleton(config.model, config.task, any_class=True)
         check_model(config.task, empty)
         check_lengths(config.evaluation, config.task, empty)
@@ -90,12 +88,8 @@ def _run(config: Evaluating, folder: Path) -> Record:
             else:  # other people's models may have no blocks that we know
                 record.add("evaluated", "parameters", parameters(model), "", {})
             record.add("evaluated", "checkpoint", weight_megabytes(model), "MB", {})
-            for batch_size in wanted.latency.batch_sizes if wanted.latency.repeats else ():
-                shape = {"batch_size": batch_size, "length": wanted.latency.length}
-                seconds = latency({"evaluated": model}, **shape, repeats=wanted.latency.repeats)
-                protocol = {**shape, "repeats": wanted.latency.repeats, "threads": torch.get_num_threads()}
-                for subject, measure in times("latency", seconds, protocol):
-                    record.add(subject, *measure)
+            for subject, measure in latencies({"evaluated": model}, wanted.latency):
+                record.add(subject, *measure)
         for line in doubts(record.results):
             record.warn(line)
     return record

@@ -12,13 +12,12 @@ from policyprune.config.schema import Config, Given, LatencyBudget
 from policyprune.errors import UsageError
 from policyprune.evaluation.comparison import compare
 from policyprune.evaluation.fresh_process import check_fresh_process
-from policyprune.evaluation.latency.kept import kept_latency
+from policyprune.evaluation.latency.forward import kept_latency
 from policyprune.evaluation.latency.table import block_latency
-from policyprune.evaluation.plausibility import absurd_from_the_start, doubts
+from policyprune.evaluation.perplexity import check_lengths
+from policyprune.evaluation.plausibility import NotTrustworthyError, absurd_from_the_start, doubts
 from policyprune.evaluation.quality import quality_of
-from policyprune.evaluation.questions import origins
-from policyprune.evaluation.reloaded import NotTrustworthyError
-from policyprune.evaluation.windows import check_lengths
+from policyprune.evaluation.zero_shot_tasks import embedded_files
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.device import device_of, in_search_dtype
 from policyprune.models.loading import load, skeleton
@@ -71,14 +70,20 @@ def check_budget(config: Config) -> None:
     device_of(config.model)
     if config.evaluation.fresh_process:
         check_fresh_process()
-    origins(config.evaluation.zero_shot)
+    embedded_files(config.evaluation.zero_shot)
     empty = skeleton(config.model, config.task)
     check_model(config.task, empty)
     check_lengths(config.evaluation, config.task, empty)
     formats.check_formats(config.export.formats, empty, export_settings(config))
     adapter = adapt(empty)
     space = space_of(adapter, config.granularity.units, config.granularity.spared)
-    budget = make_budget(config.budget, adapter, space, block_latency(config), config.granularity.align)
+    budget = make_budget(
+        config.budget,
+        adapter,
+        space,
+        block_latency(config.model, config.task, config.budget, config.granularity),
+        config.granularity.align,
+    )
     if isinstance(config.optimizer, Given):
         mask_of(config.optimizer, space, budget)
         check_owner(config.optimizer, empty)
@@ -115,7 +120,7 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
             adapter = adapt(model)
             space = space_of(adapter, config.granularity.units, config.granularity.spared)
             units = space.units
-            latency = block_latency(config)
+            latency = block_latency(config.model, config.task, config.budget, config.granularity)
 
             def budget_in(scope: str) -> Budget:
                 wanted = replace(config.budget, scope=scope)

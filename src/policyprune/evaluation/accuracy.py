@@ -1,14 +1,21 @@
-"""GLUE's metrics, by scikit-learn and SciPy."""
+"""Classification: GLUE's metrics, by scikit-learn and SciPy, and agreement with the dense model."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from scipy.stats import ConstantInputWarning, pearsonr, sem, spearmanr
+import torch
+from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from policyprune.evaluation.measure import finite
-from policyprune.tasks.classification import losses
+from policyprune.evaluation.fresh_process import outputs_elsewhere
+from policyprune.evaluation.measures import Measure, finite
+from policyprune.evaluation.outputs import outputs, standard_error
+from policyprune.progress import bar
+from policyprune.tasks.classification import ClassificationTask, losses
 
 METRICS: dict[str, Callable[[list[float], list[float]], float]] = {
     "accuracy": accuracy_score,
@@ -17,6 +24,7 @@ METRICS: dict[str, Callable[[list[float], list[float]], float]] = {
     "pearson": lambda labels, predicted: pearsonr(labels, predicted).statistic,
     "spearman": lambda labels, predicted: spearmanr(labels, predicted).statistic,
 }
+OUTPUTS = ("logits",)
 
 
 def predictions(logits: Tensor) -> Tensor:
@@ -33,14 +41,69 @@ def classification_metrics(
     the class with the highest one says nothing then.
     """
     predicted = predictions(logits)
-    found: dict[str, float | None] = {name: _metric(name, labels, predicted) for name in names}
-    found["cross_entropy" if logits.shape[-1] > 1 else "squared_error"] = finite(
-        float(losses(logits, labels).double().mean())
-    )
+    values: dict[str, float | None] = {name: _metric(name, labels, predicted) for name in names}
+    values[_loss_name(logits)] = finite(float(losses(logits, labels).double().mean()))
     if dense is not None and logits.shape[-1] > 1:
-        whole = bool(dense.isfinite().all())
-        found["agreement"] = float((predicted == predictions(dense)).double().mean()) if whole else None
-    return found if bool(logits.isfinite().all()) else dict.fromkeys(found)
+        all_finite = bool(dense.isfinite().all())
+        values["agreement"] = float((predicted == predictions(dense)).double().mean()) if all_finite else None
+    return values if bool(logits.isfinite().all()) else dict.fromkeys(values)
+
+
+def standard_errors(logits: Tensor, labels: Tensor, dense: Tensor | None) -> dict[str, float | None]:
+    """Standard errors of those metrics that are means over examples, by name."""
+    predicted = predictions(logits)
+    per_example = {_loss_name(logits): losses(logits, labels)}
+    if logits.shape[-1] > 1:
+        per_example["accuracy"] = predicted == labels
+        if dense is not None:
+            per_example["agreement"] = predicted == predictions(dense)
+    return {name: standard_error(values.double().tolist()) for name, values in per_example.items()}
+
+
+@dataclass(frozen=True)
+class ClassificationQuality:
+    """The task's metrics, the loss, and agreement with the dense model, for each test split.
+
+    The first model that is measured is the dense one: its logits are kept, by split.
+    """
+
+    task: ClassificationTask
+    batch_tokens: int
+    dense: dict[str, Tensor] = field(default_factory=dict)
+    labels: dict[str, Tensor] = field(default_factory=dict)  # of the last model's classes, by split
+
+    def identity(self) -> None:
+        """None: the dense model's logits are needed for the agreement."""
+
+    def sample(self) -> "ClassificationQuality":
+        """The first examples of each split."""
+        return ClassificationQuality(self.task.sample(), self.batch_tokens)
+
+    def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
+        """Measures on every split."""
+        rows: list[Measure] = []
+        for split, examples in self.task.tests.items():
+            self.labels[split] = examples.labels_for(model)
+            with bar(len(examples.labels), f"{title}, {split}", "example") as progress:
+                logits = outputs(model, examples.encoded, OUTPUTS, self.batch_tokens, progress.update)
+            rows += self._rows(split, logits)
+        return rows
+
+    def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
+        """Measures on the first split."""
+        split, examples = next(iter(self.task.tests.items()))
+        return list(self._rows(split, outputs_elsewhere(checkpoint, examples.encoded, OUTPUTS, like, trusted)))
+
+    def _rows(self, split: str, logits_of_each: list[tuple[Tensor, ...]]) -> Iterator[Measure]:
+        logits = torch.stack([row[0] for row in logits_of_each])
+        labels, dense = self.labels[split], self.dense.get(split)
+        metrics = classification_metrics(logits, labels, self.task.config.metrics, dense)
+        errors = standard_errors(logits, labels, dense)
+        self.dense.setdefault(split, logits)
+        protocol = {"split": split, "examples": len(logits)}
+        for name, value in metrics.items():
+            chance = {"chance": _commonest(labels)} if name == "accuracy" else {}
+            yield Measure(name, value, "", {**protocol, **chance}, errors.get(name))
 
 
 def _metric(name: str, labels: Tensor, predicted: Tensor) -> float | None:
@@ -51,18 +114,10 @@ def _metric(name: str, labels: Tensor, predicted: Tensor) -> float | None:
         return finite(float(METRICS[name](labels.tolist(), predicted.tolist())))
 
 
-def standard_errors(logits: Tensor, labels: Tensor, dense: Tensor | None) -> dict[str, float | None]:
-    """Standard errors of those metrics that are means over examples, by name."""
-    predicted = predictions(logits)
-    several = logits.shape[-1] > 1
-    each = {"cross_entropy" if several else "squared_error": losses(logits, labels)}
-    if several:
-        each["accuracy"] = predicted == labels
-        if dense is not None:
-            each["agreement"] = predicted == predictions(dense)
-    return {name: standard_error(values.double().tolist()) for name, values in each.items()}
+def _loss_name(logits: Tensor) -> str:
+    return "cross_entropy" if logits.shape[-1] > 1 else "squared_error"
 
 
-def standard_error(values: Sequence[float]) -> float | None:
-    """Standard error of a mean, sqrt(p (1 - p) / (n - 1)) for n answers that are right or wrong; None for one value."""
-    return finite(float(sem(values))) if len(values) > 1 else None
+def _commonest(labels: Tensor) -> float:
+    """The share of the most frequent class, which a model reaches that has learnt nothing."""
+    return float(labels.unique(return_counts=True)[1].max()) / len(labels)

@@ -1,16 +1,30 @@
-"""Answers from the logits of windows, and SQuAD's exact match and F1."""
+"""Question answering: the best answer from the logits of windows, and SQuAD's exact match and F1.
+
+The scores are computed here: Hugging Face's `evaluate` loads its squad script from the hub, which a run may not reach.
+"""
 
 import collections
+import hashlib
 import re
 import string
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from policyprune.config.schema import QuestionAnswering
-from policyprune.tasks.question_answering import Questions
+from policyprune.evaluation.fresh_process import outputs_elsewhere
+from policyprune.evaluation.measures import Measure, digest
+from policyprune.evaluation.outputs import outputs, standard_error
+from policyprune.progress import bar
+from policyprune.tasks.question_answering import QuestionAnsweringTask, Questions
 
 BEST = 20  # start and end positions that are combined
+OUTPUTS = ("start_logits", "end_logits")
+METRICS = ("exact_match", "f1")
 
 
 def answers(
@@ -21,29 +35,34 @@ def answers(
     None where a logit is not finite: a broken model would be right about every question without an answer.
     """
     best: list[tuple[float, str]] = [(-float("inf"), "")] * len(questions.rows)
-    none: list[float] = [float("inf")] * len(questions.rows)
-    for index, owner in enumerate(questions.windows.question.tolist()):
-        offsets = questions.windows.offsets[index]
-        s, e = start[index], end[index]
-        if not bool((s.isfinite() & e.isfinite()).all()):
+    no_answer: list[float] = [float("inf")] * len(questions.rows)
+    for index, question in enumerate(questions.windows.question.tolist()):
+        if not bool((start[index].isfinite() & end[index].isfinite()).all()):
             return None
-        none[owner] = min(none[owner], float(s[0] + e[0]))
-        inside = torch.tensor([pair is not None for pair in offsets])
-        s, e = (x[: len(offsets)].masked_fill(~inside, -torch.inf) for x in (s, e))
-        firsts, lasts = (x.topk(min(BEST, len(x))).indices for x in (s, e))
-        length = lasts[None, :] - firsts[:, None]
-        score = s[firsts][:, None] + e[lasts][None, :]
-        score = score.masked_fill((length < 0) | (length >= config.max_answer_length), -torch.inf)
-        top = int(score.argmax())
-        value = float(score.flatten()[top])
-        if value > best[owner][0]:
-            first, last = int(firsts[top // len(lasts)]), int(lasts[top % len(lasts)])
-            context = questions.rows[owner]["context"]
-            best[owner] = (value, context[offsets[first][0] : offsets[last][1]])  # type: ignore[index]
+        no_answer[question] = min(no_answer[question], float(start[index][0] + end[index][0]))
+        offsets = questions.windows.offsets[index]
+        score, first, last = _best_span(start[index], end[index], offsets, config.max_answer_length)
+        if score > best[question][0]:
+            context = questions.rows[question]["context"]
+            best[question] = (score, context[offsets[first][0] : offsets[last][1]])  # type: ignore[index]
     if not config.no_answer:
         return [text for _, text in best]
-    pairs = zip(best, none, strict=True)
-    return [text if value + config.no_answer_threshold >= empty else "" for (value, text), empty in pairs]
+    pairs = zip(best, no_answer, strict=True)
+    return [text if score + config.no_answer_threshold >= empty else "" for (score, text), empty in pairs]
+
+
+def _best_span(
+    start: Tensor, end: Tensor, offsets: list[tuple[int, int] | None], longest: int
+) -> tuple[float, int, int]:
+    """Score, first and last token of the best answer of at most `longest` tokens in the context of a window."""
+    in_context = torch.tensor([pair is not None for pair in offsets])
+    start, end = (logits[: len(offsets)].masked_fill(~in_context, -torch.inf) for logits in (start, end))
+    firsts, lasts = (logits.topk(min(BEST, len(logits))).indices for logits in (start, end))
+    length = lasts[None, :] - firsts[:, None]
+    scores = start[firsts][:, None] + end[lasts][None, :]
+    scores = scores.masked_fill((length < 0) | (length >= longest), -torch.inf)
+    top = int(scores.argmax())
+    return float(scores.flatten()[top]), int(firsts[top // len(lasts)]), int(lasts[top % len(lasts)])
 
 
 def normalized(text: str) -> str:
@@ -60,11 +79,60 @@ def exact_and_f1(prediction: str, golds: list[str]) -> tuple[float, float]:
 
 
 def _f1(prediction: str, gold: str) -> float:
-    found, wanted = normalized(prediction).split(), normalized(gold).split()
-    if not found or not wanted:
-        return float(found == wanted)
-    common = sum((collections.Counter(found) & collections.Counter(wanted)).values())
+    predicted_words, gold_words = normalized(prediction).split(), normalized(gold).split()
+    if not predicted_words or not gold_words:
+        return float(predicted_words == gold_words)
+    common = sum((collections.Counter(predicted_words) & collections.Counter(gold_words)).values())
     if not common:
         return 0.0
-    precision, recall = common / len(found), common / len(wanted)
+    precision, recall = common / len(predicted_words), common / len(gold_words)
     return 2 * precision * recall / (precision + recall)
+
+
+@dataclass(frozen=True)
+class AnswerQuality:
+    """Exact match and F1, for each test split."""
+
+    task: QuestionAnsweringTask
+    batch_tokens: int
+
+    def identity(self) -> dict[str, Any]:
+        """The windows of all questions, and how answers are taken from them."""
+        tests = self.task.tests.items()
+        return {
+            "windows": {split: digest(test.windows.encoded.tensors["input_ids"]) for split, test in tests},
+            "questions": {split: hashlib.sha256(repr(test.rows).encode()).hexdigest() for split, test in tests},
+            "task": asdict(self.task.config),
+            "batch_tokens": self.batch_tokens,
+        }
+
+    def sample(self) -> "AnswerQuality":
+        """The first question of each split."""
+        return replace(self, task=self.task.sample())
+
+    def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
+        """Measures on every split."""
+        rows: list[Measure] = []
+        for split, questions in self.task.tests.items():
+            encoded = questions.windows.encoded
+            with bar(len(encoded.lengths), f"{title}, {split}", "window") as progress:
+                logits = outputs(model, encoded, OUTPUTS, self.batch_tokens, progress.update)
+            rows += self._rows(split, logits)
+        return rows
+
+    def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
+        """Measures on the first split."""
+        split, questions = next(iter(self.task.tests.items()))
+        return self._rows(split, outputs_elsewhere(checkpoint, questions.windows.encoded, OUTPUTS, like, trusted))
+
+    def _rows(self, split: str, logits: list[tuple[Tensor, ...]]) -> list[Measure]:
+        questions = self.task.tests[split]
+        texts = answers(questions, [start for start, _ in logits], [end for _, end in logits], self.task.config)
+        protocol = {"split": split, "questions": len(questions.rows)}
+        if texts is None:
+            return [Measure(name, None, "", protocol) for name in METRICS]
+        scores = [exact_and_f1(text, row["answers"]["text"]) for text, row in zip(texts, questions.rows, strict=True)]
+        columns = zip(METRICS, zip(*scores, strict=True), strict=True)
+        return [
+            Measure(name, sum(values) / len(scores), "", protocol, standard_error(values)) for name, values in columns
+        ]

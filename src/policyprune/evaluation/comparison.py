@@ -3,18 +3,15 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Config
 from policyprune.evaluation.dense_cache import dense_measures
-from policyprune.evaluation.efficiency import latency
-from policyprune.evaluation.latency.rounds import ratios, times
-from policyprune.evaluation.measure import Measure
-from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_megabytes
+from policyprune.evaluation.latency.forward import latencies
+from policyprune.evaluation.measures import Measure, checkpoint_megabytes, size, weight_megabytes
+from policyprune.evaluation.plausibility import check_reloaded
 from policyprune.evaluation.quality import Quality
-from policyprune.evaluation.reloaded import check_reloaded
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.budget.selection import by_metric
@@ -68,9 +65,4 @@ def compare(
     if "hf" in config.export.formats:
         yield "dense", Measure("checkpoint", weight_megabytes(dense), "MB", {})
         yield subject, Measure("checkpoint", checkpoint_megabytes(checkpoint), "MB", {})
-    for batch_size in wanted.latency.batch_sizes if wanted.latency.repeats else ():
-        shape = {"batch_size": batch_size, "length": wanted.latency.length}
-        seconds = latency({"dense": dense, subject: final}, **shape, repeats=wanted.latency.repeats)
-        protocol = {**shape, "repeats": wanted.latency.repeats, "threads": torch.get_num_threads()}
-        yield from ratios("latency_ratio", seconds, "dense", protocol)
-        yield from times("latency", seconds, protocol)
+    yield from latencies({"dense": dense, subject: final}, wanted.latency)

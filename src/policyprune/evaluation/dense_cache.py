@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from policyprune.evaluation.measure import Measure
+from policyprune.evaluation.measures import Measure
 from policyprune.evaluation.quality import Quality
 from policyprune.models.identity import identity_of
 from policyprune.storage.files import write_whole

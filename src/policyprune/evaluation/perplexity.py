@@ -1,20 +1,31 @@
-"""Perplexity over fixed windows: exp of the mean loss over all predicted tokens."""
+"""Perplexity over fixed windows of text: exp of the mean loss over all predicted tokens."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from policyprune.config.schema import Evaluation, LanguageModeling, Task
+from policyprune.evaluation.fresh_process import perplexity_elsewhere
+from policyprune.evaluation.measures import Measure, digest, finite
+from policyprune.evaluation.zero_shot import ZeroShot
 from policyprune.models.sequences import token_losses
+from policyprune.progress import bar
+from policyprune.tasks.task import check_positions
+
+BATCH_TOKENS = 4096
 
 
 @torch.inference_mode()
 def window_losses(
     model: PreTrainedModel,
     windows: Tensor,
-    batch_tokens: int,
+    batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], object] = lambda done: None,
 ) -> Tensor:
     """Mean loss (nats, float64) of each window (N, L) -> (N,): each token but the first of its window is predicted.
@@ -39,6 +50,65 @@ def of_losses(losses: Tensor) -> tuple[float, float | None]:
     return value, error if error is not None and math.isfinite(error) else None
 
 
-def perplexity(model: PreTrainedModel, windows: Tensor, batch_tokens: int) -> float:
-    """Perplexity of windows (N, L), NaN where a loss is not a number."""
+def perplexity(model: PreTrainedModel, windows: Tensor, batch_tokens: int = BATCH_TOKENS) -> float:
+    """Perplexity of windows (N, L) of token ids, NaN where a loss is not a number."""
     return of_losses(window_losses(model, windows, batch_tokens))[0]
+
+
+def measure_perplexity(
+    model: PreTrainedModel, windows: Tensor, batch_tokens: int = BATCH_TOKENS, title: str = "perplexity"
+) -> Measure:
+    """The same as a measure with its standard error, and with a progress bar."""
+    with bar(len(windows), f"{title}, {windows.shape[1]} tokens", "window") as progress:
+        value, error = of_losses(window_losses(model, windows, batch_tokens, progress.update))
+    return Measure("perplexity", finite(value), "", _protocol(windows, model), error)
+
+
+def check_lengths(options: Evaluation, task: Task, model: PreTrainedModel) -> None:
+    """UsageError for perplexity windows and timed sequences that are longer than the model's positions.
+
+    Weights are not needed.
+    """
+    if isinstance(task, LanguageModeling) and options.lengths:
+        check_positions(model, {"evaluation.lengths": max(options.lengths)})
+    if options.latency.repeats and options.latency.batch_sizes:
+        check_positions(model, {"evaluation.latency.length": options.latency.length})
+
+
+@dataclass(frozen=True)
+class TextQuality:
+    """Perplexity over windows of each length, then the accuracy on zero-shot questions."""
+
+    windows: dict[int, Tensor]
+    options: Evaluation
+    zero_shot: ZeroShot | None
+
+    def identity(self) -> dict[str, Any]:
+        """The windows, and what is asked of whom."""
+        return {
+            "windows": {length: digest(ids) for length, ids in self.windows.items()},
+            "batch_tokens": self.options.batch_tokens,
+            "zero_shot": self.zero_shot.identity() if self.zero_shot else None,
+        }
+
+    def sample(self) -> "TextQuality":
+        """A window of each length, a question of each task."""
+        windows = {length: ids[:1] for length, ids in self.windows.items()}
+        return replace(self, windows=windows, zero_shot=self.zero_shot and self.zero_shot.sample())
+
+    def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
+        """A perplexity for each window length, then the accuracy on each zero-shot task."""
+        rows = [measure_perplexity(model, ids, self.options.batch_tokens, title) for ids in self.windows.values()]
+        return rows + (self.zero_shot.of(model, f"{title}, zero-shot") if self.zero_shot else [])
+
+    def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
+        """The perplexities in a fresh process, with an independent computation."""
+        values = perplexity_elsewhere(checkpoint, self.windows, like, self.options.batch_tokens, trusted)
+        return [
+            Measure("perplexity", value, "", _protocol(self.windows[length], like)) for length, value in values.items()
+        ]
+
+
+def _protocol(windows: Tensor, model: PreTrainedModel) -> dict[str, int | str]:
+    count, length = windows.shape
+    return {"length": length, "windows": count, "dtype": str(model.dtype).removeprefix("torch.")}

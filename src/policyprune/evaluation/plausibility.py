@@ -1,17 +1,29 @@
-"""What makes the numbers of a run doubtful: dense models that do not work here, and news too good to be true.
+"""Whether the numbers of a run can be trusted: models that do not work here, news too good to be true, other files.
 
-Pure functions over the rows of a record; each doubt is one line for its warnings. The numbers stay as they are.
+`doubts` gives a line for each number of a record that is doubtful. `check_reloaded` refuses a checkpoint that measures
+something else when another process loads it. The numbers stay as they are.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
+
+import torch
+
+from policyprune.errors import RunError
+from policyprune.evaluation.measures import Measure
 
 ABSURD = 100.0  # perplexity: models of 100 million parameters have 15 to 40 on English text, those of a billion 8 to 15
 NOISE = 2.0  # standard errors of a difference
 BETTER = {"perplexity": -1, "squared_error": -1, "accuracy": 1, "f1": 1, "exact_match": 1, "zero_shot_mean": 1}
 UNPRUNED = ("dense", "evaluated")
 PRUNED = ("pruned", "tuned")
+RELATIVE = {torch.float32: 1e-3}  # of a loss or a perplexity
+RELATIVE_HALF = 2e-2  # of one in bfloat16 or float16
+LOSSES = ("perplexity", "cross_entropy", "squared_error")
+PER_EXAMPLE = ("accuracy", "agreement", "exact_match")  # means over examples; other metrics weigh some more than others
+HEAVIER = 4.0  # how much more
 
 
 class Row(Protocol):
@@ -94,3 +106,46 @@ def _gain(dense: Row, row: Row) -> float | None:
         difference, errors = math.log(row.value / dense.value), (dense.stderr / dense.value, row.stderr / row.value)
     gain, noise = BETTER[row.metric] * difference, math.hypot(*errors)
     return gain / noise if noise else math.inf if gain > 0 else 0.0
+
+
+class NotTrustworthyError(RunError):
+    """What was written is another model than the one that was measured."""
+
+
+def check_reloaded(
+    memory: Sequence[Measure], reloaded: Sequence[Measure], dtype: torch.dtype, checkpoint: Path
+) -> None:
+    """NotTrustworthyError, naming the first number that differs, unless all that was measured twice agrees."""
+    in_memory = {_key(row): row for row in memory}
+    for after in reloaded:
+        before = in_memory.get(_key(after))
+        if before is not None and not agree(before, after, dtype):
+            raise NotTrustworthyError(
+                f"the checkpoint {str(checkpoint)!r} is not trustworthy: its {before.metric.replace('_', ' ')} is "
+                f"{_shown(after)} when another process loads it, {_shown(before)} in memory"
+            )
+
+
+def agree(before: Measure, after: Measure, dtype: torch.dtype) -> bool:
+    """Whether two values of one measure differ by rounding alone; two that are no number agree.
+
+    Losses and perplexities may differ by 1e-3 of their size in float32 and 2e-2 in half precision. Of the examples that
+    other metrics count, this share, and one in any case, may be ties that rounding decides.
+    """
+    tolerance = RELATIVE.get(dtype, RELATIVE_HALF)
+    one, other = (row.value if row.value is not None else math.nan for row in (before, after))
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return math.isfinite(one) == math.isfinite(other)
+    if before.metric in LOSSES:
+        return abs(one - other) <= tolerance * max(1.0, abs(one))
+    examples = before.protocol.get("examples", before.protocol.get("questions", 1))
+    flips = max(1, math.ceil(tolerance * examples)) / examples
+    return bool(abs(one - other) <= flips * (1.0 if before.metric in PER_EXAMPLE else HEAVIER) + 1e-9)
+
+
+def _key(row: Measure) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return row.metric, tuple(sorted((key, str(value)) for key, value in row.protocol.items()))
+
+
+def _shown(row: Measure) -> str:
+    return "not a number" if row.value is None or not math.isfinite(row.value) else f"{row.value:,.4g}"

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config import schema
 from policyprune.errors import UsageError
-from policyprune.evaluation.measure import Measure
-from policyprune.evaluation.questions import load_tasks, origins
+from policyprune.evaluation.measures import Measure
+from policyprune.evaluation.zero_shot_tasks import embedded_files, load_tasks
 from policyprune.models.identity import tokenizer_identity
 from policyprune.progress import bars_of
 
@@ -33,14 +33,14 @@ class ZeroShot:
 
     def __init__(self, config: schema.ZeroShot, tokenizer: PreTrainedTokenizerBase, bos: bool = False) -> None:
         self._config, self._bos, self._tokenizer = config, bos, beginning(tokenizer, bos)
-        self._origins = origins(config)
+        self._files = embedded_files(config)
         with generators_restored():
             self._tasks = load_tasks(config)
 
     def identity(self) -> dict[str, Any]:
         """What is asked, and how it becomes tokens."""
         asked = {name: _digest(task.eval_docs) for name, task in self._tasks.items()}
-        asking = {"origins": self._origins, "bos": self._bos, "tokenizer": tokenizer_identity(self._tokenizer)}
+        asking = {"origins": self._files, "bos": self._bos, "tokenizer": tokenizer_identity(self._tokenizer)}
         return {**asdict(self._config), **asking, "questions": asked}
 
     def sample(self) -> "ZeroShot":
@@ -86,7 +86,7 @@ class ZeroShot:
         protocol = {
             "task": name,
             "version": found["versions"][name],
-            "source": self._origins.get(name, "/".join(filter(None, (own.dataset_path, own.dataset_name)))),
+            "source": self._files.get(name, "/".join(filter(None, (own.dataset_path, own.dataset_name)))),
             "split": own.test_split or own.validation_split,
             "fewshot_split": (own.training_split or own.validation_split) if stated["num_fewshot"] else None,
             "documents": found["n-samples"][name]["effective"],

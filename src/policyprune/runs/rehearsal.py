@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.schema import Calibrated, Config
 from policyprune.errors import RunError, UsageError
-from policyprune.evaluation.efficiency import latency
+from policyprune.evaluation.latency.forward import latencies
 from policyprune.evaluation.measures import size
 from policyprune.evaluation.quality import Quality
 from policyprune.evaluation.zero_shot import generators_restored
@@ -95,9 +95,8 @@ def rehearse(
         rehearse_evaluation(quality, model)
         with tried("evaluation.latency"):
             size(pruned, config.budget.sequence_length)
-            wanted = config.evaluation.latency
-            for batch_size in wanted.batch_sizes if wanted.repeats else ():
-                latency({"pruned": pruned}, batch_size, wanted.length, repeats=1)
+            options = config.evaluation.latency
+            list(latencies({"pruned": pruned}, replace(options, repeats=min(1, options.repeats))))
     log.info("ready in %.1f s: all that follows the search was tried", time.perf_counter() - began)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from policyprune.evaluation.measure import Measure
+from policyprune.evaluation.measures import Measure
 
 
 @torch.inference_mode()

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from policyprune.config.schema import Config, LatencyBudget
-from policyprune.evaluation.latency.blocks import layer_calls, run
+from policyprune.config.schema import Budget, Granularity, LatencyBudget, Model, Task
+from policyprune.evaluation.latency.forward import layer_calls, run_layers
 from policyprune.evaluation.latency.rounds import in_turns, relative
 from policyprune.models.adapter import Adapter, Block, adapt
 from policyprune.models.device import device_of, dtype_of
@@ -30,31 +30,32 @@ from policyprune.surgery.sizes import keep_layers, state_depth
 
 log = logging.getLogger(__name__)
 SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)  # of a block's units
-Measure = Callable[[list[tuple[int, int]]], list[float]]
+Widths = tuple[int, int]  # attention units and FFN units that a layer keeps
 
 
-def block_latency(config: Config) -> BlockLatency | None:
-    """The latency of the model's layers for a latency budget, None for another budget."""
-    budget = config.budget
+def block_latency(source: Model, task: Task, budget: Budget, granularity: Granularity) -> BlockLatency | None:
+    """The latency of a model's layers for a latency budget, None for another budget."""
     if not isinstance(budget, LatencyBudget):
         return None
-    model = skeleton(config.model, config.task)
+    model = skeleton(source, task)
     adapter = adapt(model)
     check_alike(adapter, "budget: latency")
     blocks = {block.kind: block for block in adapter.blocks if block.layer == 0}
-    key = _key(config, budget, model, blocks)
-    units, align = config.granularity.units, config.granularity.align
+    device = device_of(source)
+    dtype = dtype_of(source, device)
+    key = {**_machine(device), "dtype": str(dtype), **_shapes(model, blocks, budget)}
+    units, align = granularity.units, granularity.align
     points = widths(blocks["attention"], blocks["ffn"], units, align)
 
-    def measure(wanted: list[tuple[int, int]]) -> list[float]:
-        log.info("measuring the latency of %d layer widths", len(wanted))
-        return _measured(_one_layer(config, model, adapter), budget, wanted)
+    def measure(points: list[Widths]) -> list[float]:
+        log.info("measuring the latency of %d layer widths", len(points))
+        return _measured(_one_layer(model, adapter, device, dtype), budget, points)
 
     timings = table(cache_folder() / "latency", key, points, measure)
     return fit(timings if align or "ffn" not in units else timings[1:])  # the dense width is no typical one
 
 
-def widths(attention: Block, ffn: Block, units: Iterable[str], align: int | None) -> list[tuple[int, int]]:
+def widths(attention: Block, ffn: Block, units: Iterable[str], align: int | None) -> list[Widths]:
     """(attention units, FFN units) to measure: the dense layer first, then one block narrower at a time, then without.
 
     Only kinds in `units` get narrower. The other points stand for what a search leaves: numbers of channels that are
@@ -74,7 +75,9 @@ def widths(attention: Block, ffn: Block, units: Iterable[str], align: int | None
     return [*dict.fromkeys([*points, (0, some_channels), (attention.count, 0), (some_heads, 0), (0, 0)])]
 
 
-def table(folder: Path, key: dict[str, Any], points: list[tuple[int, int]], measure: Measure) -> list[Timing]:
+def table(
+    folder: Path, key: dict[str, Any], points: list[Widths], measure: Callable[[list[Widths]], list[float]]
+) -> list[Timing]:
     """Timings of the points relative to the first: read from a file in `folder`, or measured and written to it.
 
     The file is named by the hardware and by a hash of `key` and points; both stand in it. It is replaced as a whole.
@@ -92,14 +95,14 @@ def table(folder: Path, key: dict[str, Any], points: list[tuple[int, int]], meas
     return timings
 
 
-def _key(config: Config, budget: LatencyBudget, model: PreTrainedModel, blocks: dict[str, Block]) -> dict[str, Any]:
-    device = device_of(config.model)
+def _machine(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     machine = hardware(name, torch.get_num_threads())
+    return {"hardware": machine["processor"] if device.type == "cpu" else name, "machine": machine}
+
+
+def _shapes(model: PreTrainedModel, blocks: dict[str, Block], budget: LatencyBudget) -> dict[str, Any]:
     return {
-        "hardware": machine["processor"] if device.type == "cpu" else name,
-        "machine": machine,
-        "dtype": str(dtype_of(config.model, device)),
         "attention": model.config._attn_implementation,
         "torch": torch.__version__,
         "model_type": model.config.model_type,
@@ -112,27 +115,26 @@ def _key(config: Config, budget: LatencyBudget, model: PreTrainedModel, blocks: 
 
 
 @torch.no_grad()
-def _one_layer(config: Config, model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+def _one_layer(model: PreTrainedModel, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The first layer alone between the embeddings, with random weights, on the device and in the dtype of the run."""
     keep_layers(model, adapter, [0])
     state_depth(model.config, adapter, [0])
-    device = device_of(config.model)
     model.base_model.to_empty(device=device)
     for tensor in (*model.base_model.parameters(), *model.base_model.buffers()):
         tensor.zero_()
     for parameter in model.get_submodule(adapter.layers[0]).parameters():
         parameter.normal_(std=0.02)
-    model.base_model.to(dtype_of(config.model, device))
+    model.base_model.to(dtype)
     model.eval().requires_grad_(False)
     return model
 
 
 @torch.inference_mode()
-def _measured(model: PreTrainedModel, budget: LatencyBudget, points: list[tuple[int, int]]) -> list[float]:
+def _measured(model: PreTrainedModel, budget: LatencyBudget, points: list[Widths]) -> list[float]:
     """Time of the layer at each point relative to the first point."""
     adapter = adapt(model)
     space = space_of(adapter, ("attention", "ffn"))
-    actions: dict[tuple[int, int], Callable[[], object]] = {}
+    actions: dict[Widths, Callable[[], object]] = {}
     for attention, ffn in points:
         mask = torch.cat([torch.arange(group.count) < (attention, ffn)[i] for i, group in enumerate(space.groups)])
         smaller = twin(model)
@@ -141,6 +143,6 @@ def _measured(model: PreTrainedModel, budget: LatencyBudget, points: list[tuple[
         for _, args, kwargs in calls:
             hidden = args[0] if args else kwargs["hidden_states"]
             hidden.normal_()
-        actions[attention, ffn] = partial(run, calls)
+        actions[attention, ffn] = partial(run_layers, calls)
     times = relative(in_turns(actions, budget.repeats, model.device), points[0])
     return [times[point] for point in points]

@@ -34,7 +34,7 @@ EMBEDDED = {  # validation splits
 NAMED_OTHERWISE = {"boolq": {"doc_to_target": "{{answer|int}}"}}  # true or false where the hub has a class number
 
 
-def origins(config: ZeroShot) -> dict[str, str]:
+def embedded_files(config: ZeroShot) -> dict[str, str]:
     """Each task's installed file, {} where the questions come from the hub; UsageError for a package that is missing.
 
     `auto`, which no validated config has, is the hub where it answers.
@@ -52,7 +52,7 @@ def load_tasks(config: ZeroShot) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of everything that is done on purpose here
-    manager, installed = TaskManager(include_defaults=False), origins(config)
+    manager, installed = TaskManager(include_defaults=False), embedded_files(config)
     came = ("embedded", "an installed package") if installed else ("hub", "the hub")
     log.info("evaluation.zero_shot.source=%s: the questions come from %s", *came)
     loaded: dict[str, Any] = {}

@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from policyprune.evaluation.efficiency import block_macs, block_parameters, latency, parameters
-from policyprune.evaluation.measures import checkpoint_megabytes, size, weight_megabytes
+from policyprune.evaluation.measures import (
+    block_macs,
+    block_parameters,
+    checkpoint_megabytes,
+    parameters,
+    size,
+    weight_megabytes,
+)
 from policyprune.models.adapter import adapt
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
@@ -76,29 +82,3 @@ def test_checkpoint_size_is_that_of_its_weight_files(
     assert len(files) > 1
     assert checkpoint_megabytes(tmp_path / "checkpoint") == sum(file.stat().st_size for file in files) / 1e6
     assert checkpoint_megabytes(tmp_path / "checkpoint") == pytest.approx(weight_megabytes(model), rel=0.1)
-
-
-def test_latency_of_each_model_is_positive(tiny_llama: MakeLlama) -> None:
-    dense = tiny_llama()
-    seconds = latency({"dense": dense, "pruned": half(dense)}, batch_size=2, length=16, repeats=2)
-    assert list(seconds) == ["dense", "pruned"]
-    assert all(len(values) == 2 and all(0 < value < 60 for value in values) for values in seconds.values())
-
-
-def test_models_take_turns_and_the_warm_up_is_not_timed(tiny_llama: MakeLlama) -> None:
-    models = {"first": tiny_llama(), "second": tiny_llama()}
-    turns: list[str] = []
-    shapes: set[tuple[int, ...]] = set()
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
-            turns.append(name)
-            shapes.add(tuple(keywords["input_ids"].shape))
-
-        return hook
-
-    for name, model in models.items():
-        model.base_model.register_forward_pre_hook(note(name), with_kwargs=True)
-    latency(models, batch_size=3, length=8, repeats=2)
-    assert turns == ["first", "second"] * 3
-    assert shapes == {(3, 8)}
