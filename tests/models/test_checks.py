@@ -39,7 +39,7 @@ def sst2() -> Any:
 def changed(tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., Path]:
     """A copy of the tiny model with other weights, or another config."""
 
-    def make(change: Callable[[Weights], Weights] = lambda own: own, **config: Any) -> Path:
+    def make(change: Callable[[Weights], Weights] = lambda weights: weights, **config: Any) -> Path:
         folder = tmp_path / "changed"
         shutil.copytree(tiny_checkpoint, folder)
         save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
@@ -84,27 +84,27 @@ WRONG: list[tuple[str, Callable[[Weights], Weights], dict[str, Any], str]] = [
     ("no head", without("lm_head"), {}, r"1 weights are missing \(lm_head\.weight\)"),
     ("a bias too many", more("model.layers.0.mlp.up_proj.bias"), {}, r"1 weights are not used \(model\.layers\.0"),
     ("LoRA", more("model.layers.0.self_attn.q_proj.lora_A.weight"), {}, "are not used"),
-    ("fewer layers", lambda own: own, {"num_hidden_layers": 2}, r"9 weights are not used \(model\.layers\.2"),
-    ("more layers", lambda own: own, {"num_hidden_layers": 4}, r"9 weights are missing \(model\.layers\.3"),
+    ("fewer layers", lambda weights: weights, {"num_hidden_layers": 2}, r"9 weights are not used \(model\.layers\.2"),
+    ("more layers", lambda weights: weights, {"num_hidden_layers": 4}, r"9 weights are missing \(model\.layers\.3"),
     (
         "other widths",
-        lambda own: own,
+        lambda weights: weights,
         {"intermediate_size": 40},
         r"9 weights have another shape \(model\.layers\.0\.mlp",
     ),
-    ("no layers", lambda own: own, {"num_hidden_layers": 0}, r"num_hidden_layers=0"),
-    ("old pruning", lambda own: own, {"pruned_heads": {"0": [1]}}, r"pruned_heads"),
+    ("no layers", lambda weights: weights, {"num_hidden_layers": 0}, r"num_hidden_layers=0"),
+    ("old pruning", lambda weights: weights, {"pruned_heads": {"0": [1]}}, r"pruned_heads"),
 ]
 
 
-@pytest.mark.parametrize(("change", "config", "told"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
+@pytest.mark.parametrize(("change", "config", "message"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
 @pytest.mark.parametrize("early", [True, False])
 def test_other_weights_are_refused(
-    early: bool, change: Any, config: dict[str, Any], told: str, changed: Any, text: Any
+    early: bool, change: Any, config: dict[str, Any], message: str, changed: Any, text: Any
 ) -> None:
     """Also where only the structure is asked for, before anything is written."""
     folder = changed(change, **config)
-    with pytest.raises(UsageError, match=told) as raised:
+    with pytest.raises(UsageError, match=message) as raised:
         (skeleton if early else load)(at(text, folder), text.task)
     assert str(raised.value).startswith(f"model.source: {str(folder)!r}")
     assert "\n" not in str(raised.value)

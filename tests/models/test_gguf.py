@@ -158,16 +158,16 @@ def test_whoever_loses_the_race_takes_what_the_winner_made(
     made = []
     slow = conversion._convert
 
-    def counted(own: Path, target: Path) -> None:
+    def counted(source: Path, target: Path) -> None:
         made.append(target)
         time.sleep(0.3)
-        slow(own, target)
+        slow(source, target)
 
     monkeypatch.setattr(conversion, "_convert", counted)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(conversion.converted, [file] * 4))
+        folders = list(pool.map(conversion.converted, [file] * 4))
     assert len(made) == 1
-    assert {*found} == {*made} == {*cache.iterdir()}
+    assert {*folders} == {*made} == {*cache.iterdir()}
     assert not list((cache.parent / "locks").iterdir())
 
 

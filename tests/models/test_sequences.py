@@ -61,11 +61,11 @@ def decoder(family: str, pad: int | None) -> PreTrainedModel:
 
 
 def saved(folder: Path, model: PreTrainedModel, tokenizer: Any, padding: bool) -> Path:
-    own = copy.deepcopy(tokenizer)
+    tokenizer = copy.deepcopy(tokenizer)
     if not padding:
-        own.pad_token = None
+        tokenizer.pad_token = None
     model.save_pretrained(folder)
-    own.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -103,9 +103,9 @@ def test_batched_as_alone(tmp_path: Path, tiny_tokenizer: Any, family: str, pad:
     torch.testing.assert_close(batched, torch.stack(alone), rtol=1e-4, atol=1e-4)
     model.save_pretrained(tmp_path / "written")
     tokenizer.save_pretrained(tmp_path / "written")
-    told = AutoConfig.from_pretrained(tmp_path / "written").pad_token_id
-    assert told == AutoTokenizer.from_pretrained(tmp_path / "written").pad_token_id == tokenizer.pad_token_id
-    assert told is not None
+    pad_token_id = AutoConfig.from_pretrained(tmp_path / "written").pad_token_id
+    assert pad_token_id == AutoTokenizer.from_pretrained(tmp_path / "written").pad_token_id == tokenizer.pad_token_id
+    assert pad_token_id is not None
 
 
 def test_encoders_are_left_alone(tiny_tokenizer: Any) -> None:
@@ -116,10 +116,10 @@ def test_encoders_are_left_alone(tiny_tokenizer: Any) -> None:
 
 
 def test_without_any_token_to_pad_with_the_model_is_refused(tiny_tokenizer: Any) -> None:
-    own = copy.deepcopy(tiny_tokenizer)
-    own.pad_token = own.bos_token = own.eos_token = own.unk_token = None
+    bare_tokenizer = copy.deepcopy(tiny_tokenizer)
+    bare_tokenizer.pad_token = bare_tokenizer.bos_token = bare_tokenizer.eos_token = bare_tokenizer.unk_token = None
     with pytest.raises(UsageError, match=r"^model\.source: .*neither model nor tokenizer has a padding token"):
-        set_padding_token(decoder("llama", None), own)
+        set_padding_token(decoder("llama", None), bare_tokenizer)
 
 
 def test_a_run_prunes_a_decoder_that_classifies(tmp_path: Path, tiny_tokenizer: Any) -> None:

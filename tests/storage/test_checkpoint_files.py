@@ -86,7 +86,7 @@ def no_map(folder: Path) -> None:
 
 def whole_numbers(folder: Path) -> None:
     weights = load_file(folder / WEIGHTS)
-    weights = {name: own.to(torch.int8) if "mlp" in name else own for name, own in weights.items()}
+    weights = {name: tensor.to(torch.int8) if "mlp" in name else tensor for name, tensor in weights.items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -114,12 +114,12 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("breaks", "told"), BROKEN, ids=[own[0].__name__ for own in BROKEN])
-def test_a_broken_folder_is_refused_in_one_line(breaks: Any, told: str, copy: Path) -> None:
+@pytest.mark.parametrize(("breaks", "message"), BROKEN, ids=[row[0].__name__ for row in BROKEN])
+def test_a_broken_folder_is_refused_in_one_line(breaks: Any, message: str, copy: Path) -> None:
     breaks(copy)
     config = validated("task=text", "task.files=[a.txt]", f"model.source={copy}", "model.device=cpu")
     for ask in (lambda: check_source(str(copy)), lambda: load(config.model, config.task)):
-        with pytest.raises(UsageError, match=told) as raised:
+        with pytest.raises(UsageError, match=message) as raised:
             ask()
         assert str(raised.value).startswith(f"model.source: {str(copy)!r}")
         assert "\n" not in str(raised.value)
@@ -137,7 +137,7 @@ def test_the_doctor_needs_no_weights(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("a.txt", b"hello", "is a file, name the folder"),
         ("a.gguf", POINTER.encode(), "is a pointer of git-lfs"),
@@ -146,11 +146,11 @@ def test_the_doctor_needs_no_weights(copy: Path) -> None:
         ("a.gguf", b"GGUF" + b"\xff" * 64, "cannot be loaded"),
     ],
 )
-def test_a_broken_file_is_refused_in_one_line(name: str, content: bytes, told: str, tmp_path: Path) -> None:
+def test_a_broken_file_is_refused_in_one_line(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     config = validated("task=text", "task.files=[a.txt]", f"model.source={path}", "model.device=cpu")
-    with pytest.raises(UsageError, match=told) as raised:
+    with pytest.raises(UsageError, match=message) as raised:
         load(config.model, config.task)
     assert str(raised.value).startswith(f"model.source: {str(path)!r}")
     assert "\n" not in str(raised.value)

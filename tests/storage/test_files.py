@@ -142,10 +142,10 @@ def test_what_was_moved_aside_by_a_killed_process_comes_back(tmp_path: Path) -> 
     ],
 )
 def test_a_full_disk_names_the_file_that_was_meant(tmp_path: Path, writer: Any, error: Exception) -> None:
-    with pytest.raises(OSError, match="No space left") as told, writer(tmp_path / "a"):
+    with pytest.raises(OSError, match="No space left") as raised, writer(tmp_path / "a"):
         raise error
-    assert told.value.filename == str(tmp_path / "a")
-    assert disk_trouble(told.value) == f"[Errno 28] No space left on device: {str(tmp_path / 'a')!r}"
+    assert raised.value.filename == str(tmp_path / "a")
+    assert disk_trouble(raised.value) == f"[Errno 28] No space left on device: {str(tmp_path / 'a')!r}"
     assert names(tmp_path) == []
 
 
@@ -153,10 +153,10 @@ def test_what_cannot_be_written_names_the_target(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     for target in (tmp_path / "folder", tmp_path / "file" / "below", tmp_path / ("long" * 80)):
-        with pytest.raises(OSError, match=r"\[Errno \d+\] [^\n]*") as told:
+        with pytest.raises(OSError, match=r"\[Errno \d+\] [^\n]*") as raised:
             write_whole(target, b"")
-        assert str(target).startswith(told.value.filename)
+        assert str(target).startswith(raised.value.filename)
     assert names(tmp_path) == ["file", "folder"]
-    with pytest.raises(OSError, match="elsewhere") as told, write_file(tmp_path / "a"):
+    with pytest.raises(OSError, match="elsewhere") as raised, write_file(tmp_path / "a"):
         raise FileNotFoundError(errno.ENOENT, "No such file", "elsewhere")
-    assert told.value.filename == "elsewhere", "an error of what the block reads is none of the target"
+    assert raised.value.filename == "elsewhere", "an error of what the block reads is none of the target"

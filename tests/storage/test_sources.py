@@ -21,9 +21,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_inside_a_package_is_found_without_importing_it(package: Path) -> None:
-    found = locate("task.files", "pkg://policyprune_test_data/texts/a.txt")
-    assert found is not None
-    assert found.read_text() == "hello"
+    path = locate("task.files", "pkg://policyprune_test_data/texts/a.txt")
+    assert path is not None
+    assert path.read_text() == "hello"
     assert "policyprune_test_data" not in sys.modules
 
 
