@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from policyprune import cli
+from policyprune.commands import verbs
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import example, miniature, random_model
@@ -27,7 +27,7 @@ def config_folder(folder: Path, kind: str, **sizes: Any) -> str:
 
 
 def test_a_config_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.doctor([config_folder(tmp_path / "phi", "phi3", **PHI3)]) == 0
+    assert verbs.doctor([config_folder(tmp_path / "phi", "phi3", **PHI3)]) == 0
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
     head = 3072 // 32
@@ -47,7 +47,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_process")
 def test_it_says_what_stays_dense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.doctor([config_folder(tmp_path / "olmo", "olmo2", hidden_size=64, num_attention_heads=4)]) == 0
+    assert verbs.doctor([config_folder(tmp_path / "olmo", "olmo2", hidden_size=64, num_attention_heads=4)]) == 0
     assert "attention, unless it goes as a whole: queries and keys are normalised over all heads" in (
         capsys.readouterr().out
     )
@@ -59,7 +59,7 @@ def test_a_wrong_table_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     wrong = replace(right, attention=replace(right.attention, interleaved=False))
     monkeypatch.setitem(FAMILIES, "gpt_neox", wrong)
     source = config_folder(tmp_path / "neox", "gpt_neox", hidden_size=64, num_attention_heads=4)
-    assert cli.doctor([source]) == 1
+    assert verbs.doctor([source]) == 1
     assert "FAILED" in capsys.readouterr().out
 
 
@@ -69,7 +69,7 @@ def test_a_missing_size_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     right = FAMILIES["opt"]
     monkeypatch.setitem(FAMILIES, "opt", replace(right, attention=replace(right.attention, sizes=())))
     sizes = {"hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 24, "num_attention_heads": 4}
-    assert cli.doctor([config_folder(tmp_path / "opt", "opt", **sizes)]) == 1
+    assert verbs.doctor([config_folder(tmp_path / "opt", "opt", **sizes)]) == 1
     assert "FAILED (inf)" in capsys.readouterr().out
 
 
@@ -79,27 +79,28 @@ def test_a_pruned_checkpoint_shows_its_layers(tmp_path: Path, capsys: pytest.Cap
     mask = random_mask(subject.space, without=[(1, "attention")])
     save_checkpoint(shrink(subject, mask), None, subject.adapter, tmp_path / "pruned")
     with pytest.raises(UsageError, match=r"model\.trust_remote_code"):
-        cli.doctor([f"model.source={tmp_path / 'pruned'}"])
-    assert cli.doctor([f"model.source={tmp_path / 'pruned'}", "model.trust_remote_code=true"]) == 0
+        verbs.doctor([f"model.source={tmp_path / 'pruned'}"])
+    assert verbs.doctor([f"model.source={tmp_path / 'pruned'}", "model.trust_remote_code=true"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["attention", "1", "0"] in [line[:3] for line in lines]
     channels = int(subject.space.views(mask)[2, "ffn"].sum())
     assert ["ffn", "2", str(channels)] in [line[:3] for line in lines]
 
 
-@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--families", "model=llama2_7b"]])
-def test_flags_of_a_run_are_refused(arguments: list[str]) -> None:
+def test_flags_of_a_run_are_refused() -> None:
+    with pytest.raises(UsageError, match="--cfg: no flag of policyprune doctor, it has --families"):
+        verbs.doctor(["--cfg", "job"])
     with pytest.raises(UsageError, match="doctor: give model=option"):
-        cli.doctor(arguments)
+        verbs.doctor(["--families", "model=llama2_7b"])
 
 
 def test_an_unknown_family_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'ctrl'.*docs/add-a-model\.md"):
-        cli.doctor([config_folder(tmp_path / "ctrl", "ctrl", n_embd=8)])
+        verbs.doctor([config_folder(tmp_path / "ctrl", "ctrl", n_embd=8)])
     with pytest.raises(UsageError, match=r"model\.source: .* does not exist"):
-        cli.doctor([f"model.source={tmp_path / 'nothing'}"])
+        verbs.doctor([f"model.source={tmp_path / 'nothing'}"])
     with pytest.raises(UsageError, match=r"model: 'llamma' is not one of"):
-        cli.doctor(["model=llamma"])
+        verbs.doctor(["model=llamma"])
 
 
 def test_the_small_copy_keeps_what_makes_the_architecture() -> None:

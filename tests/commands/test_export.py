@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from harness import paragraphs, small_run, validated, write_corpus
-from policyprune import cli
 from policyprune.commands import export as exporting
 from policyprune.commands import run as pipeline
+from policyprune.commands import verbs
 from policyprune.errors import UsageError
 
 FAST = ["evaluation.fresh_process=false", "evaluation.one_shot=[]", "evaluation.latency.repeats=0"]
@@ -61,14 +61,14 @@ def test_a_record_that_makes_no_card_is_refused_before_the_checkpoint_is_written
     record = json.loads((run / "record.json").read_text())
     record["config"][missing] = {}
     (run / "record.json").write_text(json.dumps(record))
-    said = refused(cli.export, [str(run), "format=hf", f"output={tmp_path / 'new'}"], tmp_path)
+    said = refused(verbs.export, [str(run), "format=hf", f"output={tmp_path / 'new'}"], tmp_path)
     assert "no model card can be made from" in said
 
 
 @pytest.mark.usefixtures("_no_weights")
 def test_a_run_without_plan_is_refused_before_the_checkpoint_is_written(run: Path, tmp_path: Path) -> None:
     (run / "plan.json").unlink()
-    assert "cannot be read" in refused(cli.export, [str(run), "format=hf", f"output={tmp_path / 'new'}"], tmp_path)
+    assert "cannot be read" in refused(verbs.export, [str(run), "format=hf", f"output={tmp_path / 'new'}"], tmp_path)
 
 
 @pytest.mark.usefixtures("_no_weights")
@@ -80,9 +80,9 @@ def test_units_that_do_not_fit_are_refused_before_weights_are_read(run: Path, tm
     plan["units"][1] |= {"of": 10, "kept": "0-9"}
     (run / "plan.json").write_text(json.dumps(plan))
     if verb == "apply":
-        said = refused(cli.apply, [str(run / "plan.json")], tmp_path)
+        said = refused(verbs.apply, [str(run / "plan.json")], tmp_path)
     else:
-        said = refused(cli.export, [str(run), "format=hf"], tmp_path)
+        said = refused(verbs.export, [str(run), "format=hf"], tmp_path)
     assert "ffn of layer 0 is of 10, base.blocks says 48" in said
 
 
@@ -94,24 +94,24 @@ def test_nothing_of_others_is_replaced(run: Path, tmp_path: Path, form: str) -> 
     (folder / "config.json").write_text("{}")
     file.write_text("all of it")
     for place in (folder, file, run, run.parent, file / "below", tmp_path / ("n" * 300), Path("/proc/nowhere/new")):
-        assert "output: " in refused(cli.export, [str(run), f"format={form}", f"output={place}"], tmp_path)
+        assert "output: " in refused(verbs.export, [str(run), f"format={form}", f"output={place}"], tmp_path)
 
 
 @pytest.mark.usefixtures("_no_weights")
 def test_the_model_that_is_exported_is_not_replaced(run: Path, tmp_path: Path) -> None:
     checkpoint = run / "checkpoint"
     given = ["format=hf", f"output={checkpoint}", "model.trust_remote_code=true"]
-    assert "is or holds what is exported" in refused(cli.export, [str(checkpoint), *given], tmp_path)
+    assert "is or holds what is exported" in refused(verbs.export, [str(checkpoint), *given], tmp_path)
     shutil.copytree(checkpoint, tmp_path / "dense")
     given = [f"model.source={tmp_path / 'dense'}", f"output={tmp_path / 'dense'}"]
-    assert "is or holds what is exported" in refused(cli.apply, [str(run / "plan.json"), *given], tmp_path)
+    assert "is or holds what is exported" in refused(verbs.apply, [str(run / "plan.json"), *given], tmp_path)
 
 
 def test_an_export_is_replaced_by_the_next_one(run: Path, tmp_path: Path) -> None:
     place = tmp_path / "a [1]" / "out"
     for _ in range(2):
-        assert cli.export([str(run), "format=hf", f"output='{place}'"]) == 0
-        assert cli.export([str(run), "format=plan", f"output='{place.parent / 'plan.json'}'"]) == 0
+        assert verbs.export([str(run), "format=hf", f"output='{place}'"]) == 0
+        assert verbs.export([str(run), "format=plan", f"output='{place.parent / 'plan.json'}'"]) == 0
     assert (place / "model.safetensors").read_bytes() == (run / "checkpoint" / "model.safetensors").read_bytes()
     assert (place.parent / "plan.json").read_bytes() == (run / "plan.json").read_bytes()
     assert (place / "README.md").is_file()

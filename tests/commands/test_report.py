@@ -14,6 +14,7 @@ from PIL import Image
 
 from harness import clean_environment
 from policyprune.commands import report as reporting
+from policyprune.commands import verbs
 from policyprune.errors import UsageError
 from records import Measured, perplexities, write_run
 
@@ -128,7 +129,7 @@ def test_only_failures_are_a_report_too(tmp_path: Path) -> None:
 
 def test_the_verb_prints_the_table_and_the_paths(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "elsewhere"
-    assert reporting.report([str(few), str(few), "--output", str(output), "--table", "paper/pg_heads_channels"]) == 0
+    assert verbs.report([str(few), str(few), "--output", str(output), "--table", "paper/pg_heads_channels"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("# paper/pg\\_heads\\_channels\n\n1 run: 1 finished.")
     assert str(output / "report.html") in shown
@@ -155,11 +156,11 @@ def test_nothing_heavy_is_imported(few: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "report: the following arguments are required: folders"),
+        ([], "report: name one or more folders with runs"),
         (["{empty}/no"], "report: '{empty}/no' is no folder"),
         (["{empty}"], "report: no record.json below '{empty}'"),
         (["{empty}", "--table", "paper/pg"], "report: --table 'paper/pg' is not one of paper/gpruner_glue, "),
-        (["{empty}", "--tabel", "x"], "report: unrecognized arguments: --tabel x"),
+        (["{empty}", "--tabel", "x"], "--tabel: no flag of policyprune report, it has --table, --output, --wandb"),
         (["{runs}", "--output", "{file}"], "report: --output: '{file}' is a file, name a folder"),
     ],
 )
@@ -168,7 +169,7 @@ def test_refusals_are_one_line(arguments: list[str], line: str, few: Path, tmp_p
     (tmp_path / "file").touch()
     places = {"empty": tmp_path / "empty", "file": tmp_path / "file", "runs": few}
     with pytest.raises(UsageError) as caught:
-        reporting.report([own.format(**places) for own in arguments])
+        verbs.report([own.format(**places) for own in arguments])
     assert str(caught.value).startswith(line.format(**places))
     assert "\n" not in str(caught.value)
 
@@ -202,7 +203,7 @@ def test_wandb_offline_takes_the_report(
     if tracked_by == "the runs":
         reporting.report_folder(sweep, "paper/table")
     else:
-        reporting.report([str(sweep), "--wandb"])
+        verbs.report([str(sweep), "--wandb"])
     assert not [record for record in caplog.records if record.name.startswith("policyprune.tracking")], caplog.text
     sys.modules["wandb"].teardown()  # as at the end of a process
     found = list((sweep / "report" / "wandb").glob("offline-run-*/*.wandb"))
@@ -217,6 +218,6 @@ def test_a_tracker_that_fails_is_a_warning(
     few: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert reporting.report([str(few), "--wandb"]) == 0
+    assert verbs.report([str(few), "--wandb"]) == 0
     assert [record.name for record in caplog.records] == ["policyprune.tracking.wandb"]
     assert "the report was not tracked" in caplog.text

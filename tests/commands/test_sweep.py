@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness import SMALL_EVALUATION, SMALL_SEARCH, clean_environment, paragraphs, small_run, write_corpus
-from policyprune import cli
 from policyprune.commands import sweep as sweeping
+from policyprune.commands import verbs
 from policyprune.runs.record import Record, read_record
 
 SWEEP = "offline/ablation/baseline"
@@ -60,7 +60,7 @@ def sweep(
 
     def call(*arguments: str) -> tuple[int, str]:
         capfd.readouterr()
-        status = cli.sweep(list(arguments))
+        status = verbs.sweep(list(arguments))
         told = capfd.readouterr()
         print(told.out, told.err)
         return status, told.out
@@ -122,8 +122,8 @@ def test_failed_runs_do_not_stop_the_others_and_are_the_only_ones_repeated(
         "import sys, types\n"
         "reporting = sys.modules['policyprune.commands.report'] = types.ModuleType('policyprune.commands.report')\n"
         "reporting.report_folder = lambda folder, table: [folder / 'table.md']\n"
-        "from policyprune import cli\n"
-        f"status = cli.sweep({[SWEEP, *given]!r})\n"
+        "from policyprune.commands import verbs\n"
+        f"status = verbs.sweep({[SWEEP, *given]!r})\n"
         "assert 'torch' not in sys.modules, 'a finished sweep needs no torch'\n"
         "sys.exit(status)"
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness import SMALL_EVALUATION, console, paragraphs, small_run, write_corpus
-from policyprune import cli
+from policyprune.commands import verbs
 from policyprune.errors import UsageError
 from policyprune.runs.record import read_record
 
@@ -48,7 +48,7 @@ def test_a_run_writes_the_formats_its_plan_and_a_card(run: Path, tiny_checkpoint
 
 def test_a_plan_gives_the_checkpoint_again(run: Path, tmp_path: Path, capsys: Any) -> None:
     shutil.copy(run / "plan.json", tmp_path / "plan.json")
-    assert cli.apply([str(tmp_path / "plan.json")]) == 0
+    assert verbs.apply([str(tmp_path / "plan.json")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "applied")
     made = tmp_path / "applied"
     assert weights(made) == weights(run / "checkpoint")
@@ -63,12 +63,12 @@ def test_a_plan_is_laid_on_a_copy_but_on_no_other_model(
     copy = tmp_path / "copy"
     shutil.copytree(tiny_checkpoint, copy)
     plan, output = str(run / "plan.json"), f"output={tmp_path / 'made'}"
-    assert cli.apply([plan, f"model.source={copy}", output]) == 0
+    assert verbs.apply([plan, f"model.source={copy}", output]) == 0
     assert weights(tmp_path / "made") == weights(run / "checkpoint")
     vocabulary = json.loads((copy / "config.json").read_text())["vocab_size"]
     tiny_llama(vocab_size=vocabulary, intermediate_size=40).save_pretrained(copy)
     with pytest.raises(UsageError, match="48 ffn units in layer 0, this model has 40"):
-        cli.apply([plan, f"model.source={copy}", f"output={tmp_path / 'other'}"])
+        verbs.apply([plan, f"model.source={copy}", f"output={tmp_path / 'other'}"])
     assert not (tmp_path / "other").exists()
 
 
@@ -77,43 +77,43 @@ def test_a_run_without_checkpoint_is_exported_from_its_plan(run: Path, tmp_path:
     shutil.copytree(run, bare)
     shutil.rmtree(bare / "checkpoint")
     with pytest.raises(UsageError, match="has no checkpoint, policyprune export "):
-        cli.evaluate([str(bare)])
-    assert cli.export([str(bare), "format=hf"]) == 0
+        verbs.evaluate([str(bare)])
+    assert verbs.export([str(bare), "format=hf"]) == 0
     assert weights(bare / "checkpoint") == weights(run / "checkpoint")
     assert (bare / "checkpoint" / "README.md").is_file()
 
 
 def test_export_of_a_run_and_of_a_checkpoint(run: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    assert cli.export([str(run), "format=gguf", f"output={tmp_path / 'again.gguf'}"]) == 0
+    assert verbs.export([str(run), "format=gguf", f"output={tmp_path / 'again.gguf'}"]) == 0
     again, first = (tmp_path / "again.gguf").read_bytes(), (run / "model-f16.gguf").read_bytes()
     assert len(again) == pytest.approx(len(first), abs=64)  # the name in it differs
-    assert cli.export([str(tiny_checkpoint), "format=hf", "dtype=bf16", f"output={tmp_path / 'half'}"]) == 0
+    assert verbs.export([str(tiny_checkpoint), "format=hf", "dtype=bf16", f"output={tmp_path / 'half'}"]) == 0
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
-    assert cli.export([str(run), "format=plan", f"output={tmp_path / 'shared.json'}"]) == 0
+    assert verbs.export([str(run), "format=plan", f"output={tmp_path / 'shared.json'}"]) == 0
     assert (tmp_path / "shared.json").read_bytes() == (run / "plan.json").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("verb", "arguments", "reason"),
     [
-        (cli.export, ["{run}"], "format: no value given"),
-        (cli.export, ["{run}", "format=zip"], "format: 'zip' is not one of hf, onnx, gguf, plan"),
-        (cli.export, ["{run}", "format=onnx", "dtype=q8_0"], "for format=onnx 'q8_0' is not one of f32"),
-        (cli.export, ["{run}", "format=gguf", "dtype=bf16"], "'bf16' is not one of f32, f16, q8_0"),
-        (cli.export, ["{run}", "format=gguf", "dtype=q8_0"], "q8_0 needs heads"),
-        (cli.export, ["{run}", "format=hf", "output={run}"], "holds other files, name another folder"),
-        (cli.export, ["{run}", "format=gguf", "output={run}"], "is a folder, name a file"),
-        (cli.export, ["{run}/checkpoint", "format=plan"], "plan needs the folder of a run"),
-        (cli.export, ["{run}/checkpoint", "format=onnx"], "model.trust_remote_code: false, but the layers"),
-        (cli.export, ["{run}", "format=hf", "typo=1"], "typo: unknown key"),
-        (cli.export, ["nowhere", "format=hf"], "'nowhere' is no folder of a run, no checkpoint and no hub id"),
-        (cli.export, ["format=hf"], "export: name a run folder, a checkpoint or a hub id first"),
-        (cli.apply, ["{run}/record.json"], "is no plan of policyprune"),
-        (cli.apply, ["missing.json"], "cannot be read"),
-        (cli.apply, ["{run}/plan.json", "model=nonesuch"], "'nonesuch' is not one of"),
-        (cli.evaluate, [], "evaluate: name a run folder, a checkpoint or a hub id first"),
-        (cli.evaluate, ["{run}", "evaluation.one_shot=[global]"], "compared in a run"),
-        (cli.evaluate, ["{run}", "task=nonesuch"], "task: 'nonesuch' is not one of"),
+        (verbs.export, ["{run}"], "format: no value given"),
+        (verbs.export, ["{run}", "format=zip"], "format: 'zip' is not one of hf, onnx, gguf, plan"),
+        (verbs.export, ["{run}", "format=onnx", "dtype=q8_0"], "for format=onnx 'q8_0' is not one of f32"),
+        (verbs.export, ["{run}", "format=gguf", "dtype=bf16"], "'bf16' is not one of f32, f16, q8_0"),
+        (verbs.export, ["{run}", "format=gguf", "dtype=q8_0"], "q8_0 needs heads"),
+        (verbs.export, ["{run}", "format=hf", "output={run}"], "holds other files, name another folder"),
+        (verbs.export, ["{run}", "format=gguf", "output={run}"], "is a folder, name a file"),
+        (verbs.export, ["{run}/checkpoint", "format=plan"], "plan needs the folder of a run"),
+        (verbs.export, ["{run}/checkpoint", "format=onnx"], "model.trust_remote_code: false, but the layers"),
+        (verbs.export, ["{run}", "format=hf", "typo=1"], "typo: unknown key"),
+        (verbs.export, ["nowhere", "format=hf"], "'nowhere' is no folder of a run, no checkpoint and no hub id"),
+        (verbs.export, ["format=hf"], "export: name a run folder, a checkpoint or a hub id first"),
+        (verbs.apply, ["{run}/record.json"], "is no plan of policyprune"),
+        (verbs.apply, ["missing.json"], "cannot be read"),
+        (verbs.apply, ["{run}/plan.json", "model=nonesuch"], "'nonesuch' is not one of"),
+        (verbs.evaluate, [], "evaluate: name a run folder, a checkpoint or a hub id first"),
+        (verbs.evaluate, ["{run}", "evaluation.one_shot=[global]"], "compared in a run"),
+        (verbs.evaluate, ["{run}", "task=nonesuch"], "task: 'nonesuch' is not one of"),
     ],
 )
 def test_refusals(

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from harness import validated
-from policyprune import cli
+from policyprune.commands import verbs
 from policyprune.config import targets
-from policyprune.config.composition import composed
-from policyprune.config.literal import literal, quoted
+from policyprune.config.composition import compose, literal, quoted
 from policyprune.config.store import register
 from policyprune.errors import UsageError
 from policyprune.models.modelling_file import brings_only_ours
@@ -81,13 +80,13 @@ def target(source: Path | str) -> targets.Target:
 def test_strings_of_a_record_stay_what_they_are(text: str, tmp_path: Path) -> None:
     run = recorded(tmp_path / "run", model__name=text, task__text_column=text, task__separator=text)
     added = targets.evaluating(target(run), [])
-    point = composed("evaluate", added, added)
+    point = compose("evaluate", added, added)
     assert point.config.model.name == text
     assert point.config.task.text_column == text
     assert point.config.task.separator == text
     assert not point.config.model.trust_remote_code
     assert SECRET not in str(point)
-    exported = composed("export", [*targets.exporting(target(run)), "format=hf"]).config
+    exported = compose("export", [*targets.exporting(target(run)), "format=hf"]).config
     assert exported.model.name == text
     assert exported.run == str(run)
 
@@ -98,10 +97,10 @@ def test_how_a_record_says_a_model_is_held_is_no_override(key: str, text: str, t
     run = recorded(tmp_path / "run", **{f"model__{key}": text})
     if key != "device":
         with pytest.raises(UsageError) as refused:
-            composed("export", [*targets.exporting(target(run)), "format=hf"])
+            compose("export", [*targets.exporting(target(run)), "format=hf"])
         assert SECRET not in str(refused.value)
         return
-    config = composed("export", [*targets.exporting(target(run)), "format=hf"]).config
+    config = compose("export", [*targets.exporting(target(run)), "format=hf"]).config
     assert config.model.device == text
     assert not config.model.trust_remote_code
 
@@ -110,19 +109,20 @@ def test_how_a_record_says_a_model_is_held_is_no_override(key: str, text: str, t
 def test_strings_of_a_plan_stay_what_they_are(text: str, tmp_path: Path) -> None:
     plan = tmp_path / f"{text.replace('/', '')[:20]}.json"
     plan.write_text(json.dumps({"base": {"source": text, "revision": text, "dtype": "float32"}}))
-    config = composed("apply", targets.applying(str(plan), [])).config
+    config = compose("apply", targets.applying(str(plan), [])).config
     assert (config.model.source, config.model.revision, config.plan) == (text, text, str(plan))
 
 
 def test_the_folder_of_an_evaluation_does_not_tell_a_secret(tmp_path: Path) -> None:
     run = recorded(tmp_path / "run", model__name="../../${oc.env:POLICYPRUNE_SECRET}\n" + 300 * "x")
     added = targets.evaluating(target(run), [])
-    point = composed("evaluate", added, added)
-    assert point.run is not None
-    assert SECRET not in point.run
-    assert point.run.isprintable()
-    assert Path(point.run).parent == Path("outputs")
-    assert len(Path(point.run).name) < 255
+    point = compose("evaluate", added, added)
+    run_dir = point.folders["hydra.run.dir"]
+    assert run_dir is not None
+    assert SECRET not in run_dir
+    assert run_dir.isprintable()
+    assert Path(run_dir).parent == Path("outputs")
+    assert len(Path(run_dir).name) < 255
 
 
 WRONG = [None, [], {}, 3, "text", [[]], {"config": None}, {"config": []}, {"config": {"model": []}}, {"base": None}]
@@ -168,7 +168,7 @@ def test_a_checkpoint_may_stand_in_a_folder_with_any_name(tmp_path: Path, monkey
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     source, given = targets.split("evaluate", [str(folder), "seed=1"], "a checkpoint")
-    config = composed("evaluate", [*targets.evaluating(target(source), given), *given]).config
+    config = compose("evaluate", [*targets.evaluating(target(source), given), *given]).config
     assert config.model.source == str(folder)
     with pytest.raises(UsageError, match="evaluate: name"):
-        cli.evaluate(["epoch=4"])
+        verbs.evaluate(["epoch=4"])

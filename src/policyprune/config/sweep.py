@@ -1,23 +1,27 @@
-"""The jobs of a sweep: every point of its axes, composed and checked before the first one begins."""
+"""The jobs of a sweep: the points of its axes, all checked before the first begins, and Hydra's launchers for them."""
 
 import contextlib
-from collections.abc import Iterator
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import RunMode
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from policyprune.config.literal import quoted
+from policyprune.config.composition import key_of, of_hydra, parsed, product, quoted
 from policyprune.config.messages import one_line
 from policyprune.config.options import conf_dir, groups, sweeps, sweeps_dir
 from policyprune.config.origins import check_sources, decided_as
@@ -27,26 +31,37 @@ from policyprune.config.store import register
 from policyprune.config.validate import run_label, validate
 from policyprune.errors import UsageError
 
+LAUNCHERS = {  # the package of each, which are extras
+    "joblib": "hydra_joblib_launcher",
+    "workers": "hydra_joblib_launcher",
+    "slurm": "hydra_submitit_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+    "submitit_slurm": "hydra_submitit_launcher",
+}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run of a sweep. `overrides` are its point on the axes, as they may stand on the command line."""
+    """One run of a sweep. `overrides` are its point on the axes, as they may stand on the command line.
+
+    `decided` are overrides for what `auto` came to, so that no process of the sweep decides anew.
+    """
 
     overrides: tuple[str, ...]
     config: Config
     folder: Path
-    decided: tuple[str, ...] = ()  # overrides for what `auto` came to, so that no process of the sweep decides anew
+    decided: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Sweep:
     """A composed sweep: `master` is the config that Hydra's launchers start from, with Hydra's own node.
 
-    `given` are the overrides of the command line that go to the jobs.
+    `overrides` are those of the command line that go to the jobs.
     """
 
     name: str
-    given: list[str]
+    overrides: list[str]
     master: DictConfig
     loader: ConfigLoader
 
@@ -61,23 +76,39 @@ def opened(name: str, overrides: list[str]) -> Iterator[Sweep]:
     """Compose the sweep; Hydra knows of it inside the block. UsageError in one line for what cannot be composed."""
     if name not in sweeps():
         raise UsageError(f"sweep: {name!r} is not one of {', '.join(sweeps())}")
-    if any(own.partition("=")[0].lstrip("+") in ("hydra.sweep.subdir", "hydra.mode") for own in overrides):
-        raise UsageError("hydra.sweep.subdir, hydra.mode: a sweep sets them itself, hydra.sweep.dir is its folder")
+    _check_hydras(overrides)
     register()
-    hydras = [own for own in overrides if own.lstrip("+~").startswith(("hydra.", "hydra/"))]
     settings = [
         f"hydra.searchpath=[{quoted(conf_dir().as_uri())}]",
         "hydra.mode=MULTIRUN",
         f"hydra.sweep.dir=outputs/sweeps/{name}",
+        *filter(of_hydra, overrides),
     ]
     with hydra.initialize_config_dir(str(sweeps_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         with _one_line():
-            master = loader.load_configuration(name, [*settings, *hydras], RunMode.MULTIRUN)
+            master = loader.load_configuration(name, settings, RunMode.MULTIRUN)
         with open_dict(master):
             master.hydra.job.name = "policyprune"
         place("hydra.sweep.dir", str(master.hydra.sweep.dir))
-        yield Sweep(name, [own for own in overrides if own not in hydras], master, loader)
+        yield Sweep(name, [override for override in overrides if not of_hydra(override)], master, loader)
+
+
+def _check_hydras(overrides: list[str]) -> None:
+    """UsageError for settings of Hydra that a sweep makes itself, and for a launcher whose package is missing."""
+    for override in overrides:
+        key, value = key_of(override), override.partition("=")[2]
+        if key in ("hydra.sweep.subdir", "hydra.mode"):
+            raise UsageError(f"{key}: a sweep sets it itself, hydra.sweep.dir is its folder")
+        if key == "hydra/launcher" and value in LAUNCHERS and not _installed(LAUNCHERS[value]):
+            raise UsageError(f"hydra/launcher: {value!r} needs an extra, pip install 'policyprune[cluster]'")
+
+
+def _installed(plugin: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def points(sweep: Sweep) -> list[list[str]]:
@@ -85,18 +116,15 @@ def points(sweep: Sweep) -> list[list[str]]:
 
     Each point is a list of overrides. UsageError for an axis that still needs its values.
     """
-    filed = sweep.master.hydra.sweeper.get("params") or OmegaConf.create({})
-    parser = OverridesParser.create(config_loader=sweep.loader)
+    axes = sweep.master.hydra.sweeper.get("params") or OmegaConf.create({})
     with _one_line():
-        given = parser.parse_overrides(sweep.given)
-        named = {override.get_key_element() for override in given}
-        axes = [str(key) for key in filed if key not in named]
-        for key in axes:
-            if OmegaConf.is_missing(filed, key):
+        stated = parsed(sweep.overrides)
+        replaced = {override.get_key_element() for override in stated}
+        fixed = [str(key) for key in axes if key not in replaced]
+        for key in fixed:
+            if OmegaConf.is_missing(axes, key):
                 raise UsageError(f"{key}: no value given, set it on the command line ({key}=...)")
-        fixed = parser.parse_overrides([f"{key}={filed[key]}" for key in axes])
-        (found,) = BasicSweeper.split_arguments([*fixed, *given], None)
-    return found
+        return product([*parsed([f"{key}={axes[key]}" for key in fixed]), *stated])
 
 
 def jobs(sweep: Sweep, at: list[list[str]]) -> list[Job]:
@@ -113,13 +141,12 @@ def jobs(sweep: Sweep, at: list[list[str]]) -> list[Job]:
         except UsageError as error:
             raise UsageError(f"{error} (in the job {words})") from error
         join_group(config, sweep.name)
-        job = Job(tuple(point), config, sweep.folder / run_label(composed), decided_as(composed, config))
-        if job.folder in made:
+        folder = sweep.folder / run_label(composed)
+        if folder in made:
             raise UsageError(
-                f"sweep: the jobs {' '.join(made[job.folder].overrides)!r} and {words!r} are the same run, "
-                f"{str(job.folder)!r}"
+                f"sweep: the jobs {' '.join(made[folder].overrides)!r} and {words!r} are the same run, {str(folder)!r}"
             )
-        made[job.folder] = job
+        made[folder] = Job(overrides=tuple(point), config=config, folder=folder, decided=decided_as(composed, config))
     return list(made.values())
 
 
@@ -131,24 +158,51 @@ def join_group(config: Config, name: str) -> None:
 
 class _Composer:
     """Composes jobs as Hydra does. Options of groups are composed once, since that takes Hydra a tenth of a second;
-    values are then set in a copy."""
+    values of keys that are there are then set in a copy."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep, self._groups = sweep, set(groups())
-        self._parser = OverridesParser.create(config_loader=sweep.loader)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, point: list[str]) -> DictConfig:
-        chosen = tuple(own for own in point if own.partition("=")[0].lstrip("+~").partition("@")[0] in self._groups)
+        chosen = tuple(override for override in point if self._changes_keys(override))
         if chosen not in self._composed:
             whole = self._sweep.loader.load_sweep_config(self._sweep.master, list(chosen))
             with open_dict(whole):
                 del whole["hydra"]
             self._composed[chosen] = whole
         config = deepcopy(self._composed[chosen])
-        values = self._parser.parse_overrides([own for own in point if own not in chosen])
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        for override in parsed([override for override in point if override not in chosen]):
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         return config
+
+    def _changes_keys(self, override: str) -> bool:
+        return override.startswith(("+", "~")) or key_of(override).partition("@")[0] in self._groups
+
+
+def launch(sweep: Sweep, jobs: list[Job], action: Callable[[Config, Path], object]) -> None:
+    """Do `action(config, folder)` for each job; one that fails does not stop the others.
+
+    `action` may be called in another process, so it is a function of a module, and what came of it is in the records.
+    """
+    launcher = Plugins.instance().instantiate_launcher(
+        HydraContext(config_loader=sweep.loader, callbacks=Callback()),  # type: ignore[arg-type]  # one that does nothing
+        partial(_perform, sweep.name, action),
+        sweep.master,
+    )
+    points = [[*job.overrides, *job.decided, f"hydra.sweep.subdir={quoted(job.folder.name)}"] for job in jobs]
+    launcher.launch(points, initial_job_idx=0)
+
+
+def _perform(name: str, action: Callable[[Config, Path], object], composed: DictConfig) -> None:
+    """One job, in whatever process the launcher chose."""
+    hydra_config = HydraConfig.get()
+    # the record tells this very job, whatever program the launcher started
+    sys.argv[:] = ["policyprune", "sweep", name, *hydra_config.overrides.task]
+    os.chdir(hydra_config.runtime.cwd)  # with hydra.job.chdir relative paths would mean something else
+    config = validate(composed)
+    join_group(config, name)
+    action(config, Path(hydra_config.runtime.output_dir))
 
 
 @contextlib.contextmanager

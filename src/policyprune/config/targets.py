@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from policyprune.config.literal import literal, quoted
+from policyprune.config.composition import key_of, literal, quoted
 from policyprune.config.messages import one_line
 from policyprune.config.schema import Classification, Evaluation, LanguageModeling, Model, QuestionAnswering
 from policyprune.errors import UsageError
@@ -48,7 +48,7 @@ def split(verb: str, arguments: list[str], what: str) -> tuple[str, list[str]]:
     if first.startswith(("-", "~", "+")) or ("=" in first and not os.path.lexists(first)):
         raise UsageError(f"{verb}: name {what} first, as in policyprune {verb} PATH key=value")
     for override in arguments[1:]:
-        if override.partition("=")[0].lstrip("+~") in SET_BY_TARGET:
+        if key_of(override) in SET_BY_TARGET:
             raise UsageError(f"{override}: not to be set, policyprune {verb} PATH says it")
     return first, arguments[1:]
 
