@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
@@ -39,3 +40,12 @@ def test_every_import_is_declared() -> None:
     }
     undeclared = {name: owners.get(name) for name in names if not {plain(o) for o in owners.get(name, [])} & declared}
     assert undeclared == {}
+
+
+def test_reports_need_no_torch_and_runs_no_pandas() -> None:
+    modules = [path.relative_to(SOURCE.parent).with_suffix("") for path in (SOURCE / "report").rglob("*.py")]
+    names = [".".join(path.parts).removesuffix(".__init__") for path in modules]
+    script = "\n".join([*(f"import {name}" for name in names), "import sys", "print('torch' in sys.modules)"])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert [path.name for path in (SOURCE / "runs").rglob("*.py") if "pandas" in imported(path)] == []

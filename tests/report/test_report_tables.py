@@ -12,13 +12,13 @@ import pytest
 
 from policyprune.errors import UsageError
 from policyprune.report import reference
-from policyprune.report.cells import cells_csv
 from policyprune.report.contents import Report, make_report
-from policyprune.report.latex import escaped, latex
-from policyprune.report.markdown import markdown
+from policyprune.report.lines import Line
 from policyprune.report.reference import COLUMNS, Published, read_reference, table_names
 from policyprune.report.runs import find_runs
-from policyprune.report.table import Cell, Row, Table, letter
+from policyprune.report.table import Cell, Row, Table, letter, without_empty_columns
+from policyprune.report.writers import csv as as_csv
+from policyprune.report.writers import latex, latex_escaped, markdown
 from records import Measured, perplexities, write_run
 
 SOURCE = "Somebody, somewhere"
@@ -55,7 +55,7 @@ def test_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
     write_run(tmp_path, "flap", results=perplexities(30.0))
     table = table_of(report_on(tmp_path), "perplexity")
     cell = cell_of(table, "128 tokens ↓, keep 0.8", "ours")
-    assert cell == Cell(f"{statistics.mean(values):.2f}", f"{statistics.stdev(values):.2f}", best=True)
+    assert cell == Cell(f"{statistics.mean(values):.2f}", spread=f"{statistics.stdev(values):.2f}", best=True)
     assert row_of(table, "ours").names == ("ours", "", "3")
     assert cell_of(table, "128 tokens ↓, keep 0.8", "flap") == Cell("30.00")
     assert row_of(table, "dense").cells == (Cell("10.00"),)
@@ -123,7 +123,7 @@ def test_a_value_that_is_not_finite_is_no_number(tmp_path: Path) -> None:
     assert row_of(table, "foreign").cells == (Cell(state="not finite"),)
     assert row_of(table, "flap").cells[0].best
     assert cell_of(table_of(report, "size"), "parameters, M", "0.8", "ours") == Cell(state="not finite")
-    for text in (markdown(report, "figures"), latex(report), cells_csv(report, [])):
+    for text in (markdown(report, "figures"), latex(report), as_csv(report)):
         assert "not finite" in text
         assert not {"nan", "inf"} & set(re.findall(r"\w+", text.lower()))
 
@@ -137,7 +137,8 @@ def test_best_knows_the_direction(tmp_path: Path) -> None:
             ("pruned", "cross_entropy", entropy, {"split": "validation"}),
             ("pruned", "novelty", accuracy, {}),
         ]
-        write_run(tmp_path, method, results=results, stderr=0.01)
+        for seed in (0, 1):
+            write_run(tmp_path, method, seed=seed, results=results, stderr=0.01)
     report = report_on(tmp_path)
     bold = {
         table.title.split(" of ")[0]: [row.names[0] for row in table.rows if any(cell.best for cell in row.cells)]
@@ -157,7 +158,8 @@ def bold_rows(folder: Path, title: str = "perplexity") -> set[str]:
 def test_what_ten_questions_do_not_tell_apart_is_all_bold(tmp_path: Path) -> None:
     for method, share in (("ours", 0.6), ("flap", 0.5), ("magnitude", 0.1)):
         results: list[Measured] = [("pruned", "acc", share, {"task": "piqa", "limit": 10})]
-        write_run(tmp_path, method, results=results, stderr=math.sqrt(share * (1 - share) / 9))
+        for seed in (0, 1):
+            write_run(tmp_path, method, seed=seed, results=results, stderr=math.sqrt(share * (1 - share) / 9))
     assert bold_rows(tmp_path, "zero-shot") == {"ours", "flap"}
 
 
@@ -186,11 +188,13 @@ def test_perplexities_over_seeds_are_told_apart_by_the_seeds(tmp_path: Path) -> 
     assert bold_rows(tmp_path, "accuracy") == {"ours", "flap"}, "the questions err, whatever the seeds do"
 
 
-def test_one_seed_tells_nothing_and_the_caption_says_so(tmp_path: Path) -> None:
-    write_run(tmp_path, "ours", results=perplexities(20.0))
-    write_run(tmp_path, "flap", results=perplexities(40.0))
+@pytest.mark.parametrize("stderr", [None, 0.01])
+def test_one_seed_tells_nothing_and_the_report_says_so(stderr: float | None, tmp_path: Path) -> None:
+    write_run(tmp_path, "ours", results=perplexities(20.0), stderr=stderr)
+    for seed in (0, 1):
+        write_run(tmp_path, "flap", seed=seed, results=perplexities(40.0 + seed), stderr=stderr)
     assert bold_rows(tmp_path) == set()
-    assert "nothing where the best has neither" in table_of(report_on(tmp_path), "perplexity").caption
+    assert any("Nothing is bold where the best has one seed" in text for text in report_on(tmp_path).how_to_read)
 
 
 def test_warnings_of_the_records_stand_below_their_rows(tmp_path: Path) -> None:
@@ -228,7 +232,7 @@ def test_latencies_are_shares_of_the_dense_model_with_their_noise(tmp_path: Path
     assert "1 or 5 rounds" in table.caption
     row = next(
         row
-        for row in csv.DictReader(io.StringIO(cells_csv(report_on(tmp_path), [])))
+        for row in csv.DictReader(io.StringIO(as_csv(report_on(tmp_path))))
         if (row["method"], row["metric"]) == ("flap", "latency_ratio")
     )
     assert row["spread"] == "0.25"
@@ -404,7 +408,14 @@ def test_costs_and_sizes(tmp_path: Path) -> None:
 def published(value: float | None, method: str = "dense", **protocol: str) -> Published:
     """A published perplexity of the tiny model."""
     stated = {"length": "128", **protocol}
-    return Published("tiny", "text", method, "", 0.8, "perplexity", stated, value, SOURCE)
+    return Published(
+        line=Line("tiny", "text", method, ""),
+        keep=0.8,
+        metric="perplexity",
+        protocol=stated,
+        value=value,
+        source=SOURCE,
+    )
 
 
 def test_published_values_and_differences(tmp_path: Path) -> None:
@@ -435,7 +446,7 @@ def test_the_csv_has_full_precision_and_every_state(tmp_path: Path) -> None:
         write_run(tmp_path, "ours", seed=seed, results=perplexities(value))
     write_run(tmp_path, "flap", status="failed", error="RunError: it broke")
     known = [published(6.0, "ours")]
-    rows = list(csv.DictReader(io.StringIO(cells_csv(report_on(tmp_path, known), known))))
+    rows = list(csv.DictReader(io.StringIO(as_csv(report_on(tmp_path, known)))))
     ours = next(row for row in rows if row["method"] == "ours")
     assert math.isclose(float(ours["mean"]), statistics.mean(values))
     assert math.isclose(float(ours["deviation"]), statistics.stdev(values))
@@ -446,16 +457,17 @@ def test_the_csv_has_full_precision_and_every_state(tmp_path: Path) -> None:
 
 
 def test_latex_escapes_and_is_booktabs(tmp_path: Path) -> None:
-    assert escaped("50% of_a & b#1 $x$ {y} ~ ^ \\") == (
+    assert latex_escaped("50% of_a & b#1 $x$ {y} ~ ^ \\") == (
         r"50\% of\_a \& b\#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
     for method, share in (("our_100%", 0.9), ("b&c", 0.8)):
         rows: list[Measured] = [("pruned", "accuracy", share, {"split": "validation"})]
-        write_run(tmp_path, method, 0.8, results=rows, stderr=0.01)
+        for seed in (0, 1):
+            write_run(tmp_path, method, 0.8, seed, results=rows, stderr=0.01)
     text = latex(report_on(tmp_path))
-    assert r"our\_100\% &  & 1 & \textbf{0.9000} \\" in text
-    assert r"b\&c &  & 1 & 0.8000 \\" in text
-    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\cmidrule(lr){4-4}", r"\multicolumn{1}{c}{"):
+    assert r"our\_100\% & 2 & \textbf{0.9000} {\scriptsize $\pm$ 0.0000} \\" in text
+    assert r"b\&c & 2 & 0.8000 {\scriptsize $\pm$ 0.0000} \\" in text
+    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\cmidrule(lr){3-3}", r"\multicolumn{1}{c}{"):
         assert command in text
     for block in text.split(r"\begin{tabular}{")[1:]:
         columns, body = block.split("}", 1)
@@ -513,26 +525,39 @@ def test_letters_go_on_after_z() -> None:
 
 @pytest.mark.parametrize("table", table_names())
 def test_files_of_published_values(table: str) -> None:
-    found = read_reference(table)
-    assert found
-    keys = [(own.model, own.task, own.method, own.tuning, own.keep, own.metric, str(own.protocol)) for own in found]
+    cells = read_reference(table)
+    assert cells
+    keys = [(cell.line, cell.keep, cell.metric, str(cell.protocol)) for cell in cells]
     assert len(set(keys)) == len(keys)
-    for own in found:
-        assert 0 < own.keep <= 1
-        assert own.protocol
-        assert all((own.model, own.task, own.method, own.metric))
-        assert bool(own.source) == (own.value is not None), "a value has a source, and an empty cell has none"
-        assert own.value is None or own.value > 0
+    for cell in cells:
+        assert 0 < cell.keep <= 1
+        assert cell.protocol
+        assert all((cell.line.model, cell.line.task, cell.line.method, cell.metric))
+        assert bool(cell.source) == (cell.value is not None), "a value has a source, and an empty cell has none"
+        assert cell.value is None or cell.value > 0
 
 
 def test_known_published_values_are_there() -> None:
     known = {
-        (own.model, own.protocol["length"]): own.value
-        for own in read_reference("paper/pg_heads_channels")
-        if own.method == "dense" and own.value is not None
+        (cell.line.model, cell.protocol["length"]): cell.value
+        for cell in read_reference("paper/pg_heads_channels")
+        if cell.line.method == "dense" and cell.value is not None
     }
     assert known["llama_7b", "128"] == 12.62
     assert known["llama_7b", "2048"] == 5.68
+
+
+def test_a_column_in_which_no_row_has_anything_is_left_out(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, "ours", seed=seed)
+    table = table_of(report_on(tmp_path), "cost")
+    shown = without_empty_columns(table)
+    assert (table.stub, shown.stub) == (("keep", "method", "tuning"), ("keep", "method"))
+    assert "seconds, tuning" in table.columns
+    assert shown.columns == [name for name in table.columns if cell_of(table, name, "0.8", "ours") != Cell()]
+    assert [cell for row in shown.rows for cell in row.cells] == [
+        cell for row in table.rows for cell in row.cells if cell != Cell()
+    ]
 
 
 @pytest.mark.parametrize(

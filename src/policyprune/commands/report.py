@@ -48,26 +48,22 @@ def report_folder(folder: Path, table: str) -> list[Path]:
 def write_report(folders: Sequence[Path], table: str, output: Path, wandb: bool = False) -> list[Path]:
     """Write report.md, .tex, .csv, .html and figures/*.svg, *.png into `output`, each whole or not at all."""
     _check(folders, output)
-    from policyprune.report.cells import cells_csv
     from policyprune.report.contents import make_report
-    from policyprune.report.latex import latex
-    from policyprune.report.markdown import markdown
-    from policyprune.report.page import page
     from policyprune.report.reference import read_reference
     from policyprune.report.runs import find_runs
+    from policyprune.report.writers import csv, latex, markdown, page
     from policyprune.tracking.wandb import track_report
 
     runs = find_runs(folders)
     if not runs:
         raise UsageError(f"report: no record.json below {', '.join(repr(str(folder)) for folder in folders)}")
-    published = read_reference(table)
-    contents = make_report(table, runs, published)
+    contents = make_report(table, runs, read_reference(table))
     plots = [plot for section in contents.sections for plot in section.plots]
     drawings = {plot.name: _drawn(plot, "svg") for plot in plots}
     texts = {
         "report.md": markdown(contents, FIGURES),
         "report.tex": latex(contents),
-        "report.csv": cells_csv(contents, published),
+        "report.csv": csv(contents),
         "report.html": page(contents, drawings),
     }
     (output / FIGURES if plots else output).mkdir(parents=True, exist_ok=True)

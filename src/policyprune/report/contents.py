@@ -1,26 +1,31 @@
-"""What a report has in it: sections of tables and plots."""
+"""What a report has in it: sections of tables and plots, and what became of the runs and of the published values."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import pandas as pd
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from policyprune.report.costs import cost_tables
-from policyprune.report.measures import DENSE, Line, lines_of, measured, over_seeds
-from policyprune.report.overview import counts, published_table, unfinished_table
-from policyprune.report.plots.curves import search_curves
-from policyprune.report.plots.efficiency import latency_against_macs, quality_against_macs
-from policyprune.report.plots.layers import layer_keep_rates
+from policyprune.report.lines import DENSE, Line, lines_of
+from policyprune.report.means import Mean, means_of
+from policyprune.report.metrics import signed, title, written
+from policyprune.report.plots.quality import latency_against_macs, quality_against_macs, zero_shot_bars
+from policyprune.report.plots.search import layer_keep_rates, search_curves
 from policyprune.report.plots.style import Plot, looks, styled
-from policyprune.report.plots.zero_shot import zero_shot_bars
-from policyprune.report.quality import Subject, quality_tables
+from policyprune.report.quality import quality_tables
 from policyprune.report.reference import Published
-from policyprune.report.runs import Run
-from policyprune.report.table import Table
+from policyprune.report.results import TaskResults, results_of
+from policyprune.report.runs import FINISHED, UNFINISHED, Run
+from policyprune.report.table import Cell, Row, Table
 
 LONGEST = 60  # letters of a name that go into a file's
+HOW_TO_READ = (
+    "keep 0.8: the budget leaves 80 % of the dense model, in the units of the budget.",
+    "24.10 ± 0.20: mean and standard deviation over seeds. ↓: lower is better, ↑: higher is better.",
+    "Bold: the best mean of a column, and those within one standard error of the difference from it. Nothing is bold "
+    "where the best has one seed.",
+    "A letter behind a name: a note below the table says how that row was measured differently from the others.",
+)
 
 
 @dataclass(frozen=True)
@@ -32,83 +37,147 @@ class Section:
     plots: tuple[Plot, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """All sections, the cells behind them, and in a line what became of the runs."""
+    """All sections, the means behind them, and in a line what became of the runs."""
 
     title: str
     summary: str
     sections: tuple[Section, ...]
-    cells: pd.DataFrame
-    subjects: tuple[Subject, ...]
+    means: tuple[Mean, ...]
+    results: tuple[TaskResults, ...]
     runs: tuple[Run, ...]
+    published: tuple[Published, ...]
+    how_to_read: tuple[str, ...] = HOW_TO_READ
 
 
-def make_report(title: str, runs: Sequence[Run], published: Sequence[Published]) -> Report:
+def make_report(heading: str, runs: Sequence[Run], published: Sequence[Published]) -> Report:
     """A section for each model and task, then the published values and the runs without results."""
-    pairs = list(zip(runs, lines_of(runs), strict=True))
-    cells = over_seeds(measured(runs))
-    subjects = list(_subjects(pairs, cells, published))
-    sections = [_section(subject, pairs, suffix) for subject, suffix in zip(subjects, _suffixes(subjects), strict=True)]
+    with_lines = list(zip(runs, lines_of(runs), strict=True))
+    means = means_of(with_lines)
+    results = tuple(results_of(with_lines, means, published))
+    sections = [_section(each, suffix) for each, suffix in zip(results, _suffixes(results), strict=True)]
     for name, table in (
-        ("Published values", published_table(published, subjects)),
-        ("Runs without results", unfinished_table(pairs, subjects)),
+        ("Published values", published_table(published, means)),
+        ("Runs without results", unfinished_table(with_lines, results)),
     ):
-        if table is not None:
-            sections.append(Section(name, (table,)))
-    return Report(title, counts(runs), tuple(sections), cells, tuple(subjects), tuple(runs))
+        sections += [Section(name, (table,))] if table is not None else []
+    return Report(
+        title=heading,
+        summary=counts(runs),
+        sections=tuple(sections),
+        means=tuple(means),
+        results=results,
+        runs=tuple(runs),
+        published=tuple(published),
+    )
 
 
-def _subjects(
-    pairs: Sequence[tuple[Run, list[Line]]], cells: pd.DataFrame, published: Sequence[Published]
-) -> Iterator[Subject]:
-    for model, task in dict.fromkeys((run.model, run.task) for run, lines in pairs if lines):
-        own = cells[(cells["model"] == model) & (cells["task"] == task)]
-        states: dict[tuple[Line, float | None], list[str]] = defaultdict(list)
-        for run, lines in pairs:
-            if (run.model, run.task) == (model, task) and run.keep is not None:
-                for line in lines:
-                    states[line, run.keep].append(run.status)
-        expected = [Line(model, task, DENSE, ""), *(line for line, _ in states)]
-        others = [Line(row.model, row.task, row.method, row.tuning) for row in own.itertuples()]
-        lines = list(dict.fromkeys([*expected, *others]))
-        warnings = _warnings([pair for pair in pairs if (pair[0].model, pair[0].task) == (model, task)])
-        yield Subject(model, task, own, lines, dict(states), list(published), warnings)
+def counts(runs: Sequence[Run]) -> str:
+    """`24 runs: 22 finished, 1 failed, 1 running`."""
+    ended = Counter(run.status for run in runs)
+    states = ", ".join(f"{ended[state]} {state}" for state in (FINISHED, *UNFINISHED) if ended[state])
+    return f"{len(runs)} run{'s' if len(runs) != 1 else ''}: {states}"
 
 
-def _warnings(pairs: Sequence[tuple[Run, list[Line]]]) -> dict[Line, list[str]]:
-    """What the records of each row's runs warn of, with the runs that do: `... (keep 0.8, seed 0)`."""
-    found: dict[Line, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for run, lines in pairs:
-        keep = "" if run.keep is None else f"keep {run.keep:g}, "
-        for text in run.warnings:
-            for line in lines:
-                found[line][text].append(f"{keep}seed {run.seed}")
-    return {line: [f"warning: {text} ({'; '.join(runs)})" for text, runs in own.items()] for line, own in found.items()}
+def unfinished_table(runs: Sequence[tuple[Run, list[Line]]], results: Sequence[TaskResults]) -> Table | None:
+    """Runs that gave no numbers, and keep rates of a method that were not run at all."""
+    rows = []
+    for run, lines in runs:
+        if run.status in UNFINISHED:
+            names = (lines[-1].method, run.model, run.task) if lines else (run.folder.name, "", "")
+            rate = "" if run.keep is None else f"{run.keep:g}"
+            seed = str(run.seed) if lines else ""
+            rows.append(_row(names, Cell(rate), Cell(seed), Cell(state=run.status), Cell(run.error)))
+    for each in results:
+        for method in dict.fromkeys(line.method for line, _ in each.states):
+            tried = {keep for line, keep in each.states if line.method == method}
+            for keep in each.keeps:
+                if keep not in tried:
+                    names = (method, each.model, each.task)
+                    rows.append(_row(names, Cell(f"{keep:g}"), Cell(), Cell(state="missing"), Cell()))
+    if not rows:
+        return None
+    return Table(
+        title="runs without results",
+        stub=("method", "model", "task"),
+        groups=tuple(("", (name,)) for name in ("keep", "seed", "state", "reason")),
+        rows=tuple(rows),
+        caption="Runs that gave no numbers. Missing: other methods were run at this keep rate.",
+        words=("state", "reason"),
+    )
 
 
-def _suffixes(subjects: Sequence[Subject]) -> list[str]:
-    """What is behind the names of each subject's plots, which become files: no more than letters, and no two alike."""
-    if len(subjects) == 1:
+def published_table(published: Sequence[Published], means: Sequence[Mean]) -> Table | None:
+    """Every published value that is known, the measured one where there is one, and where it was published."""
+    rows = []
+    for cell in published:
+        if cell.value is None:
+            continue
+        mean = next((mean for mean in means if cell.is_of(mean.line, mean.column) and mean.value is not None), None)
+        line, metric = cell.line, cell.metric
+        protocol = ", ".join(f"{key} {value}" for key, value in cell.protocol.items())
+        measured, difference = Cell(state="not run"), Cell()
+        if mean is not None and mean.value is not None:
+            measured = Cell(written(metric, mean.value))
+            difference = Cell(signed(metric, mean.value - cell.value), remark=_other_protocol(cell, mean))
+        rows.append(
+            _row(
+                (line.model, line.task, line.title, "" if line.method == DENSE else f"{cell.keep:g}"),
+                Cell(f"{title(metric)}, {protocol}"),
+                Cell(written(metric, cell.value)),
+                measured,
+                difference,
+                Cell(cell.source),
+            )
+        )
+    if not rows:
+        return None
+    return Table(
+        title="published values",
+        stub=("model", "task", "method", "keep"),
+        groups=tuple(("", (name,)) for name in ("protocol", "published", "measured", "difference", "source")),
+        rows=tuple(rows),
+        caption="Published values, and what was measured here. In brackets: what was different in our protocol.",
+        words=("protocol", "source"),
+    )
+
+
+def _other_protocol(cell: Published, mean: Mean) -> str:
+    """In which parts of the protocol the measurement differs from the published one."""
+    conditions = {**mean.conditions[0], **dict(mean.column.setting)}
+    return ", ".join(
+        f"{name} {conditions[name]} here"
+        for name, value in cell.protocol.items()
+        if name in conditions and str(conditions[name]) != value
+    )
+
+
+def _row(names: tuple[str, ...], *cells: Cell) -> Row:
+    return Row(names=names, cells=cells)
+
+
+def _section(results: TaskResults, suffix: str) -> Section:
+    look = looks(results.lines)
+    tables = (*quality_tables(results), *cost_tables(results))
+    with styled():
+        plots = (
+            quality_against_macs(results, look),
+            zero_shot_bars(results, look),
+            search_curves(results.runs, look),
+            layer_keep_rates(results.runs),
+            latency_against_macs(results, look),
+        )
+    drawn = tuple(replace(plot, name=f"{plot.name}{suffix}") for plot in plots if plot is not None)
+    return Section(results.name, tables, drawn)
+
+
+def _suffixes(results: Sequence[TaskResults]) -> list[str]:
+    """What is behind the names of each section's plots, which become files: no more than letters, no two alike."""
+    if len(results) == 1:
         return [""]
-    names = [re.sub(r"[^\w.-]+", "-", f"{own.model[:LONGEST]}-{own.task[:LONGEST]}") for own in subjects]
+    names = [re.sub(r"[^\w.-]+", "-", f"{each.model[:LONGEST]}-{each.task[:LONGEST]}") for each in results]
     return [
         f"-{name}" if names.count(name) == 1 else f"-{name}-{names[: number + 1].count(name)}"
         for number, name in enumerate(names)
     ]
-
-
-def _section(subject: Subject, pairs: Sequence[tuple[Run, list[Line]]], suffix: str) -> Section:
-    own = [(run, lines) for run, lines in pairs if (run.model, run.task) == (subject.model, subject.task)]
-    look = looks(subject.lines)
-    tables = (*quality_tables(subject), *cost_tables(subject, own))
-    with styled():
-        found = (
-            quality_against_macs(subject, look),
-            zero_shot_bars(subject, look),
-            search_curves(own, look),
-            layer_keep_rates(own),
-            latency_against_macs(subject, look),
-        )
-    plots = tuple(Plot(f"{plot.name}{suffix}", plot.caption, plot.figure) for plot in found if plot is not None)
-    return Section(subject.name, tables, plots)

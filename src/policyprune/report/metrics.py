@@ -1,7 +1,9 @@
-"""Metrics: which direction is better, and how their values are written."""
+"""Metrics: which direction is better, what makes another column of one, and how their values are written."""
 
 from collections.abc import Iterable
 from typing import Any
+
+Setting = tuple[tuple[str, Any], ...]  # the parts of a protocol that make another column: (("length", 128),)
 
 LOWER = ("perplexity", "cross_entropy", "squared_error")
 HIGHER = (
@@ -17,7 +19,7 @@ HIGHER = (
     "acc",
     "acc_norm",
 )
-PLACE = ("length", "sequence_length", "split", "task", "batch_size")  # parts of a protocol that make another column
+SETTING_KEYS = ("length", "sequence_length", "split", "task", "batch_size")
 NAMES = {
     "f1": "F1",
     "acc_norm": "acc_norm",
@@ -36,15 +38,15 @@ def better(metric: str) -> int:
     return 1 if metric in HIGHER else -1 if metric in LOWER else 0
 
 
-def place(protocol: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+def setting_of(protocol: dict[str, Any]) -> Setting:
     """What of a protocol tells two columns of one metric apart; a zero-shot task is known by its name alone."""
-    keys = ("task",) if "task" in protocol else PLACE
+    keys = ("task",) if "task" in protocol else SETTING_KEYS
     return tuple((key, protocol[key]) for key in keys if key in protocol)
 
 
-def place_title(where: Iterable[tuple[str, Any]]) -> str:
-    """The same in words: `128 tokens`, `validation`, `piqa`."""
-    return ", ".join(f"{value} tokens" if "length" in key else str(value) for key, value in where)
+def setting_title(setting: Iterable[tuple[str, Any]]) -> str:
+    """A setting in words: `128 tokens`, `validation`, `piqa`."""
+    return ", ".join(f"{value} tokens" if "length" in key else str(value) for key, value in setting)
 
 
 def title(metric: str) -> str:

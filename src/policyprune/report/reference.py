@@ -3,38 +3,34 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from policyprune.config.options import sweeps_dir
 from policyprune.errors import UsageError
-from policyprune.report.metrics import PLACE
+from policyprune.report.lines import DENSE, Line
+from policyprune.report.means import Column
+from policyprune.report.metrics import SETTING_KEYS
 
 COLUMNS = ("model", "task", "method", "tuning", "keep", "metric", "protocol", "value", "source")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """One cell of a published table, in the units of a record; `value` is None where it is not known."""
 
-    model: str
-    task: str
-    method: str
-    tuning: str
+    line: Line
     keep: float
     metric: str
     protocol: dict[str, str]
     value: float | None
     source: str
 
-    def is_of(
-        self, model: str, task: str, method: str, tuning: str, keep: float | None, metric: str, place: tuple[Any, ...]
-    ) -> bool:
+    def is_of(self, line: Line, column: Column) -> bool:
         """Whether a measured cell is this one. The dense model is the same at any keep rate."""
-        mine = {key: value for key, value in self.protocol.items() if key in PLACE}
+        setting = {key: value for key, value in self.protocol.items() if key in SETTING_KEYS}
         return (
-            (self.model, self.task, self.method, self.tuning, self.metric) == (model, task, method, tuning, metric)
-            and (method == "dense" or self.keep == keep)
-            and mine == {key: str(value) for key, value in place}
+            (self.line, self.metric) == (line, column.metric)
+            and (line.method == DENSE or self.keep == column.keep)
+            and setting == {key: str(value) for key, value in column.setting}
         )
 
 
@@ -63,7 +59,8 @@ def read_reference(table: str) -> list[Published]:
 def _published(table: str, number: int, row: dict[str, str]) -> Published:
     try:
         protocol = dict(part.split("=", 1) for part in row.pop("protocol").split(";") if part)
+        line = Line(*(row.pop(name) for name in ("model", "task", "method", "tuning")))
         keep, value = float(row.pop("keep")), row.pop("value")
-        return Published(keep=keep, value=float(value) if value else None, protocol=protocol, **row)
+        return Published(line=line, keep=keep, protocol=protocol, value=float(value) if value else None, **row)
     except (ValueError, TypeError) as error:
         raise UsageError(f"reference {table}, line {number}: {error}") from error

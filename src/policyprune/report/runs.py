@@ -14,9 +14,19 @@ from policyprune.storage.record_file import RECORD_FILE, UnreadableError, read_c
 log = logging.getLogger(__name__)
 FINISHED = "finished"
 UNFINISHED = ("failed", "interrupted", "running", "unreadable")
+STAGES = ("importance", "search", "tuning")  # those that look at calibration data
 
 
 @dataclass(frozen=True)
+class CalibrationUse:
+    """What one stage looked at, and whether it went backwards through the model; None where nobody knows."""
+
+    sequences: int | None
+    tokens: int | None
+    backward: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One record. It is read as plain JSON, so that records of older and newer versions of a schema are understood."""
 
@@ -86,35 +96,61 @@ class Run:
         """Seconds of a stage; of the search with what earlier processes spent on it."""
         if stage == "search" and self.search.get("seconds") is not None:
             return float(self.search["seconds"])
-        spent = [own["seconds"] for own in self._list("stages") if own["name"] == stage]
-        return float(sum(own or 0 for own in spent)) if spent else None
+        seconds = [entry["seconds"] for entry in self._list("stages") if entry["name"] == stage]
+        return float(sum(value or 0 for value in seconds)) if seconds else None
 
     def peak_memory(self, stages: Sequence[str]) -> float | None:
         """Highest memory of some stages in MB: the GPU's where one was used, otherwise the process's."""
-        own = [stage for stage in self._list("stages") if stage["name"] in stages]
+        entries = [entry for entry in self._list("stages") if entry["name"] in stages]
         for key in ("peak_gpu_memory_mb", "peak_memory_mb"):
-            peaks = [float(stage[key]) for stage in own if stage.get(key)]
+            peaks = [float(entry[key]) for entry in entries if entry.get(key)]
             if peaks:
                 return max(peaks)
         return None
 
+    @property
+    def calibration(self) -> dict[str, CalibrationUse]:
+        """Per stage what it looked at, or, where the record does not say, what the config allowed it to."""
+        stated = self._mapping("calibration")
+        uses = {stage: stated[stage] for stage in STAGES if isinstance(stated.get(stage), dict)}
+        if uses:
+            keys = ("sequences", "tokens", "backpropagation")
+            return {stage: CalibrationUse(*(use.get(key) for key in keys)) for stage, use in uses.items()}
+        pool = self.config.get("task", {}).get("calibration", {})
+        allowed = {
+            "importance": self.config.get("importance", {}).get("sequences"),
+            "search": pool.get("count") if self.search.get("forwards") else None,
+            "tuning": self.config.get("tuning", {}).get("sequences"),
+        }
+        length = pool.get("length")
+        return {
+            stage: CalibrationUse(count, count * length if length else None, None)
+            for stage, count in allowed.items()
+            if count is not None
+        }
+
+    def sequences_seen(self, stages: Sequence[str] = STAGES) -> int | None:
+        """The most calibration sequences that any of the stages looked at, None where they looked at none."""
+        counts = [use.sequences for stage, use in self.calibration.items() if use.sequences and stage in stages]
+        return max(counts, default=None)
+
     @cached_property
     def curve(self) -> list[dict[str, float]]:
         """The lines of `curve.jsonl` that are whole; none, and a warning, where it is not as the run left it."""
-        noted = {name: own for name, own in self._mapping("files").items() if name == CURVE_FILE}
-        wrong = lost_files(noted, self.folder)
-        if wrong:
-            log.warning("%s: %s, it is left out", self.folder, wrong[CURVE_FILE])
+        recorded = {name: file for name, file in self._mapping("files").items() if name == CURVE_FILE}
+        lost = lost_files(recorded, self.folder)
+        if lost:
+            log.warning("%s: %s, it is left out", self.folder, lost[CURVE_FILE])
             return []
-        return list(_lines(self.folder / CURVE_FILE))
+        return list(_steps(self.folder / CURVE_FILE))
 
     def _mapping(self, name: str) -> dict[str, Any]:
-        found = self.content.get(name)
-        return found if isinstance(found, dict) else {}
+        value = self.content.get(name)
+        return value if isinstance(value, dict) else {}
 
     def _list(self, name: str) -> list[dict[str, Any]]:
-        found = self.content.get(name)
-        return found if isinstance(found, list) else []
+        value = self.content.get(name)
+        return value if isinstance(value, list) else []
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
@@ -122,30 +158,6 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob(RECORD_FILE))}
     runs = [run for run in map(_read, paths.values()) if run is not None]
     return sorted(runs, key=lambda run: (str(run.content.get("started", "")), str(run.folder)))
-
-
-def _read(path: Path) -> Run | None:
-    try:
-        content = read_content(path)
-    except UnreadableError as error:
-        return Run(path.parent, {}, "unreadable", error.reason)
-    if content is None:  # removed just now
-        return None
-    return Run(path.parent, content, content["status"], str(content.get("error") or ""))
-
-
-def _lines(path: Path) -> Iterator[dict[str, float]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            step = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(step, dict):
-            yield step
 
 
 def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -157,3 +169,28 @@ def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _read(path: Path) -> Run | None:
+    try:
+        content = read_content(path)
+    except UnreadableError as unreadable:
+        return Run(folder=path.parent, content={}, status="unreadable", error=unreadable.reason)
+    if content is None:  # removed just now
+        return None
+    error = str(content.get("error") or "")
+    return Run(folder=path.parent, content=content, status=content["status"], error=error)
+
+
+def _steps(path: Path) -> Iterator[dict[str, float]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            step = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(step, dict):
+            yield step

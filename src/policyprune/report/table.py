@@ -1,7 +1,9 @@
 """A table as words, before it is Markdown, LaTeX or HTML."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
+
+Groups = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -9,13 +11,14 @@ class Cell:
     """A value with its spread and a remark, as they are shown; `state` says in a word why there is no value."""
 
     value: str = ""
+    _: KW_ONLY
     spread: str = ""
     remark: str = ""
     state: str = ""
     best: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """The row's names, the footnotes that its names carry, and its cells."""
 
@@ -25,13 +28,13 @@ class Row:
     rule: bool = False  # a line is drawn below
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """Columns stand in groups: (title of the group, titles of its columns); those named in `words` hold text."""
 
     title: str
-    stub: tuple[str, ...]
-    groups: tuple[tuple[str, tuple[str, ...]], ...]
+    stub: tuple[str, ...]  # titles of the rows' names
+    groups: Groups
     rows: tuple[Row, ...]
     caption: str = ""
     notes: tuple[str, ...] = ()
@@ -41,8 +44,25 @@ class Table:
     def columns(self) -> list[str]:
         """One title per column, that of its group included."""
         return [
-            f"{group}, {own}" if group and own else group or own for group, all_own in self.groups for own in all_own
+            f"{group}, {name}" if group and name else group or name for group, names in self.groups for name in names
         ]
+
+
+def without_empty_columns(table: Table) -> Table:
+    """The same table without the columns in which no row has anything."""
+    names = [number for number in range(len(table.stub)) if any(row.names[number] for row in table.rows)]
+    cells = [number for number in range(len(table.columns)) if any(row.cells[number] != Cell() for row in table.rows)]
+    groups: list[tuple[str, tuple[str, ...]]] = []
+    first = 0
+    for group, titles in table.groups:
+        left = tuple(title for number, title in enumerate(titles, start=first) if number in cells)
+        groups += [(group, left)] if left else []
+        first += len(titles)
+    rows = tuple(
+        replace(row, names=tuple(row.names[n] for n in names), cells=tuple(row.cells[n] for n in cells))
+        for row in table.rows
+    )
+    return replace(table, stub=tuple(table.stub[n] for n in names), groups=tuple(groups), rows=rows)
 
 
 def one_line(text: str) -> str:
@@ -54,19 +74,19 @@ def one_line(text: str) -> str:
 class Footnotes:
     """Letters for remarks, the same letter for the same remark."""
 
-    notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def mark(self, remarks: Sequence[str]) -> str:
         """The letters of some remarks: `a,c`."""
         for remark in remarks:
-            if remark not in self.notes:
-                self.notes.append(remark)
-        return ",".join(letter(self.notes.index(remark)) for remark in remarks)
+            if remark not in self.remarks:
+                self.remarks.append(remark)
+        return ",".join(letter(self.remarks.index(remark)) for remark in remarks)
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """All remarks behind their letters."""
-        return tuple(f"{letter(number)}: {note}" for number, note in enumerate(self.notes))
+        return tuple(f"{letter(number)}: {remark}" for number, remark in enumerate(self.remarks))
 
 
 def letter(number: int) -> str:

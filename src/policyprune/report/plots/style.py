@@ -8,10 +8,11 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from policyprune.report.measures import DENSE, Line
+from policyprune.report.lines import DENSE, Line
 
 WIDTH = 6.4  # inches, the text width of a page
 INK = "#222222"
@@ -59,7 +60,7 @@ class Plot:
     figure: Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Look:
     """Colour, marker and stroke of one row of the tables, the same in all plots; hollow where it awaits tuning."""
 
@@ -73,13 +74,18 @@ def looks(lines: Sequence[Line]) -> dict[Line, Look]:
     """A colour and a marker per method; before its tuning it is dashed and hollow. Many methods share colours."""
     methods = list(dict.fromkeys(line.method for line in lines if line.method != DENSE))
     tuned = {line.method for line in lines if line.tuning}
-    found = {}
+    look = {}
     for line in lines:
         if line.method != DENSE:
             number, hollow = methods.index(line.method), line.method in tuned and not line.tuning
             stroke = ("--" if hollow else "-", "-." if hollow else ":")[number >= len(COLORS)]
-            found[line] = Look(COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)], stroke, hollow)
-    return found
+            look[line] = Look(
+                color=COLORS[number % len(COLORS)],
+                marker=MARKERS[number % len(MARKERS)],
+                stroke=stroke,
+                hollow=hollow,
+            )
+    return look
 
 
 @contextmanager
@@ -90,7 +96,7 @@ def styled() -> Iterator[None]:
 
 
 def panels(count: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of the page's width with `count` panels, `columns` in a row, each `height` inches high."""
+    """A figure of the page's width with `count` panels, at most `columns` in a row, each `height` inches high."""
     columns = min(count, columns)
     rows = -(-count // columns)
     width = WIDTH if columns > 1 else 0.68 * WIDTH
@@ -98,12 +104,18 @@ def panels(count: int, columns: int, height: float, **options: Any) -> tuple[Fig
     axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for spare in axes[count:]:
         spare.remove()
+    for above in axes[: max(0, count - columns)]:
+        above.tick_params(labelbottom=True)  # with a shared axis too: the panel below may be a spare one
     return figure, axes[:count]
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend above all panels, each entry once."""
-    entries = {label: handle for own in axes for handle, label in zip(*own.get_legend_handles_labels(), strict=True)}
+    """One legend above all panels, each entry once; of points with bars the points alone."""
+    entries = {
+        label: handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle
+        for panel in axes
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
     if entries:
         columns = min(len(entries), 4 if figure.get_figwidth() >= WIDTH else 2)
         figure.set_figheight(figure.get_figheight() + ENTRY * -(-len(entries) // columns))

@@ -1,0 +1,94 @@
+"""What a row of a table is called: the method, and the settings in which its runs differ."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from policyprune.report.runs import Run, flattened
+
+DENSE = "dense"
+NEVER = ("model.", "evaluation.", "export.", "tracker.", "safety.")  # not part of a method, or the same result anyway
+ELSEWHERE = ("seed", "force", "method", "budget.keep", "tuning.name")  # seeds are averaged, the others have columns
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row that a run has in a table, with values or not."""
+
+    model: str
+    task: str
+    method: str
+    tuning: str
+
+    @property
+    def title(self) -> str:
+        """The name in plots: the method, and what was done to what it kept."""
+        return f"{self.method} + {self.tuning}" if self.tuning else self.method
+
+
+def lines_of(runs: Sequence[Run]) -> list[list[Line]]:
+    """For each run the rows that it fills or should have filled: pruned, and tuned where it tunes; none if unreadable.
+
+    Runs of one method, model, task, tuning and keep rate that differ in more than the seed get the values in which they
+    differ behind the method's name, so that an ablation has a row per value.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    methods = [method_of(run) for run in runs]
+    for number, run in enumerate(runs):
+        groups[run.model, run.task, methods[number], run.tuning, run.keep].append(number)
+    settings = [_settings(run) for run in runs]
+    differing: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for (model, task, method, _, _), members in groups.items():
+        differing[model, task, method] |= _differing([settings[number] for number in members])
+    lines: list[list[Line]] = []
+    for run, method, values in zip(runs, methods, settings, strict=True):
+        name = _name(method, values, differing[run.model, run.task, method])
+        tunings = ["", run.tuning] if run.tuning else [""]
+        lines.append([Line(run.model, run.task, name, tuning) for tuning in tunings] if run.content else [])
+    return lines
+
+
+def method_of(run: Run) -> str:
+    """The config's `method`; where it names none, the optimizer and the importance score that it begins from."""
+    config = run.config
+    named = config.get("method")
+    named = named.get("name") if isinstance(named, dict) else named
+    if named:
+        return str(named)
+    optimizer, importance = (str(config.get(group, {}).get("name", "")) for group in ("optimizer", "importance"))
+    if not optimizer:
+        return "fine-tuned" if "training" in config else f"evaluated, {run.folder.name}"
+    return importance if optimizer == "one_shot" else f"{optimizer} from {importance}"
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in flattened(run.config).items()
+        if key not in ELSEWHERE
+        and not key.endswith(".seed")
+        and not key.startswith(NEVER)
+        and (not key.startswith("task.") or key.startswith("task.calibration."))
+    }
+
+
+def _differing(settings: Sequence[dict[str, Any]]) -> set[str]:
+    """The keys in which some runs differ, without what follows from a group's other name."""
+    keys = {key for values in settings for key in values}
+    differing = {key for key in keys if len({str(values[key]) for values in settings if key in values}) > 1}
+    renamed = tuple(key.removesuffix("name") for key in differing if key.endswith(".name"))
+    return {key for key in differing if key.endswith(".name") or not key.startswith(renamed)}
+
+
+def _name(method: str, settings: dict[str, Any], keys: set[str]) -> str:
+    values = [f"{_short(key)}={_text(settings[key])}" for key in sorted(keys) if key in settings]
+    return f"{method} ({', '.join(values)})" if values else method
+
+
+def _short(key: str) -> str:
+    return key.removesuffix(".name").removeprefix("optimizer.").removeprefix("task.")
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
