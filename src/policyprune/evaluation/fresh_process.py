@@ -50,12 +50,12 @@ batches = {}
 for key, value in load_file(data).items():
     number, name = key.split(".", 1)
     batches.setdefault(number, {})[name] = value.to(device)
-found = {}
+outputs = {}
 for number, inputs in batches.items():
     out = model(**inputs)
-    whole = {name: value for name, value in out.items() if torch.is_tensor(value)}  # and no cache of keys and values
-    found.update({f"{number}.{name}": value.float().cpu().contiguous() for name, value in whole.items()})
-save_file(found, data)
+    tensors = {name: value for name, value in out.items() if torch.is_tensor(value)}  # and no cache of keys and values
+    outputs.update({f"{number}.{name}": value.float().cpu().contiguous() for name, value in tensors.items()})
+save_file(outputs, data)
 """
 FIND = """
 import importlib.util
@@ -71,11 +71,11 @@ from safetensors.torch import load_file, save_file
 
 data, *jobs = sys.argv[1:]
 torch.set_grad_enabled(False)
-ids, found = load_file(data), {}
+ids, logits = load_file(data), {}
 for folder, kind, trusted in zip(jobs[::3], jobs[1::3], jobs[2::3]):
     model = getattr(transformers, kind).from_pretrained(folder, trust_remote_code=trusted == "True").eval()
-    found[folder] = model(input_ids=ids[folder]).logits.float().contiguous()
-save_file(found, data)
+    logits[folder] = model(input_ids=ids[folder]).logits.float().contiguous()
+save_file(logits, data)
 """
 
 
@@ -118,12 +118,12 @@ def outputs_elsewhere(
         file = Path(scratch) / "batches.safetensors"
         save_file(tensors, file)
         _run(LOAD + OUTPUTS, checkpoint, file, like, BATCH, trusted)
-        found = load_file(file)
-    rows: list[tuple[Tensor, ...]] = [()] * len(examples.lengths)
-    for number, own in enumerate(batches):
-        for position, row in enumerate(own.tolist()):
-            rows[row] = tuple(found[f"{number}.{name}"][position] for name in names)
-    return rows
+        outputs = load_file(file)
+    outputs_of_rows: list[tuple[Tensor, ...]] = [()] * len(examples.lengths)
+    for number, rows in enumerate(batches):
+        for position, row in enumerate(rows.tolist()):
+            outputs_of_rows[row] = tuple(outputs[f"{number}.{name}"][position] for name in names)
+    return outputs_of_rows
 
 
 def logits_elsewhere(checkpoints: Mapping[Path, tuple[str, Tensor]]) -> dict[Path, Tensor]:
@@ -136,8 +136,8 @@ def logits_elsewhere(checkpoints: Mapping[Path, tuple[str, Tensor]]) -> dict[Pat
         save_file({str(folder): ids.clone() for folder, (_, ids) in checkpoints.items()}, file)
         jobs = [(str(folder), kind, str(brings_only_ours(folder))) for folder, (kind, _) in checkpoints.items()]
         _python(EVERY, str(file), *(word for job in jobs for word in job))
-        found = load_file(file)
-    return {folder: found[str(folder)] for folder in checkpoints}
+        logits = load_file(file)
+    return {folder: logits[str(folder)] for folder in checkpoints}
 
 
 def reloaded_gaps(probes: Mapping[str, Probe]) -> dict[str, float]:
@@ -155,10 +155,10 @@ def reloaded_gaps(probes: Mapping[str, Probe]) -> dict[str, float]:
                 save_checkpoint(smaller, None, probe.adapter, folder)
                 jobs[folder] = auto_class(smaller), probe.ids
                 expected[folder] = name, probe.masked_outputs(mask)
-        found = logits_elsewhere(jobs)
+        logits = logits_elsewhere(jobs)
     gaps = dict.fromkeys(probes, 0.0)
-    for folder, (name, wanted) in expected.items():
-        gaps[name] = max(gaps[name], gap(found[folder], wanted))
+    for folder, (name, masked) in expected.items():
+        gaps[name] = max(gaps[name], gap(logits[folder], masked))
     return gaps
 
 
@@ -172,8 +172,8 @@ def _run(script: str, checkpoint: Path, data: Path, like: PreTrainedModel, batch
 def _python(script: str, *arguments: str) -> str:
     """Run a script apart from the current folder and the user's settings, with the packages that this process finds."""
     packages = [folder for folder in sys.path if folder]  # those of PYTHONPATH and the user's own would be missing
-    told = [sys.executable, "-I", "-c", f"import sys\nsys.path[:] = {packages!r}\n{script}", *arguments]
-    done = subprocess.run(told, capture_output=True, text=True)
+    command = [sys.executable, "-I", "-c", f"import sys\nsys.path[:] = {packages!r}\n{script}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the checkpoint does not load in a fresh process: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout

@@ -133,14 +133,15 @@ def agree(before: Measure, after: Measure, dtype: torch.dtype) -> bool:
     other metrics count, this share, and one in any case, may be ties that rounding decides.
     """
     tolerance = RELATIVE.get(dtype, RELATIVE_HALF)
-    one, other = (row.value if row.value is not None else math.nan for row in (before, after))
-    if not (math.isfinite(one) and math.isfinite(other)):
-        return math.isfinite(one) == math.isfinite(other)
+    first, second = (row.value if row.value is not None else math.nan for row in (before, after))
+    if not (math.isfinite(first) and math.isfinite(second)):
+        return math.isfinite(first) == math.isfinite(second)
+    difference = abs(first - second)
     if before.metric in LOSSES:
-        return abs(one - other) <= tolerance * max(1.0, abs(one))
+        return difference <= tolerance * max(1.0, abs(first))
     examples = before.protocol.get("examples", before.protocol.get("questions", 1))
     flips = max(1, math.ceil(tolerance * examples)) / examples
-    return bool(abs(one - other) <= flips * (1.0 if before.metric in PER_EXAMPLE else HEAVIER) + 1e-9)
+    return bool(difference <= flips * (1.0 if before.metric in PER_EXAMPLE else HEAVIER) + 1e-9)
 
 
 def _key(row: Measure) -> tuple[str, tuple[tuple[str, str], ...]]:

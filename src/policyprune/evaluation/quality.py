@@ -40,8 +40,8 @@ class Quality(Protocol):
 def of_text(task: TextTask, options: Evaluation, tokenizer: PreTrainedTokenizerBase) -> Quality:
     """Perplexity, and zero-shot questions where some are asked for."""
     windows = {length: task.windows(length, options.max_tokens) for length in options.lengths}
-    asked = ZeroShot(options.zero_shot, tokenizer, task.bos is not None) if options.zero_shot.tasks else None
-    return TextQuality(windows, options, asked)
+    zero_shot = ZeroShot(options.zero_shot, tokenizer, task.bos is not None) if options.zero_shot.tasks else None
+    return TextQuality(windows, options, zero_shot)
 
 
 QUALITIES: dict[type[Task], Callable[[Any, Evaluation, PreTrainedTokenizerBase], Quality]] = {

@@ -32,16 +32,16 @@ class ZeroShot:
     """
 
     def __init__(self, config: schema.ZeroShot, tokenizer: PreTrainedTokenizerBase, bos: bool = False) -> None:
-        self._config, self._bos, self._tokenizer = config, bos, beginning(tokenizer, bos)
+        self._config, self._bos, self._tokenizer = config, bos, tokenizer_for(tokenizer, bos)
         self._files = embedded_files(config)
         with generators_restored():
             self._tasks = load_tasks(config)
 
     def identity(self) -> dict[str, Any]:
         """What is asked, and how it becomes tokens."""
-        asked = {name: _digest(task.eval_docs) for name, task in self._tasks.items()}
-        asking = {"origins": self._files, "bos": self._bos, "tokenizer": tokenizer_identity(self._tokenizer)}
-        return {**asdict(self._config), **asking, "questions": asked}
+        questions = {name: _digest(task.eval_docs) for name, task in self._tasks.items()}
+        settings = {"origins": self._files, "bos": self._bos, "tokenizer": tokenizer_identity(self._tokenizer)}
+        return {**asdict(self._config), **settings, "questions": questions}
 
     def sample(self) -> "ZeroShot":
         """The same with the first question of each task."""
@@ -66,31 +66,32 @@ class ZeroShot:
         unseen = bars_of(lm_eval.api.task, lm_eval.api.model)  # of putting the questions together
         with generators_restored(), unseen, bars_of(huggingface, title=title, unit="answer"):
             harness = huggingface.HFLM(pretrained=model, tokenizer=self._tokenizer, batch_size=config.batch_size)
-            found = lm_eval.evaluate(harness, {"tasks": self._tasks}, limit=config.limit, log_samples=False)
-        assert found is not None
+            results = lm_eval.evaluate(harness, {"tasks": self._tasks}, limit=config.limit, log_samples=False)
+        assert results is not None
         dtype = str(model.dtype).removeprefix("torch.")
-        stated = {"limit": config.limit, "num_fewshot": config.num_fewshot, "dtype": dtype}
+        protocol = {"limit": config.limit, "num_fewshot": config.num_fewshot, "dtype": dtype}
         if self._bos:
-            stated["bos"] = "window"
-        rows = {name: self._rows(name, found, stated) for name in self._tasks}
-        best = {name: own.get("acc_norm", own["acc"]) for name, own in rows.items()}
-        plain = {name: own["acc"] for name, own in rows.items()}
-        every = [row for own in rows.values() for row in own.values()]
-        return [*every, mean("zero_shot_mean", best, stated), mean("zero_shot_mean_acc", plain, stated)]
+            protocol["bos"] = "window"
+        by_task = {name: self._measures(name, results, protocol) for name in self._tasks}
+        normalized = {name: measures.get("acc_norm", measures["acc"]) for name, measures in by_task.items()}
+        plain = {name: measures["acc"] for name, measures in by_task.items()}
+        means = [mean("zero_shot_mean", normalized, protocol), mean("zero_shot_mean_acc", plain, protocol)]
+        return [*(row for measures in by_task.values() for row in measures.values()), *means]
 
-    def _rows(self, name: str, found: dict[str, Any], stated: dict[str, Any]) -> dict[str, Measure]:
+    def _measures(self, name: str, results: dict[str, Any], shared_protocol: dict[str, Any]) -> dict[str, Measure]:
         """The measures of a task by metric."""
-        task, numbers = self._tasks[name], found["results"][name]
+        task, numbers = self._tasks[name], results["results"][name]
         broken = any(math.isnan(answer.resps[0][0]) for answer in task.instances)
-        own = task.config
+        source = task.config
+        fewshot_split = source.training_split or source.validation_split
         protocol = {
             "task": name,
-            "version": found["versions"][name],
-            "source": self._files.get(name, "/".join(filter(None, (own.dataset_path, own.dataset_name)))),
-            "split": own.test_split or own.validation_split,
-            "fewshot_split": (own.training_split or own.validation_split) if stated["num_fewshot"] else None,
-            "documents": found["n-samples"][name]["effective"],
-            **stated,
+            "version": results["versions"][name],
+            "source": self._files.get(name, "/".join(filter(None, (source.dataset_path, source.dataset_name)))),
+            "split": source.test_split or source.validation_split,
+            "fewshot_split": fewshot_split if shared_protocol["num_fewshot"] else None,
+            "documents": results["n-samples"][name]["effective"],
+            **shared_protocol,
         }
         return {
             metric: Measure(metric, None, "", protocol)
@@ -101,21 +102,21 @@ class ZeroShot:
         }
 
 
-def beginning(tokenizer: PreTrainedTokenizerBase, bos: bool) -> PreTrainedTokenizerBase:
+def tokenizer_for(tokenizer: PreTrainedTokenizerBase, bos: bool) -> PreTrainedTokenizerBase:
     """A copy for lm-eval, which sets a padding token in it; with `bos` it puts the BOS token first in every text."""
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise UsageError(
             "evaluation.zero_shot.tasks: this tokenizer has neither a BOS nor an EOS token, and questions begin with "
             "one; use evaluation=perplexity"
         )
-    own = copy.deepcopy(tokenizer)
-    if bos and own("a")["input_ids"][0] != own.bos_token_id:
-        own.add_bos_token = True
-        if own("a")["input_ids"][0] != own.bos_token_id:
+    copied = copy.deepcopy(tokenizer)
+    if bos and copied("a")["input_ids"][0] != copied.bos_token_id:
+        copied.add_bos_token = True
+        if copied("a")["input_ids"][0] != copied.bos_token_id:
             raise UsageError(
                 "evaluation.zero_shot.tasks: this tokenizer puts no BOS token in front, which task.bos wants"
             )
-    return own
+    return copied
 
 
 def _digest(documents: Iterable[Any]) -> str:
@@ -125,19 +126,19 @@ def _digest(documents: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-def mean(metric: str, rows: dict[str, Measure], stated: dict[str, Any]) -> Measure:
+def mean(metric: str, rows: dict[str, Measure], shared_protocol: dict[str, Any]) -> Measure:
     """The mean of a measure of each task, and the standard error of that mean, as if the tasks shared no question.
 
     None where a task has no number.
     """
     values = [row.value for row in rows.values() if row.value is not None]
     errors = [row.stderr for row in rows.values()]
-    known = [error for error in errors if error is not None]
-    stderr = math.hypot(*known) / len(rows) if len(known) == len(errors) else None
+    known_errors = [error for error in errors if error is not None]
+    stderr = math.hypot(*known_errors) / len(rows) if len(known_errors) == len(errors) else None
     protocol = {
         "metrics": {name: row.metric for name, row in rows.items()},
         "sources": {name: row.protocol["source"] for name, row in rows.items()},
-        **stated,
+        **shared_protocol,
     }
     if len(values) < len(rows):
         return Measure(metric, None, "", protocol)

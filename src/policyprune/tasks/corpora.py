@@ -41,7 +41,7 @@ def test_documents(task: LanguageModeling) -> list[Document]:
         rows = _hub("task.test_source", task.test_source, task.test_subset, {}, task.test_split)
         documents = _of_hub("task.test_source", task.test_source, rows, task)
     elif task.source is not None:
-        documents = _of_hub("task.source", task.source, _own(task, task.test_split), task)
+        documents = _of_hub("task.source", task.source, _own_split(task, task.test_split), task)
     elif task.test_files:
         documents = _files(task.test_files, task, "task.test_files")
     else:
@@ -53,7 +53,9 @@ def calibration_documents(task: LanguageModeling, held_out: set[str]) -> Iterato
     """The training documents but those whose key is in `held_out`, shuffled by the calibration seed."""
     documents: Iterable[Document]
     if task.source is not None:
-        stream = _own(task, task.calibration_split).shuffle(seed=task.calibration.seed, buffer_size=SHUFFLE_BUFFER)
+        stream = _own_split(task, task.calibration_split).shuffle(
+            seed=task.calibration.seed, buffer_size=SHUFFLE_BUFFER
+        )
         documents = _of_hub("task.source", task.source, stream, task)
     else:
         documents = [d for d in _files(task.files or [], task) if task.test_files or d.share() >= task.test_fraction]
@@ -61,7 +63,7 @@ def calibration_documents(task: LanguageModeling, held_out: set[str]) -> Iterato
     yield from (d for d in documents if d.text.strip() and d.key not in held_out)
 
 
-def _own(task: LanguageModeling, split: str) -> Any:
+def _own_split(task: LanguageModeling, split: str) -> Any:
     assert task.source is not None
     return _hub("task.source", task.source, task.subset, task.data_files, split)
 
@@ -86,8 +88,9 @@ def _from_rows(rows: Iterable[Any], task: LanguageModeling) -> Iterator[Document
     """Documents of the rows; null is "". NoTableError for rows that are no objects or whose text is none."""
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            wanted = f"an object with {task.text_column!r}"
-            raise NoTableError(f"holds {named(row)} as row {number}, where {wanted} is meant")
+            raise NoTableError(
+                f"holds {named(row)} as row {number}, where an object with {task.text_column!r} is meant"
+            )
         for key, column in (("task.text_column", task.text_column), ("task.key_column", task.key_column)):
             if column and column not in row:
                 raise UsageError(f"{key}: {column!r} is not one of {', '.join(row)}")
@@ -130,7 +133,7 @@ def _read(path: Path, name: str, task: LanguageModeling, key: str) -> Iterator[D
     text = text_of(path)
     if suffix == ".txt":
         paragraphs = re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n").replace("\r", "\n"))
-        return (Document(own.strip(), own.strip()) for own in paragraphs)
+        return (Document(text.strip(), text.strip()) for text in paragraphs)
     if not text.strip():
         return iter(())
     return _from_rows(json_lines(text), task) if suffix == ".jsonl" else _from_json(json.loads(text), task)
@@ -138,7 +141,7 @@ def _read(path: Path, name: str, task: LanguageModeling, key: str) -> Iterator[D
 
 def _from_json(content: Any, task: LanguageModeling) -> Iterator[Document]:
     """A list of texts or of rows, rows by name, or a list for each column."""
-    if isinstance(content, list) and content and all(isinstance(own, str) for own in content):
-        return (_document(own, own, row) for row, own in enumerate(content, 1))
-    by_name = isinstance(content, dict) and all(isinstance(own, dict) for own in content.values())
+    if isinstance(content, list) and content and all(isinstance(text, str) for text in content):
+        return (_document(text, text, row) for row, text in enumerate(content, 1))
+    by_name = isinstance(content, dict) and all(isinstance(row, dict) for row in content.values())
     return _from_rows(content.values() if by_name else objects(content), task)

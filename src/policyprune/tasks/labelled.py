@@ -28,8 +28,8 @@ def load_splits(task: Labelled) -> dict[str, tuple[Dataset, str]]:
         for split in dict.fromkeys([task.calibration_split, *task.test_splits])
     }
     if task.offline_files and origin in ("hub", "embedded"):
-        told = ", ".join(f"{split} from {source}" for split, (_, source) in loaded.items())
-        log.info("task.origin=%s: %s", origin, told)
+        sources = ", ".join(f"{split} from {source}" for split, (_, source) in loaded.items())
+        log.info("task.origin=%s: %s", origin, sources)
     return loaded
 
 
@@ -74,8 +74,8 @@ def check_texts(rows: Dataset, column: str, split: str) -> None:
 
 def without(rows: Dataset, held_out: list[Dataset], columns: list[str]) -> Dataset:
     """The rows whose text, by letters and digits alone, is no row's text in `held_out`."""
-    known = {_letters(row, columns) for other in held_out for row in other}
-    return rows.filter(lambda row: _letters(row, columns) not in known)
+    held_out_texts = {_letters(row, columns) for rows in held_out for row in rows}
+    return rows.filter(lambda row: _letters(row, columns) not in held_out_texts)
 
 
 def drawn(rows: Dataset, examples: Examples) -> Dataset:

@@ -35,7 +35,7 @@ def names_of(splits: dict[str, Dataset], config: Classification) -> ClassNames |
 
     None where nothing names them: the numbers in the data count then.
     """
-    own = {split: _own_names(rows, config) for split, rows in splits.items()}
+    names_by_split = {split: _feature_names(rows, config) for split, rows in splits.items()}
     if config.classes == 1:
         return None
     if config.label_names:
@@ -43,23 +43,23 @@ def names_of(splits: dict[str, Dataset], config: Classification) -> ClassNames |
             raise UsageError(f"task.label_names: {len(config.label_names)} names for task.classes={config.classes}")
         if len(set(map(plain, config.label_names))) < config.classes:
             raise UsageError(f"task.label_names: {', '.join(config.label_names)} names two classes alike")
-        for split, names in own.items():
+        for split, names in names_by_split.items():
             if names and set(map(plain, names)) != set(map(plain, config.label_names)):
                 raise UsageError(
                     f"task.label_names: {', '.join(config.label_names)}, but {split} names its classes "
                     f"{', '.join(names)}; rename one of them, or task.label_names=[] takes the data's"
                 )
         return ClassNames(list(config.label_names))
-    found = {split: names for split, names in own.items() if names}
-    for split, names in found.items():
-        first = next(iter(found.values()))
+    stated = {split: names for split, names in names_by_split.items() if names}
+    for split, names in stated.items():
+        first_split, first = next(iter(stated.items()))
         if set(map(plain, names)) != set(map(plain, first)):
             raise UsageError(
-                f"task.label_names: {split} names its classes {', '.join(names)}, {next(iter(found))} "
+                f"task.label_names: {split} names its classes {', '.join(names)}, {first_split} "
                 f"{', '.join(first)}; rename them in the data"
             )
-    if found:
-        return ClassNames(next(iter(found.values())))
+    if stated:
+        return ClassNames(next(iter(stated.values())))
     words: set[str] = set()
     for rows in splits.values():
         labels = rows[config.label_column][:]
@@ -72,7 +72,7 @@ def names_of(splits: dict[str, Dataset], config: Classification) -> ClassNames |
     return ClassNames(sorted({plain(word): word for word in sorted(words)}.values()), ordered=False)
 
 
-def _own_names(rows: Dataset, config: Classification) -> list[str] | None:
+def _feature_names(rows: Dataset, config: Classification) -> list[str] | None:
     feature = rows.features[config.label_column]
     if not isinstance(feature, ClassLabel) or all(GENERIC.fullmatch(plain(name)) for name in feature.names):
         return None
@@ -85,7 +85,7 @@ def _numbered(rows: Dataset, config: Classification) -> list[int] | None:
     if not isinstance(feature, ClassLabel):
         return None
     digits = [re.search(r"\d+$", plain(name)) for name in feature.names]
-    numbers = [int(own[0]) for own in digits if own]
+    numbers = [int(match[0]) for match in digits if match]
     return numbers if sorted(numbers) == list(range(len(digits))) else None
 
 
@@ -97,7 +97,7 @@ def labels_of(rows: Dataset, split: str, config: Classification, names: ClassNam
     values = list(rows[config.label_column])
     if config.classes == 1:
         return torch.tensor(_all(values, _score, "are no numbers", split, config), dtype=torch.float)
-    own, numbered = _own_names(rows, config), _numbered(rows, config)
+    feature_names, numbered = _feature_names(rows, config), _numbered(rows, config)
     order = {plain(name): index for index, name in enumerate(names.names if names else [])}
 
     def number(value: Any) -> int | None:
@@ -111,13 +111,13 @@ def labels_of(rows: Dataset, split: str, config: Classification, names: ClassNam
             return None  # where words say what the classes are, a number says nothing
         if not isinstance(value, int) or not 0 <= value < config.classes:
             return None
-        if own and order:
-            return order[plain(own[value])]
+        if feature_names and order:
+            return order[plain(feature_names[value])]
         return numbered[value] if numbered else int(value)
 
     numbers = [] if names and not names.ordered else [f"0 to {config.classes - 1}"]
-    known = " or ".join([*numbers, *([", ".join(names.names)] if names else [])])
-    return torch.tensor(_all(values, number, f"are not {known}{_hint(values, config)}", split, config))
+    choices = " or ".join([*numbers, *([", ".join(names.names)] if names else [])])
+    return torch.tensor(_all(values, number, f"are not {choices}{_hint(values, config)}", split, config))
 
 
 def _integer(text: str) -> bool:
@@ -133,7 +133,7 @@ def _score(value: Any) -> float | None:
 
 
 def _hint(values: Sequence[Any], config: Classification) -> str:
-    numbers = {int(own) for own in values if isinstance(own, int) or (isinstance(own, str) and _integer(own))}
+    numbers = {int(value) for value in values if isinstance(value, int) or (isinstance(value, str) and _integer(value))}
     if numbers == {-1}:
         return "; -1 stands for labels that are kept secret, take another split"
     if numbers and min(numbers) == 1 and max(numbers) == config.classes:
@@ -144,14 +144,14 @@ def _hint(values: Sequence[Any], config: Classification) -> str:
 def _all(
     values: Sequence[Any], convert: Callable[[Any], Any], fault: str, split: str, config: Classification
 ) -> list[Any]:
-    found = [convert(value) for value in values]
-    wrong = [row for row, value in enumerate(found) if value is None]
+    converted = [convert(value) for value in values]
+    wrong = [row for row, value in enumerate(converted) if value is None]
     if wrong:
         raise UsageError(
-            f"task.label_column: {len(wrong)} of {len(found)} labels of {split} {fault} (the first is "
+            f"task.label_column: {len(wrong)} of {len(converted)} labels of {split} {fault} (the first is "
             f"{values[wrong[0]]!r} in row {wrong[0] + 1})"
         )
-    return found
+    return converted
 
 
 def model_names(model: PreTrainedModel) -> dict[str, int] | None:
@@ -160,14 +160,14 @@ def model_names(model: PreTrainedModel) -> dict[str, int] | None:
     UsageError where the two maps of its config contradict each other.
     """
     config = model.config
-    forth = _named({plain(name): int(index) for index, name in (config.id2label or {}).items()})
-    back = _named({plain(name): int(index) for name, index in (config.label2id or {}).items()})
-    if forth and back and forth != back:
+    by_id = _named({plain(name): int(index) for index, name in (config.id2label or {}).items()})
+    by_label = _named({plain(name): int(index) for name, index in (config.label2id or {}).items()})
+    if by_id and by_label and by_id != by_label:
         raise UsageError(
-            f"model.source: id2label of its config.json has the classes {_ordered(forth)}, label2id {_ordered(back)}; "
-            "mend the wrong one"
+            f"model.source: id2label of its config.json has the classes {_ordered(by_id)}, label2id "
+            f"{_ordered(by_label)}; mend the wrong one"
         )
-    return forth or back
+    return by_id or by_label
 
 
 def _named(classes: dict[str, int]) -> dict[str, int] | None:
@@ -180,28 +180,28 @@ def _ordered(classes: dict[str, int]) -> str:
 
 def aligned(labels: Tensor, names: ClassNames | None, model: PreTrainedModel) -> Tensor:
     """The labels in the order of the model's classes, where model and data name them; else as they are."""
-    known = model_names(model)
-    if names is None or known is None:
+    classes = model_names(model)
+    if names is None or classes is None:
         return labels
-    return torch.tensor([known[plain(name)] for name in names.names])[labels]
+    return torch.tensor([classes[plain(name)] for name in names.names])[labels]
 
 
 def check_names(names: ClassNames | None, model: PreTrainedModel) -> None:
     """UsageError where labels that have names cannot be told apart in the model."""
-    known = model_names(model)
+    classes = model_names(model)
     if names is None:
         return
-    if known is None:
+    if classes is None:
         if not names.ordered:
             raise UsageError(
                 f"task.label_names: the labels are words ({', '.join(names.names)}), and the model counts its classes "
                 f"only; give their order, as in task.label_names=[{','.join(names.names)}]"
             )
         return
-    stated = {plain(name) for name in names.names}
-    if stated - set(known) or (names.ordered and set(known) != stated):
+    of_data = {plain(name) for name in names.names}
+    if of_data - set(classes) or (names.ordered and set(classes) != of_data):
         raise UsageError(
-            f"task.label_names: the data name their classes {', '.join(names.names)}, the model {', '.join(known)}; "
+            f"task.label_names: the data name their classes {', '.join(names.names)}, the model {', '.join(classes)}; "
             "rename them in the data or in the model's config.json (id2label, label2id)"
         )
 

@@ -125,8 +125,8 @@ def _with_bos(
         raise UsageError(f"task.{key}: no text is left for calibration, all of it is held out for the test")
     chosen, measured = where_bos_stands(model, int(tokenizer.bos_token_id), torch.tensor(tokens))
     losses = measured["loss_with_bos"], measured["loss_without_bos"]
-    wanted = f"auto: {chosen}" if config.bos == "auto" else config.bos
-    log.info("task.bos=%s, the model's loss is %.3f with BOS in front of windows, %.3f without", wanted, *losses)
+    option = f"auto: {chosen}" if config.bos == "auto" else config.bos
+    log.info("task.bos=%s, the model's loss is %.3f with BOS in front of windows, %.3f without", option, *losses)
     return (replace(config, bos=chosen) if config.bos == "auto" else config), measured
 
 

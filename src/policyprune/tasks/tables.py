@@ -65,7 +65,7 @@ def _saved(path: Path) -> Dataset:
     rows = load_from_disk(str(path))
     if isinstance(rows, Dataset):
         return rows
-    raise NoTableError(f"holds several splits, name one of them: {', '.join(f'{path.name}/{own}' for own in rows)}")
+    raise NoTableError(f"holds several splits, name one of them: {', '.join(f'{path.name}/{split}' for split in rows)}")
 
 
 def _file(path: Path) -> Dataset:
@@ -90,8 +90,8 @@ def text_of(path: Path) -> str:
 
 
 def _delimited(file: TextIO, kind: str) -> Dataset:
-    own: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {"strict": True}
-    reader = csv.reader(file, **own)
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {"strict": True}
+    reader = csv.reader(file, **dialect)
     header = next(reader, [])
     _check_header(header)
     rows = []
@@ -129,8 +129,8 @@ def objects(content: Any) -> list[Any]:
     if isinstance(content, dict) and content and all(isinstance(column, list) for column in content.values()):
         lengths = {name: len(column) for name, column in content.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise NoTableError(f"has columns of different lengths: {told}")
+            counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise NoTableError(f"has columns of different lengths: {counts}")
         return [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list):
         raise NoTableError(f"holds {named(content)}, where a list of objects is meant")
@@ -194,7 +194,7 @@ def answers_of(value: Any, where: str) -> dict[str, list[Any]]:
         texts, starts = [answer["text"] for answer in value], [answer.get("answer_start", -1) for answer in value]
     else:
         raise NoTableError(f"has {named(value)} as answers of {where}, where texts and starts are meant")
-    whole = isinstance(starts, list) and len(starts) == len(texts) and all(isinstance(own, int) for own in starts)
-    if not whole or not all(isinstance(text, str) for text in texts):
+    numbers = isinstance(starts, list) and all(isinstance(start, int) for start in starts)
+    if not numbers or len(starts) != len(texts) or not all(isinstance(text, str) for text in texts):
         raise NoTableError(f"has answers of {where} whose texts are no strings or whose starts are no numbers")
     return {"text": texts, "answer_start": starts}

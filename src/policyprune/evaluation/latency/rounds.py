@@ -63,8 +63,8 @@ def times(
         yield name, Measure(metric, 1e3 * statistics.median(values), "ms", {**protocol, "spread": spread(values)})
 
 
-def _paired(values: Sequence[float], others: Sequence[float]) -> list[float]:
-    return [own / other for own, other in zip(values, others, strict=True)]
+def _paired(values: Sequence[float], references: Sequence[float]) -> list[float]:
+    return [value / reference for value, reference in zip(values, references, strict=True)]
 
 
 def _wait(device: torch.device) -> None:
