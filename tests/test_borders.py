@@ -14,7 +14,7 @@ from command_lines import TABLE, replaced
 from harness import console
 from policyprune import cli
 from policyprune.commands import run as pipeline
-from policyprune.errors import RunError, UsageError, on_one_line, told
+from policyprune.errors import RunError, UsageError, describe, on_one_line
 from records import write_run
 
 PASSED_ON = [row for row in TABLE if "\0" not in "".join(row[0])]  # no process can be given a NUL
@@ -163,6 +163,6 @@ def test_a_report_that_cannot_be_written_names_the_path(
 
 
 def test_errors_are_told_in_one_line() -> None:
-    assert told(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
-    assert told(ValueError("a\n b")) == "ValueError: a b"
+    assert describe(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
+    assert describe(ValueError("a\n b")) == "ValueError: a b"
     assert on_one_line("a\r\n\tb\x1b[31m \u2028\udcff ä") == r"a b\x1b[31m \udcff ä"

@@ -4,7 +4,7 @@ import os
 import sys
 
 from policyprune.commands.help import USAGE, complete, help_text
-from policyprune.errors import UsageError, on_one_line, told
+from policyprune.errors import UsageError, describe, on_one_line
 from policyprune.processes import rank
 
 
@@ -47,7 +47,7 @@ def perform(verb: str, arguments: list[str]) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         if not getattr(error, "logged", False):  # the run has it in its log
-            print(f"policyprune: {told(error)}", file=sys.stderr)
+            print(f"policyprune: {describe(error)}", file=sys.stderr)
         return 1
 
 

@@ -1,4 +1,4 @@
-"""Ends of a run that need no traceback, and how they are told."""
+"""Errors that end a run without a traceback, and any error as one line."""
 
 import signal
 
@@ -19,8 +19,8 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-def told(error: BaseException) -> str:
-    """An error in one line: what we raise in its own words, files and disks by their path, others with their class."""
+def describe(error: BaseException) -> str:
+    """An error in one line: ours by their message, those of files by their path, others by their class and message."""
     if isinstance(error, OSError) and error.strerror:
         words = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     elif isinstance(error, UsageError | RunError):

@@ -17,15 +17,15 @@ def bar(total: int | None, title: str, unit: str) -> Iterator["tqdm[Any]"]:
 
 
 @contextmanager
-def bars_of(*others: ModuleType, title: str = "", unit: str = "") -> Iterator[None]:
+def bars_of(*modules: ModuleType, title: str = "", unit: str = "") -> Iterator[None]:
     """Make the bars of other packages' modules look like ours during the block; without a title there are none."""
 
-    def ours(items: Any = None, *, total: int | None = None, disable: bool = False, **looks: Any) -> "tqdm[Any]":
+    def our_bar(items: Any = None, *, total: int | None = None, disable: bool = False, **looks: Any) -> "tqdm[Any]":
         return _bar(title, unit, items, total, disable or not title)
 
     with ExitStack() as stack:
-        for module in others:
-            stack.enter_context(patch.object(module, "tqdm", ours))
+        for module in modules:
+            stack.enter_context(patch.object(module, "tqdm", our_bar))
         yield
 
 

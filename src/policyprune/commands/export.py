@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from policyprune.config.places import check_output
+from policyprune.config.output_folders import check_output
 from policyprune.config.schema import Exporting, Model
 from policyprune.errors import UsageError
 from policyprune.models.loading import load_as, skeleton_as

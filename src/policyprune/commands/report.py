@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policyprune.config.places import place
+from policyprune.config.output_folders import output_folder
 from policyprune.errors import UsageError
 from policyprune.storage.files import write_whole
 
@@ -29,7 +29,7 @@ def report(folders: Sequence[Path], table: str | None, output: str | None, wandb
     if table is not None and table not in table_names():
         raise UsageError(f"report: --table {table!r} is not one of {', '.join(table_names())}")
     if output is not None:
-        place("report: --output", output)
+        output_folder("report: --output", output)
     target = folders[0] / "report" if output is None else Path(output)
     paths = write_report(folders, table or folders[0].resolve().name, target, wandb)
     print(paths[0].read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ def _check(folders: Sequence[Path], output: Path) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"report: {str(folder)!r} is no folder")
-    place("report: --output", str(output))
+    output_folder("report: --output", str(output))
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(f"report: {', '.join(missing)} is not installed, pip install 'policyprune[report]' brings it")

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from policyprune.config import application, places, targets
+from policyprune.config import application, targets
 from policyprune.config.flags import Flags
+from policyprune.config.output_folders import check_output
 from policyprune.errors import UsageError
 from policyprune.models.modelling_file import brings_only_ours
 from policyprune.storage.sources import check_source
@@ -74,7 +75,7 @@ def export(arguments: list[str]) -> int:
     source, overrides = targets.split("export", arguments, MODEL)
     added = targets.exporting(targets.find(source, brings_only_ours))
     config = application.checked("export", "export", [*added, *overrides])
-    places.check_output(config.output, folder=config.format in ("hf", "onnx"))
+    check_output(config.output, folder=config.format in ("hf", "onnx"))
     from policyprune.commands.export import export
 
     export(config)
@@ -85,7 +86,7 @@ def apply(arguments: list[str]) -> int:
     """Prune a dense model as a plan says."""
     plan, overrides = targets.split("apply", arguments, "a plan.json")
     config = application.checked("apply", "apply", [*targets.applying(plan, overrides), *overrides])
-    places.check_output(config.output, folder=True)
+    check_output(config.output, folder=True)
     from policyprune.commands.apply import apply
 
     apply(config)

@@ -1,4 +1,4 @@
-"""Verbs as Hydra applications: checked before anything is written, started by Hydra, told in one line when refused."""
+"""Verbs as Hydra applications: checked before anything is written, started by Hydra, refused in one line."""
 
 import contextlib
 import logging
@@ -20,10 +20,10 @@ from policyprune.config.flags import Flags, before_overrides, only_shows, read_h
 from policyprune.config.messages import one_line
 from policyprune.config.options import conf_dir
 from policyprune.config.origins import check_sources
-from policyprune.config.places import Place, leave_as_before, place
+from policyprune.config.output_folders import OutputFolder, output_folder, restore
 from policyprune.config.store import register
 from policyprune.config.validate import validate
-from policyprune.errors import UsageError, told
+from policyprune.errors import UsageError, describe
 from policyprune.processes import processes, rank
 
 
@@ -56,7 +56,7 @@ def launch(verb: Verb, arguments: list[str]) -> int:
             if only_shows(line):
                 _check_shown(verb, line)
             else:
-                jobs.places = _places(verb, line)
+                jobs.folders = _check_runs(verb, line)
             hydra.main(config_path=str(conf_dir()), config_name=verb.config, version_base="1.3")(jobs.perform)()
         jobs.end()
     return 0
@@ -118,7 +118,7 @@ def _usage_errors(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
 
 
 def _check_shown(verb: Verb, line: Namespace) -> None:
-    """UsageError for a package that the config has not, where Hydra would end in its own way."""
+    """UsageError for a package that is not in the config, which Hydra would report in many lines."""
     if line.package is None:
         return
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -127,20 +127,20 @@ def _check_shown(verb: Verb, line: Namespace) -> None:
         raise UsageError(f"--package: {line.package!r} is not in the config")
 
 
-def _places(verb: Verb, line: Namespace) -> dict[Path, Place]:
-    """Check every run before the first one begins, and remember what was in its folder before."""
+def _check_runs(verb: Verb, line: Namespace) -> dict[Path, OutputFolder]:
+    """Check every run before the first one begins, and look at their folders, by path."""
     several = _several(line)
     points = (
         compose_all(verb.config, line.words, verb.added) if several else [compose(verb.config, line.words, verb.added)]
     )
-    places: list[Place] = []
+    folders: list[OutputFolder] = []
     for point in points:
         try:
             check_sources(point.config)
-            places += [place(key, path) for key, path in _folders(point, several).items() if path is not None]
+            folders += [output_folder(key, name) for key, name in _folders(point, several).items() if name is not None]
         except UsageError as error:
             raise (_of_job(error, point.overrides) if several else error) from error
-    return {found.folder: found for found in places}
+    return {folder.path: folder for folder in folders}
 
 
 def _folders(point: Point, several: bool) -> dict[str, str | None]:
@@ -155,10 +155,10 @@ def _of_job(error: UsageError, overrides: Sequence[str]) -> UsageError:
 
 
 class _Jobs:
-    """Performs Hydra's jobs, and keeps to itself what ends them, since Hydra would add lines of its own."""
+    """Performs Hydra's jobs, and keeps the errors that end them, which Hydra would print over many lines."""
 
     def __init__(self, verb: Verb) -> None:
-        self.places: dict[Path, Place] = {}
+        self.folders: dict[Path, OutputFolder] = {}
         self.begun = False
         self._verb = verb
         self._ended: list[Exception] = []
@@ -172,7 +172,7 @@ class _Jobs:
         os.chdir(node.runtime.cwd)  # with hydra.job.chdir relative paths would mean something else than on the screen
         try:
             if processes() > 1 and several:
-                raise UsageError(f"WORLD_SIZE: {processes()} processes share one run, a sweep needs one process")
+                raise UsageError(f"WORLD_SIZE: {processes()} processes share one run, several runs need one process")
             config = validate(composed)
             check_sources(config)
             self.begun = True
@@ -180,17 +180,17 @@ class _Jobs:
         except Exception as error:
             if isinstance(error, UsageError):
                 error = _of_job(error, overrides) if several else error
-                if folder in self.places:
-                    leave_as_before(self.places[folder])
+                if folder in self.folders:
+                    restore(self.folders[folder])
             self._ended.append(error)
 
     def end(self) -> None:
         """Raise what ended a job, the worst last; the others are printed."""
         if not self._ended:
             return
-        for sweep in {path.parent for path in self.places} & set(self.places):
-            leave_as_before(self.places[sweep])
-        *others, last = sorted(self._ended, key=lambda error: not isinstance(error, UsageError))
-        for other in others:
-            print(f"policyprune: {told(other)}", file=sys.stderr)
+        for sweep in {path.parent for path in self.folders} & set(self.folders):
+            restore(self.folders[sweep])
+        *first, last = sorted(self._ended, key=lambda error: not isinstance(error, UsageError))
+        for error in first:
+            print(f"policyprune: {describe(error)}", file=sys.stderr)
         raise last

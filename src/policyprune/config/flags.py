@@ -1,4 +1,4 @@
-"""Flags of the verbs. They may stand anywhere; what is wrong with them is told in one line."""
+"""Flags of the verbs. They may stand anywhere; what is wrong with them is one line."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from policyprune.errors import UsageError
 SWITCHES = ("run", "multirun", "resolve", "shell_completion", "hydra_help")
 VALUES = ("cfg", "info", "package")
 ALONE = ("run", "multirun", "cfg", "info", "shell_completion", "hydra_help")
+COMPLETION = {"install", "uninstall", "query"}
 SHOWN = ("job", "hydra", "all")
 PARTS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
@@ -56,6 +57,8 @@ def read_hydra(verb: str, arguments: Sequence[str]) -> Namespace:
     flags.flag("--shell-completion", "-sc", action="store_true")
     flags.flag("--hydra-help", action="store_true")
     values = flags.read(arguments)
+    if values.shell_completion and not {word.partition("=")[0] for word in values.words} & COMPLETION:
+        raise UsageError("--shell-completion: needs a subcommand, install=bash, uninstall=bash or query=bash")
     together = [_flag(name) for name in ALONE if getattr(values, name)]
     if len(together) > 1:
         raise UsageError(f"{', '.join(together)}: give one of them")
@@ -67,9 +70,9 @@ def read_hydra(verb: str, arguments: Sequence[str]) -> Namespace:
 
 def before_overrides(values: Namespace) -> list[str]:
     """The same command line as Hydra reads it: the flags first."""
-    switches = [_flag(name) for name in SWITCHES if getattr(values, name)]
-    others = [f"{_flag(name)}={getattr(values, name)}" for name in VALUES if getattr(values, name)]
-    return [*switches, *others, *values.words]
+    flags = [_flag(name) for name in SWITCHES if getattr(values, name)]
+    flags += [f"{_flag(name)}={getattr(values, name)}" for name in VALUES if getattr(values, name)]
+    return [*flags, *values.words]
 
 
 def only_shows(values: Namespace) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from policyprune.errors import UsageError, on_one_line, told
+from policyprune.errors import UsageError, describe, on_one_line
 
 
 def one_line(error: Exception) -> str:
@@ -30,14 +30,14 @@ def one_line(error: Exception) -> str:
         return on_one_line(f"{detail.full_key}: {str(detail.msg or detail).strip().splitlines()[0]}")
     if isinstance(error, HydraException | OmegaConfBaseException) or cause is not None:
         return on_one_line(str(error) if isinstance(error, HydraException) else str(detail or error))
-    return told(error)
+    return describe(error)
 
 
 def _hint(override: str | None) -> str:
     """How to give a value in which Hydra sees more than a word."""
     key, equals, value = (override or "").partition("=")
     if value.startswith("[") and value.endswith("]") and not re.search(r"[{}()'\"$]", value):
-        quoted = ",".join(f'"{own}"' for own in value[1:-1].split(","))
+        quoted = ",".join(f'"{word}"' for word in value[1:-1].split(","))
         return "; if it is a list of words, quote them: " + shlex.quote(f"{key}=[{quoted}]")
     if not equals or re.search(r'["$\\]', value):
         return ""

@@ -8,12 +8,12 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 def conf_dir() -> Path:
     """The option files: inside an installed wheel, or beside src/ in a checkout. Never the current directory."""
-    return _found("conf")
+    return _packaged("conf")
 
 
 def sweeps_dir() -> Path:
-    """The sweeps, found likewise."""
-    return _found("sweeps")
+    """The sweeps, in the same place as conf/."""
+    return _packaged("sweeps")
 
 
 def groups() -> list[str]:
@@ -34,7 +34,7 @@ def sweeps() -> dict[str, str]:
     return {name: _first_comment(path) for name, path in files.items() if not name.startswith("base/")}
 
 
-def _found(folder: str) -> Path:
+def _packaged(folder: str) -> Path:
     return PACKAGED / folder if (PACKAGED / folder).is_dir() else CHECKOUT / folder
 
 

@@ -13,10 +13,10 @@ def check_sources(config: Config | Finetuning | Evaluating) -> None:
     """UsageError for a file, directory or package that the config names and this machine lacks."""
     check_source(config.model.source)
     for key, path in _files(config):
-        found = locate(key, path)
-        if found is None:
+        file = locate(key, path)
+        if file is None:
             raise UsageError(f"{key}: {path!r} does not exist")
-        if found.is_dir() and key in ("task.files", "task.test_files"):
+        if file.is_dir() and key in ("task.files", "task.test_files"):
             raise UsageError(f"{key}: {path!r} is a folder, name a file")
 
 

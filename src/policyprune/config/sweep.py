@@ -25,7 +25,7 @@ from policyprune.config.composition import key_of, of_hydra, parsed, product, qu
 from policyprune.config.messages import one_line
 from policyprune.config.options import conf_dir, groups, sweeps, sweeps_dir
 from policyprune.config.origins import check_sources, decided_as
-from policyprune.config.places import place
+from policyprune.config.output_folders import output_folder
 from policyprune.config.schema import Config, Wandb
 from policyprune.config.store import register
 from policyprune.config.validate import run_label, validate
@@ -90,7 +90,7 @@ def opened(name: str, overrides: list[str]) -> Iterator[Sweep]:
             master = loader.load_configuration(name, settings, RunMode.MULTIRUN)
         with open_dict(master):
             master.hydra.job.name = "policyprune"
-        place("hydra.sweep.dir", str(master.hydra.sweep.dir))
+        output_folder("hydra.sweep.dir", str(master.hydra.sweep.dir))
         yield Sweep(name, [override for override in overrides if not of_hydra(override)], master, loader)
 
 

@@ -49,7 +49,7 @@ def split(verb: str, arguments: list[str], what: str) -> tuple[str, list[str]]:
         raise UsageError(f"{verb}: name {what} first, as in policyprune {verb} PATH key=value")
     for override in arguments[1:]:
         if key_of(override) in SET_BY_TARGET:
-            raise UsageError(f"{override}: not to be set, policyprune {verb} PATH says it")
+            raise UsageError(f"{override}: not to be set, the PATH of policyprune {verb} decides it")
     return first, arguments[1:]
 
 
@@ -82,7 +82,7 @@ def evaluating(target: Target, overrides: list[str]) -> list[str]:
     source = str(target.folder or target.source)
     if target.folder is not None and not Path(target.source).is_dir():
         if not (target.folder / "plan.json").is_file():
-            raise UsageError(f"source: {source!r} is a run that is not finished, its own command goes on with it")
+            raise UsageError(f"source: {source!r} is a run that is not finished, the same command goes on with it")
         raise UsageError(f"source: {source!r} has no checkpoint, policyprune export {source} format=hf makes one")
     added = _model(target)
     state = _state(target.source)
@@ -129,7 +129,7 @@ def _recorded_model(path: str, stated: Any) -> dict[str, Any]:
     model = {key: value for key, value in stated.items() if key in known} if isinstance(stated, dict) else {}
     absent = {"name", *LOADING} - set(model)
     if absent:
-        raise UsageError(f"source: {path!r} has no model.{min(absent)}, so it does not tell the model that was run")
+        raise UsageError(f"source: {path!r} has no model.{min(absent)}, so the model cannot be loaded as the run did")
     return _typed(path, "model", Model, model)
 
 
