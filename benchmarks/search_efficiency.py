@@ -32,23 +32,18 @@ from policyprune.config.schema import Config
 from policyprune.config.store import register
 from policyprune.config.validate import fingerprint, validate
 from policyprune.evaluation.perplexity import perplexity
-from policyprune.models.adapter import adapt
 from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.budget.selection import select
-from policyprune.pruning.compensation import Edits
-from policyprune.pruning.importance import scores_of
-from policyprune.pruning.importance.initialisation import initial_probabilities
-from policyprune.pruning.optimizers import OPTIMIZERS, Problem
+from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.space import space_of
-from policyprune.search.calibration import fit_edits, gather
-from policyprune.search.forwards import Forwards
+from policyprune.search.prune import Pruning, find_mask, score
 from policyprune.storage.files import write_whole
 from policyprune.surgery.shrink import shrink
 from policyprune.surgery.sliced import Sliced
 from policyprune.tasks import build
+from policyprune.tuning.fit import fit
 
 COMMON = [
     "task.calibration.length=128",
@@ -145,38 +140,39 @@ def one(arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     """Run one search: a row per measurement, and a last one with the final perplexities."""
     torch.manual_seed(config.seed)
     model, tokenizer = load(config.model, config.task)
-    adapter = adapt(model)
-    space = space_of(adapter, config.granularity.units, config.granularity.spared)
-    budget, task = make_budget(config.budget, adapter, space), build(config.task, tokenizer, model)
-    windows, quick = task.windows(128, config.evaluation.max_tokens), in_search_dtype(model, config.model)
-    sliced = Sliced(PrunableModel(quick, adapter, space))
+    prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)
+    space, task = prunable.space, build(config.task, tokenizer, model)
+    windows = task.windows(128, config.evaluation.max_tokens)
+    pruning = Pruning(
+        prunable=prunable,
+        quick=prunable.on(in_search_dtype(model, config.model.search_dtype)),
+        data=task,
+        budget=make_budget(config.budget, prunable.adapter, space),
+        importance=config.importance,
+        seed=config.seed,
+    )
+    sliced = Sliced(pruning.quick)
     began = time.perf_counter()
-    metric = space.pooled(scores_of(config.importance.name, gather(config, model, quick, adapter, space.units, task)))
-    start = initial_probabilities(metric, space, budget, config.importance).to(model.device)
+    scores = score(pruning)
 
     def measure(mask: Tensor) -> float:
         sliced.set(space.expand(mask))
         return perplexity(sliced.model, windows, config.evaluation.batch_tokens)
 
-    forwards = Forwards(quick, adapter, space, task.loss, getattr(config.optimizer, "sliced", False))
-    problem = Problem(
-        forwards, space, budget, metric.to(model.device), start, task.lengths, config.seed, each=forwards.each
-    )
-    own = budget.to(model.device)
-    watch = Watch(every, arm.before, per_step(config), lambda s: measure(select(space.joint(s), own)), began)
-    with forwards.on():
-        found = OPTIMIZERS[config.optimizer.name](problem, config.optimizer, lambda step: None, watch)
+    budget = pruning.budget.to(model.device)
+    watch = Watch(every, arm.before, per_step(config), lambda s: measure(select(space.joint(s), budget)), began)
+    found = find_mask(pruning, scores, config.optimizer, state=watch)
     passes = arm.before + found.forwards + BACKWARD * found.backwards
     last: dict[str, Any] = {"passes": passes, "seconds": watch.seconds}
     mask = space.expand(found.mask)
 
-    def quality(edits: Edits | None = None) -> float:
-        smaller = shrink(PrunableModel(model, adapter, space), mask, edits)
+    def quality(compensation: Compensation | None = None) -> float:
+        smaller = shrink(prunable, mask, compensation)
         return perplexity(smaller, windows, config.evaluation.batch_tokens)
 
     last["perplexity"] = quality()
     if not arm.released:
-        last["tuned"] = quality(fit_edits(config, model, adapter, space.units, mask, task)[0])
+        last["tuned"] = quality(fit(prunable, mask, task, config.tuning, pruning.quick)[0])
     return [*watch.rows, last]
 
 

@@ -17,13 +17,14 @@ import torch
 from policyprune.config.options import conf_dir
 from policyprune.config.store import register
 from policyprune.config.validate import validate
-from policyprune.models.adapter import adapt
 from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
 from policyprune.pruning.budget.budget import make_budget
-from policyprune.pruning.space import space_of
-from policyprune.search.run import search
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.search.log import Keeping, search
+from policyprune.search.prune import Pruning, Scores
 from policyprune.tasks import Task, build
+from policyprune.tasks.task import CalibrationUsage
 from policyprune.tracking.tracker import NoTracker
 
 
@@ -48,11 +49,9 @@ def main() -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = validate(hydra.compose("config", ["optimizer.steps=10", *sys.argv[1:]]))
     model, tokenizer = load(config.model, config.task)
-    adapter = adapt(model)
-    space = space_of(adapter, config.granularity.units, config.granularity.spared)
-    budget = make_budget(config.budget, adapter, space)
+    prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)
     task = Timed(build(config.task, tokenizer, model))
-    start = torch.full((space.n,), config.budget.keep)
+    start = torch.full((prunable.space.n,), config.budget.keep)
     rows = torch.arange(config.optimizer.batch_size)
     with torch.inference_mode():
         task.loss(model, rows)
@@ -61,21 +60,19 @@ def main() -> None:
             task.loss(model, rows)
         dense = task.seconds / task.calls
     task.seconds, task.calls = 0.0, 0
+    usage = CalibrationUsage(task)
+    pruning = Pruning(
+        prunable=prunable,
+        quick=prunable.on(in_search_dtype(model, config.model.search_dtype)),
+        data=usage,
+        budget=make_budget(config.budget, prunable.adapter, prunable.space),
+        importance=config.importance,
+        seed=config.seed,
+    )
     with tempfile.TemporaryDirectory() as folder:
+        keeping = Keeping(folder=Path(folder), config_hash="", safety=config.safety, tracker=NoTracker(), usage=usage)
         began = time.perf_counter()
-        search(
-            config,
-            in_search_dtype(model, config.model),
-            adapter,
-            task,
-            space,
-            budget,
-            start,
-            start,
-            None,
-            Path(folder),
-            NoTracker(),
-        )
+        search(pruning, Scores(start, start), config.optimizer, keeping)
         total = time.perf_counter() - began
     masked = task.seconds / task.calls
     print(f"search: {total:.2f} s, {task.calls} forwards, {100 * task.seconds / total:.2f} % of the time inside them")

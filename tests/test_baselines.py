@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from harness import SMALL_EVALUATION, console, paragraphs, small_run, write_corpus
-from policyprune.pruning.compensation import load_edits
-from policyprune.pruning.mask import load_mask
+from policyprune.pruning.mask_file import load_compensation, load_mask
 from policyprune.runs.record import Record, read_record
 
 
@@ -46,10 +45,10 @@ def test_flap_with_bias_compensation(tmp_path: Path, tiny_checkpoint: Path, corp
         "tuning": {"sequences": 32, "tokens": 32 * 16, "backpropagation": False},
     }
     space, mask = load_mask(tmp_path / "run" / "mask.safetensors")
-    edits = load_edits(tmp_path / "run" / "mask.safetensors", space)
-    assert edits is not None
-    assert set(edits.biases) == {key for key, view in space.views(mask).items() if not view.all()}
-    assert all(bool(torch.isfinite(bias).all()) for bias in edits.biases.values())
+    compensation = load_compensation(tmp_path / "run" / "mask.safetensors", space)
+    assert compensation is not None
+    assert set(compensation.biases) == {key for key, view in space.views(mask).items() if not view.all()}
+    assert all(bool(torch.isfinite(bias).all()) for bias in compensation.biases.values())
 
 
 def test_reconstruction(tmp_path: Path, tiny_checkpoint: Path, corpus: Path) -> None:
@@ -58,9 +57,9 @@ def test_reconstruction(tmp_path: Path, tiny_checkpoint: Path, corpus: Path) -> 
     assert value(record, "reloaded") == pytest.approx(value(record, "tuned"), rel=1e-4)
     assert "reconstructed" in {row["outcome"] for row in record.tuning}
     space, _ = load_mask(tmp_path / "run" / "mask.safetensors")
-    edits = load_edits(tmp_path / "run" / "mask.safetensors", space)
-    assert edits is not None
-    assert edits.weights
+    compensation = load_compensation(tmp_path / "run" / "mask.safetensors", space)
+    assert compensation is not None
+    assert compensation.weights
 
 
 SEARCHES = {

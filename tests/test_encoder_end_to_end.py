@@ -11,7 +11,7 @@ import torch
 from encoders import articles, reviews, save_encoder, write_lines
 from harness import console, foreign_lines
 from policyprune.models.adapter import adapt
-from policyprune.pruning.mask import load_mask
+from policyprune.pruning.mask_file import load_mask
 from policyprune.runs.record import Record, ResultRow, read_record
 
 LENGTH = 32

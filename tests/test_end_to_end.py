@@ -22,7 +22,7 @@ from harness import (
 )
 from policyprune.config.validate import run_label
 from policyprune.models.adapter import adapt
-from policyprune.pruning.mask import load_mask
+from policyprune.pruning.mask_file import load_mask
 from policyprune.runs.record import Record, read_record
 
 UNITS = {"attention": 3 * 4, "ffn": 3 * 48}  # of the tiny model

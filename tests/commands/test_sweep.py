@@ -151,7 +151,7 @@ def test_a_signal_ends_the_sweep_and_it_still_tells(
 ) -> None:
     from policyprune.commands import run as pipeline
 
-    monkeypatch.setattr(pipeline, "check_budget", lambda config: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(pipeline, "check", lambda config: os.kill(os.getpid(), signal.SIGINT))
     given = axes(tiny_checkpoint, corpus, "optimizer.baseline=none,residual")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs that ignore it
     try:

@@ -47,18 +47,18 @@ def test_a_search_on_a_processor_takes_bfloat16_where_it_is_native(
     native: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("policyprune.models.device._multiplies_bfloat16", lambda: native)
-    assert search_dtype_of(CPU, torch.float32, CPU_DEVICE) == wanted
+    assert search_dtype_of("auto", torch.float32, CPU_DEVICE) == wanted
 
 
 def test_a_search_keeps_the_dtype_of_weights_on_a_gpu_and_of_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policyprune.models.device._multiplies_bfloat16", lambda: True)
-    assert search_dtype_of(CPU, torch.float32, GPU) == torch.float32
-    assert search_dtype_of(CPU, torch.float16, CPU_DEVICE) == torch.float16
+    assert search_dtype_of("auto", torch.float32, GPU) == torch.float32
+    assert search_dtype_of("auto", torch.float16, CPU_DEVICE) == torch.float16
 
 
 def test_the_searched_copy_has_other_weights_and_the_same_buffers(tiny_llama: Any) -> None:
     model = tiny_llama()
-    searched = in_search_dtype(model, replace(CPU, search_dtype="bfloat16"))
+    searched = in_search_dtype(model, "bfloat16")
     assert searched.dtype == torch.bfloat16
     assert model.dtype == torch.float32
     assert searched.model.rotary_emb.inv_freq.dtype == torch.float32
@@ -68,4 +68,4 @@ def test_the_searched_copy_has_other_weights_and_the_same_buffers(tiny_llama: An
 
 def test_no_copy_is_made_where_the_dtype_is_the_same(tiny_llama: Any) -> None:
     model = tiny_llama()
-    assert in_search_dtype(model, replace(CPU, search_dtype="float32")) is model
+    assert in_search_dtype(model, "float32") is model

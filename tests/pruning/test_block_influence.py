@@ -8,6 +8,7 @@ from torch import Tensor
 
 from policyprune.models.adapter import adapt
 from policyprune.pruning.importance import METRICS, Evidence
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 
 
@@ -23,7 +24,14 @@ def evidence_of(model: Any, batches: list[dict[str, Tensor]], kinds: list[str]) 
     adapter = adapt(model)
     rows = [torch.tensor([index]) for index in range(len(batches))]
     space = space_of(adapter, kinds).units
-    return Evidence(model, adapter, space, rows, lambda own: batches[int(own)], lambda own: own, keep=0.5, seed=0)
+    return Evidence(
+        prunable=PrunableModel(model, adapter, space),
+        rows=rows,
+        inputs=lambda own: batches[int(own)],
+        loss=lambda own: own,
+        keep=0.5,
+        seed=0,
+    )
 
 
 def plain(model: Any, batches: list[dict[str, Tensor]]) -> list[float]:

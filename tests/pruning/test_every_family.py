@@ -15,9 +15,8 @@ from policyprune.models.layerwise import walk
 from policyprune.models.sequences import token_losses
 from policyprune.pruning.importance import METRICS
 from policyprune.pruning.importance.evidence import Evidence
-from policyprune.pruning.masking import Masking
 from policyprune.surgery.equivalence import Probe, outputs, probe_of, random_mask
-from policyprune.tuning import SOLVERS, tune
+from policyprune.tuning.least_squares import rescale
 
 DECODERS = [name for name in EXAMPLES if FAMILIES[name.partition(",")[0]].head == "CausalLM"]
 
@@ -31,7 +30,7 @@ def subject(name: str) -> Probe:
 def test_a_mask_per_sequence_is_each_sequence_with_its_own(name: str) -> None:
     own = subject(name)
     masks = torch.stack([random_mask(own.space, seed) for seed in (1, 2)]).float()
-    with Masking(own.adapter, own.space).on(own.model) as masking:
+    with own.masking() as masking:
         masking.set(masks)
         together = outputs(own.model, own.ids)
         for row in (0, 1):
@@ -75,9 +74,7 @@ def test_a_walk_gives_each_layer_what_a_plain_forward_does(name: str) -> None:
 def test_metrics_and_tuning_run(name: str) -> None:
     own = subject(name)
     evidence = Evidence(
-        own.model,
-        own.adapter,
-        own.space,
+        prunable=own,
         rows=[torch.arange(2)],
         inputs=lambda rows: {"input_ids": own.ids[rows]},
         loss=lambda rows: token_losses(own.model, own.ids[rows]).mean(1),
@@ -92,9 +89,8 @@ def test_metrics_and_tuning_run(name: str) -> None:
         assert bool((scores > 0).float().mean() > 0.5)  # OPT's ReLU leaves some channels silent
     mask = random_mask(own.space, keep=0.8)
     config = validated("task=glue/sst2", "budget=flops", "optimizer=kwon", "tuning=cg2", "tuning.damp=0.01").tuning
-    scales, report = tune(
-        own.model, own.adapter, own.space, mask, evidence.batches(), config, SOLVERS["cg2"], first_token=False
-    )
-    assert bool((scales[~mask] == 0).all())
+    compensation, report = rescale(own, mask, evidence.batches(), config, first_token=False)
+    assert compensation.scales is not None
+    assert bool((compensation.scales[~mask] == 0).all())
     assert "tuned" in {entry["outcome"] for entry in report}
     assert all(entry["error"] <= entry["binary_error"] for entry in report)

@@ -13,7 +13,7 @@ from policyprune.models.adapter import adapt
 from policyprune.models.sequences import token_losses
 from policyprune.pruning.importance import METRICS, Evidence
 from policyprune.pruning.importance.gradients import mask_gradients
-from policyprune.pruning.masking import Masking
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 
 EXAMPLES, LENGTH = 7, 9
@@ -50,7 +50,15 @@ def case(request: pytest.FixtureRequest, tiny_llama: Any) -> Case:
 def evidence_of(case: Case, per: str) -> Evidence:
     adapter = adapt(case.model)
     space = space_of(adapter, ["attention", "ffn"])
-    return Evidence(case.model, adapter, space, ROWS, case.own, case.loss, keep=0.5, seed=0, gradient_per=per)
+    return Evidence(
+        prunable=PrunableModel(case.model, adapter, space),
+        rows=ROWS,
+        inputs=case.own,
+        loss=case.loss,
+        keep=0.5,
+        seed=0,
+        gradient_per=per,
+    )
 
 
 def by_weights(case: Case, rows: Tensor) -> Tensor:
@@ -126,8 +134,7 @@ def test_only_the_units_of_the_space_get_gradients(case: Case) -> None:
     adapter = adapt(case.model)
     both, heads = space_of(adapter, ["attention", "ffn"]), space_of(adapter, ["attention"])
     full, part = (
-        mask_gradients(case.model, Masking(adapter, space), space.n, ROWS, case.loss, "example")
-        for space in (both, heads)
+        mask_gradients(PrunableModel(case.model, adapter, space), ROWS, case.loss, "example") for space in (both, heads)
     )
     expected = torch.cat([view for (_, kind), view in both.views(full).items() if kind == "attention"], 1)
     assert_near(part, expected)

@@ -10,6 +10,7 @@ from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.budget.selection import by_metric
 from policyprune.pruning.importance import METRICS, Evidence
 from policyprune.pruning.importance.flap import Moments
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 
 GROUP, GROUPS = 32, 4
@@ -19,7 +20,14 @@ def evidence_of(model: Any, batches: list[dict[str, Tensor]]) -> Evidence:
     adapter = adapt(model)
     space = space_of(adapter, ["attention", "ffn"])
     rows = [torch.tensor([index]) for index in range(len(batches))]
-    return Evidence(model, adapter, space, rows, lambda own: batches[int(own)], lambda own: own, keep=0.5, seed=0)
+    return Evidence(
+        prunable=PrunableModel(model, adapter, space),
+        rows=rows,
+        inputs=lambda own: batches[int(own)],
+        loss=lambda own: own,
+        keep=0.5,
+        seed=0,
+    )
 
 
 def batches_of() -> list[dict[str, Tensor]]:

@@ -12,7 +12,7 @@ from policyprune.config.schema import Given
 from policyprune.errors import UsageError
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.budget.selection import select
-from policyprune.pruning.mask import FILE, save_mask
+from policyprune.pruning.mask_file import MASK_FILE, save_mask
 from policyprune.pruning.optimizers import OPTIMIZERS, Problem
 from policyprune.pruning.space import space_of
 
@@ -35,7 +35,7 @@ def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
 
 @pytest.fixture
 def run(problem: Problem, tmp_path: Path) -> Given:
-    save_mask(tmp_path / FILE, select(problem.start, problem.budget), problem.space, problem.start)
+    save_mask(tmp_path / MASK_FILE, select(problem.start, problem.budget), problem.space, problem.start)
     return Given("given", str(tmp_path))
 
 

@@ -11,6 +11,7 @@ from policyprune.errors import RunError
 from policyprune.models.adapter import adapt
 from policyprune.models.sequences import token_losses
 from policyprune.pruning.importance import METRICS, Evidence, scores_of
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink
 
@@ -28,7 +29,14 @@ def evidence(request: pytest.FixtureRequest, tiny_llama: Any) -> Evidence:
         return token_losses(model, ids[own]).mean(-1)
 
     space = space_of(adapter, request.param)
-    return Evidence(model, adapter, space, rows, lambda own: {"input_ids": ids[own]}, loss, keep=0.5, seed=7)
+    return Evidence(
+        prunable=PrunableModel(model, adapter, space),
+        rows=rows,
+        inputs=lambda own: {"input_ids": ids[own]},
+        loss=loss,
+        keep=0.5,
+        seed=7,
+    )
 
 
 def naive_magnitude(layer: Any, kind: str, unit: int) -> float:
@@ -132,10 +140,9 @@ def test_every_metric_gives_finite_float32_scores_on_the_cpu(evidence: Evidence,
 def test_every_metric_scores_what_an_earlier_pruning_left(evidence: Evidence, name: str) -> None:
     mask = torch.rand(evidence.space.n) < 0.5
     evidence.space.views(mask)[1, "ffn"].zero_()
-    half = shrink(evidence, mask)
-    adapter = adapt(half)
+    half = shrink(evidence.prunable, mask)
     kinds = {group.kind for group in evidence.space.groups}
-    evidence = replace(evidence, model=half, adapter=adapter, space=space_of(adapter, kinds))
+    evidence = replace(evidence, prunable=PrunableModel.of(half, tuple(kinds)))
     ids = evidence.inputs
     scores = METRICS[name](replace(evidence, loss=lambda own: token_losses(half, ids(own)["input_ids"]).mean(-1)))
     assert scores.shape == (int(mask.sum()),)

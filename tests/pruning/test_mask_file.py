@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from policyprune.errors import UsageError
-from policyprune.pruning.compensation import Edits, load_edits
-from policyprune.pruning.mask import keep_rates, load_mask, save_mask
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.mask_file import keep_rates, load_compensation, load_mask, save_mask
 from policyprune.pruning.space import Group, Space
 
 
@@ -66,7 +66,7 @@ def test_keep_rates_are_counted_per_block(synthetic_space: Any) -> None:
 @pytest.fixture
 def written(synthetic_space: Any, tmp_path: Path) -> Path:
     space = synthetic_space([(2, 3), (2, 3)])
-    scales = Edits(scales=torch.rand(space.n))
+    scales = Compensation(scales=torch.rand(space.n))
     save_mask(tmp_path / "mask.safetensors", torch.rand(space.n) < 0.5, space, torch.rand(space.n), scales)
     return tmp_path / "mask.safetensors"
 
@@ -79,7 +79,7 @@ def test_any_flipped_bit_of_the_values_is_noticed(written: Path) -> None:
         with pytest.raises(UsageError, match=r"mask: '[^\n]*mask\.safetensors' is damaged[^\n]*$"):
             load_mask(written)
         with pytest.raises(UsageError, match="is damaged"):
-            load_edits(written, Space(()))
+            load_compensation(written, Space(()))
 
 
 def test_what_is_no_whole_mask_is_refused_in_one_line(written: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from policyprune.models.sequences import token_losses
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.optimizers import Problem
 from policyprune.pruning.optimizers.policy_gradient import Descent
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.search.forwards import Forwards
 
@@ -39,7 +40,7 @@ def descent(tiny_llama: Any, optimizer: str, *overrides: str) -> tuple[Descent, 
     def loss(own: Any, rows: Tensor) -> Tensor:
         return token_losses(own, IDS[rows]).mean(-1)
 
-    forwards = Forwards(model, adapter, space, loss, sliced=False)
+    forwards = Forwards(PrunableModel(model, adapter, space), loss, sliced=False)
     budget = make_budget(config.budget, adapter, space)
     lengths = torch.full((len(IDS),), IDS.shape[1])
     problem = Problem(forwards, space, budget, start, start, lengths, seed=0, each=forwards.each)

@@ -15,6 +15,7 @@ from encoders import make_encoder
 from policyprune.config.schema import Classification, QuestionAnswering
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.pruning.importance import METRICS, Evidence
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of
 from policyprune.tasks import Task
 from policyprune.tasks.classification import ClassificationTask, LabelledExamples
@@ -91,7 +92,14 @@ def test_no_metric_sees_padding(name: str, make: Callable[[], PreTrainedModel]) 
 
     def scores(encoded: Encoded) -> Tensor:
         task = classification(encoded)
-        evidence = Evidence(model, adapter, space, rows, task.inputs, lambda own: task.loss(model, own), 0.5, seed=0)
+        evidence = Evidence(
+            prunable=PrunableModel(model, adapter, space),
+            rows=rows,
+            inputs=task.inputs,
+            loss=lambda own: task.loss(model, own),
+            keep=0.5,
+            seed=0,
+        )
         return METRICS[name](evidence)
 
     same(scores)
@@ -106,13 +114,14 @@ def test_no_tuning_sees_padding(name: str, make: Callable[[], PreTrainedModel], 
     mask = torch.arange(space.n) % 3 > 0
     config = validated(f"tuning={name}").tuning
 
-    def edits(encoded: Encoded) -> list[dict[str, Tensor]]:
+    def compensation(encoded: Encoded) -> list[dict[Any, Tensor]]:
         batches = [encoded.inputs(torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4, 5])]
-        found, report = TUNINGS[name](model, adapter, space, mask, batches, config, first_token)
+        found, report = TUNINGS[name](PrunableModel(model, adapter, space), mask, batches, config, first_token)
         errors = {f"{row['kind']}.{row['layer']}": torch.tensor(float(row["error"])) for row in report}
-        return [found.tensors(space), errors]
+        scales = {} if found.scales is None else {"scales": found.scales}
+        return [scales, found.weights, found.biases, errors]
 
-    same(edits)
+    same(compensation)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, pairwise, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,16 +21,18 @@ from policyprune.models.adapter import adapt
 from policyprune.models.device import in_search_dtype
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.budget.selection import select
-from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.optimizers.held_out_losses import Jury
 from policyprune.pruning.optimizers.ppo.actor_critic import ActorCritic
 from policyprune.pruning.optimizers.ppo.decisions import make_decisions
 from policyprune.pruning.optimizers.ppo.ppo import clipped_surrogate, generalised_advantages
 from policyprune.pruning.optimizers.ppo.warm_starts import in_stages, warm_starts
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Group, Space, space_of
-from policyprune.search.run import search
+from policyprune.search.log import Keeping, search
+from policyprune.search.prune import Pruning, Scores
 from policyprune.tasks.task import CalibrationUsage
+from policyprune.tracking.tracker import NoTracker
 
 CONFIG = PPO(
     name="ppo",
@@ -468,7 +471,6 @@ def test_masks_are_evaluated_alike_on_smaller_models(
         "model.search_dtype=float32",
         f"optimizer.sliced={sliced}",
     )
-    budget = make_budget(config.budget, adapter, space)
     masks = [uniform(space.n, seed=seed) < keep for seed, keep in enumerate((0.3, 0.6, 0.9, 0.9))]
     space.views(masks[0])[1, "attention"].zero_()
     space.views(masks[1])[2, "ffn"].zero_()
@@ -484,15 +486,13 @@ def test_masks_are_evaluated_alike_on_smaller_models(
         return Found(masks[0], masks[0].float(), 0)
 
     monkeypatch.setitem(OPTIMIZERS, "ppo", evaluating)
-    ones, task = torch.ones(space.n), Examples()
+    task = Examples()
     before = task.loss(model, batches[0])
-    given = CalibrationUsage(task)  # type: ignore[arg-type]
-    search(config, model, adapter, given, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent())  # type: ignore[arg-type]
+    searched(PrunableModel(model, adapter, space), model, config, tmp_path)
     assert torch.equal(task.loss(model, batches[0]), before)
     expected = []
-    with Masking(adapter, space).on(model) as masking:
-        for mask in masks:
-            masking.set(mask.float()[None])
+    for mask in masks:
+        with PrunableModel(model, adapter, space).masked(mask):
             expected += [task.loss(model, rows) for rows in batches]
     torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found[0], before, rtol=1e-2)
@@ -500,20 +500,13 @@ def test_masks_are_evaluated_alike_on_smaller_models(
 
 def test_a_search_does_not_go_on_in_another_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_encoder(num_labels=3)
-    adapter = adapt(model)
-    space = space_of(adapter, ["attention", "ffn"])
     config = validated("task=glue/sst2", "budget=flops", "budget.keep=0.5", "optimizer=kwon", "model.search_dtype=auto")
-    budget = make_budget(config.budget, adapter, space)
-    ones = torch.ones(space.n)
 
     def go(native: bool) -> Tensor:
         monkeypatch.setattr("policyprune.models.device._multiplies_bfloat16", lambda: native)
-        task = CalibrationUsage(Examples())  # type: ignore[arg-type]
-        searched = in_search_dtype(model, config.model)
-        found, told = search(
-            config, searched, adapter, task, space, budget, ones, ones, lambda: ones[None], tmp_path, Silent()
-        )  # type: ignore[arg-type]
-        assert told["dtype"] == ("bfloat16" if native else "float32")
+        quick = in_search_dtype(model, config.model.search_dtype)
+        found, facts = searched(PrunableModel.of(model), quick, config, tmp_path)
+        assert facts["dtype"] == ("bfloat16" if native else "float32")
         return found.mask
 
     first = go(native=False)
@@ -522,8 +515,17 @@ def test_a_search_does_not_go_on_in_another_dtype(tmp_path: Path, monkeypatch: p
     assert torch.equal(go(native=False), first)
 
 
-class Silent:
-    """A tracker."""
-
-    def log(self, values: dict[str, float], step: int) -> None:
-        pass
+def searched(prunable: PrunableModel, quick: Any, config: Any, folder: Path) -> tuple[Found, dict[str, Any]]:
+    """A search with equal scores, kept in a folder."""
+    ones, usage = torch.ones(prunable.space.n), CalibrationUsage(Examples())  # type: ignore[arg-type]
+    pruning = Pruning(
+        prunable=prunable,
+        quick=prunable.on(quick),
+        data=usage,
+        budget=make_budget(config.budget, prunable.adapter, prunable.space),
+        importance=config.importance,
+        seed=config.seed,
+    )
+    vars(pruning)["evidence"] = SimpleNamespace(gradients=ones[None])
+    keeping = Keeping(folder=folder, config_hash="the same", safety=config.safety, tracker=NoTracker(), usage=usage)
+    return search(pruning, Scores(ones, ones), config.optimizer, keeping)

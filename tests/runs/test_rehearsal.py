@@ -37,7 +37,7 @@ def run(checkpoint: Path, corpus: Path, folder: Path, *overrides: str) -> None:
 @pytest.mark.parametrize(
     ("function", "overrides", "begins"),
     [
-        ("fit_edits", ["tuning=cg2"], "tuning=cg2 would fail"),
+        ("fit", ["tuning=cg2"], "tuning=cg2 would fail"),
         ("latencies", [], "evaluation.latency would fail"),
         ("shrink", [], "pruning would fail"),
         ("formats.write_format", [], "export=hf would fail"),

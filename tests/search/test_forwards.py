@@ -9,6 +9,7 @@ from torch import Tensor
 
 from policyprune.models.adapter import adapt
 from policyprune.models.sequences import token_losses
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of
 from policyprune.search.forwards import Forwards
 
@@ -23,7 +24,7 @@ def loss(model: Any, rows: Tensor) -> Tensor:
 def made(model: Any, granularity: tuple[str, ...], sliced: bool) -> tuple[Forwards, Space]:
     adapter = adapt(model)
     space = space_of(adapter, granularity)
-    return Forwards(model, adapter, space, loss, sliced), space
+    return Forwards(PrunableModel(model, adapter, space), loss, sliced), space
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from policyprune.models.adapter import adapt
-from policyprune.pruning.mask import save_mask
+from policyprune.pruning.mask_file import save_mask
 from policyprune.pruning.space import Group, Space
 from policyprune.storage.files import SCRATCH_PREFIX, clear, disk_trouble, write_file, write_folder, write_whole
 from policyprune.surgery.checkpoint import save_checkpoint

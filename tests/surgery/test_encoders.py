@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from policyprune.models.adapter import adapt
-from policyprune.pruning.compensation import Edits
+from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
@@ -103,5 +103,5 @@ def test_scales_folded_into_the_weights_equal_scales_as_multipliers() -> None:
     with masking.on(model):
         masking.set(scales[None])
         multiplied = outputs(model)
-    folded = outputs(shrink(PrunableModel(model, adapter, space), mask, Edits(scales)))
+    folded = outputs(shrink(PrunableModel(model, adapter, space), mask, Compensation(scales)))
     torch.testing.assert_close(folded, multiplied, atol=1e-4 * float(multiplied.abs().max()), rtol=0)

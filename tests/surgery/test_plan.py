@@ -10,11 +10,11 @@ import torch
 from encoders import make_encoder
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
-from policyprune.pruning.compensation import Edits
-from policyprune.pruning.mask import save_mask
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.mask_file import save_mask
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
-from policyprune.surgery.plan import base_of, lay
+from policyprune.surgery.plan import Plan, base_of, lay
 from policyprune.surgery.plan_file import read_plan, write_plan
 from policyprune.surgery.shrink import shrink
 
@@ -25,9 +25,9 @@ def planned(model: Any, path: Path, tuned: bool) -> Any:
     space = space_of(adapter, ["attention", "ffn"])
     mask = torch.rand(space.n) < 0.6
     space.views(mask)[1, "attention"].zero_()
-    edits = Edits(mask * (0.5 + torch.rand(space.n))) if tuned else None
-    write_plan(path, base_of(model, "some/model", "main", "text"), space, mask, edits)
-    return shrink(PrunableModel(model, adapter, space), mask, edits)
+    compensation = Compensation(mask * (0.5 + torch.rand(space.n))) if tuned else None
+    write_plan(path, Plan(base_of(model, "some/model", "main", "text"), space, mask, compensation))
+    return shrink(PrunableModel(model, adapter, space), mask, compensation)
 
 
 @pytest.mark.parametrize("tuned", [True, False])
@@ -47,7 +47,7 @@ def test_a_plan_is_readable(tiny_llama: Any, tmp_path: Path) -> None:
     model = tiny_llama()
     space = space_of(adapt(model), ["attention"])
     mask = torch.tensor([1, 1, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1], dtype=torch.bool)
-    write_plan(tmp_path / "plan.json", base_of(model, "m", None, "text"), space, mask, None)
+    write_plan(tmp_path / "plan.json", Plan(base_of(model, "m", None, "text"), space, mask, None))
     units = json.loads((tmp_path / "plan.json").read_text())["units"]
     assert [own["kept"] for own in units] == ["0-1,3", "", "0-3"]
     assert {(own["kind"], own["of"]) for own in units} == {("attention", 4)}
@@ -92,12 +92,12 @@ def test_weights_and_biases_are_read_from_the_mask_file_beside_the_plan(tiny_lla
     mask = torch.rand(space.n) < 0.6
     kept = {key: int(view.sum()) for key, view in space.views(mask).items()}
     weights = {key: torch.randn(64, count) for key, count in kept.items()}
-    edits = Edits(weights=weights, biases={key: torch.randn(64) for key in kept})
-    write_plan(plan, base_of(model, "m", None, "text"), space, mask, edits)
+    compensation = Compensation(weights=weights, biases={key: torch.randn(64) for key in kept})
+    write_plan(plan, Plan(base_of(model, "m", None, "text"), space, mask, compensation))
     with pytest.raises(UsageError, match="needs the weights in mask"):
         read_plan(plan)
-    save_mask(masks, mask, space, mask.float(), edits)
-    again, expected = lay(read_plan(plan), model), shrink(PrunableModel(model, adapter, space), mask, edits)
+    save_mask(masks, mask, space, mask.float(), compensation)
+    again, expected = lay(read_plan(plan), model), shrink(PrunableModel(model, adapter, space), mask, compensation)
     assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in again.state_dict().items())
     assert again.config.to_dict() == expected.config.to_dict()
     save_mask(masks, ~mask, space, mask.float(), None)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import example
-from policyprune.pruning.compensation import Edits
-from policyprune.pruning.mask import save_mask
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.mask_file import save_mask
 from policyprune.pruning.space import space_of
 from policyprune.surgery.plan import Plan, base_of, check_base, lay
 from policyprune.surgery.plan_file import read_plan, write_plan
@@ -39,7 +39,7 @@ def write(
 ) -> torch.Tensor:
     space = space_of(adapt(model), kinds, spared)
     mask = torch.rand(space.n, generator=torch.Generator().manual_seed(1)) < 0.6
-    write_plan(path, base_of(model, "some/model", "main", "text"), space, mask, Edits(mask * 0.5))
+    write_plan(path, Plan(base_of(model, "some/model", "main", "text"), space, mask, Compensation(mask * 0.5)))
     return mask
 
 
@@ -166,7 +166,7 @@ def test_a_plan_of_each_granularity_is_read_with_and_without_checksum(
     model, path = tiny_llama(), tmp_path / "plan.json"
     space = space_of(adapt(model), kinds).units
     mask = torch.arange(space.n) % 3 > 0
-    write_plan(path, base_of(model, "some/model", None, "text"), space, mask, None)
+    write_plan(path, Plan(base_of(model, "some/model", None, "text"), space, mask, None))
     for _ in range(2):
         plan = read_plan(path)
         check_base(plan, model)
@@ -203,7 +203,7 @@ def test_a_digit_changed_after_writing_is_noticed(tiny_llama: Any, tmp_path: Pat
 def test_units_are_those_of_the_model(tiny_llama: Any, tmp_path: Path, wanted: str, changes: dict[str, Any]) -> None:
     model, path, other = tiny_llama(), tmp_path / "plan.json", tiny_llama(**changes)
     space = space_of(adapt(model), ["hidden"])
-    write_plan(path, base_of(model, "m", None, "text"), space, torch.arange(space.n) % 3 > 0, None)
+    write_plan(path, Plan(base_of(model, "m", None, "text"), space, torch.arange(space.n) % 3 > 0, None))
     stated = json.loads(path.read_text())
     del stated["checksum"]
     stated["base"]["parameters"] = base_of(other, "m", None, "text").parameters
@@ -216,9 +216,9 @@ def test_weights_of_another_shape_are_refused(tiny_llama: Any, tmp_path: Path) -
     model, path = tiny_llama(), tmp_path / "plan.json"
     space = space_of(adapt(model), ["ffn"])
     mask = torch.arange(space.n) % 3 > 0
-    edits = Edits(weights={(1, "ffn"): torch.randn(64, 31)})
-    write_plan(path, base_of(model, "m", None, "text"), space, mask, edits)
-    save_mask(tmp_path / "mask.safetensors", mask, space, mask.float(), edits)
+    compensation = Compensation(weights={(1, "ffn"): torch.randn(64, 31)})
+    write_plan(path, Plan(base_of(model, "m", None, "text"), space, mask, compensation))
+    save_mask(tmp_path / "mask.safetensors", mask, space, mask.float(), compensation)
     with pytest.raises(UsageError, match=r"weight for the ffn of layer 1 is no \[64, 32\] of numbers"):
         check_base(read_plan(path), model)
     (tmp_path / "mask.safetensors").write_bytes(b"none")

@@ -13,9 +13,8 @@ from torch import Tensor
 from policyprune.config.schema import BiasCompensation
 from policyprune.evaluation.fresh_process import logits_elsewhere
 from policyprune.models.examples import EXAMPLES, example
-from policyprune.pruning.compensation import Edits, load_edits
-from policyprune.pruning.mask import load_mask, save_mask
-from policyprune.pruning.masking import Masking
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.mask_file import load_compensation, load_mask, save_mask
 from policyprune.surgery.checkpoint import auto_class, save_checkpoint
 from policyprune.surgery.equivalence import (
     TOLERANCE,
@@ -28,19 +27,19 @@ from policyprune.surgery.equivalence import (
     random_mask,
 )
 from policyprune.surgery.shrink import shrink
-from policyprune.tuning import TUNINGS
+from policyprune.tuning.bias_compensation import compensate
 
 CONFIG = BiasCompensation("bias_compensation", sequences=4)
 
 
-def compensated(subject: Probe, mask: Tensor, batches: Any = None, first_token: bool = False) -> tuple[Edits, Any]:
-    batches = batches or [{"input_ids": subject.ids}]
-    own = subject.model, subject.adapter, subject.space, mask, batches, CONFIG, first_token
-    return TUNINGS["bias_compensation"](*own)
+def compensated(
+    subject: Probe, mask: Tensor, batches: Any = None, first_token: bool = False
+) -> tuple[Compensation, Any]:
+    return compensate(subject, mask, batches or [{"input_ids": subject.ids}], CONFIG, first_token)
 
 
 @contextmanager
-def biased(subject: Probe, mask: Tensor, edits: Edits) -> Iterator[None]:
+def biased(subject: Probe, mask: Tensor, compensation: Compensation) -> Iterator[None]:
     """The masked model with the biases added behind the output projections.
 
     A mask silences the own bias of a block that it empties; one that is compensated has it, as a part of its mean.
@@ -48,7 +47,7 @@ def biased(subject: Probe, mask: Tensor, edits: Edits) -> Iterator[None]:
     handles = []
     for block in subject.adapter.blocks:
         key = block.layer, block.kind
-        bias = edits.biases.get(key)
+        bias = compensation.biases.get(key)
         if bias is not None:
             module = subject.model.get_submodule(block.out)
             silenced = subject.adapter.removable_layers and not subject.space.views(mask)[key].any()
@@ -60,14 +59,14 @@ def biased(subject: Probe, mask: Tensor, edits: Edits) -> Iterator[None]:
 
 
 @torch.no_grad()
-def masked(subject: Probe, mask: Tensor, edits: Edits) -> Tensor:
-    with Masking(subject.adapter, subject.space).on(subject.model) as masking, biased(subject, mask, edits):
+def masked(subject: Probe, mask: Tensor, compensation: Compensation) -> Tensor:
+    with subject.masking() as masking, biased(subject, mask, compensation):
         masking.set(mask[None].float())
         return outputs(subject.model, subject.ids)
 
 
-def pruned(subject: Probe, mask: Tensor, edits: Edits) -> Any:
-    return shrink(subject, mask, edits)
+def pruned(subject: Probe, mask: Tensor, compensation: Compensation) -> Any:
+    return shrink(subject, mask, compensation)
 
 
 def input_of(subject: Probe, out: str) -> Tensor:
@@ -81,16 +80,16 @@ def input_of(subject: Probe, out: str) -> Tensor:
 def test_the_bias_is_the_mean_output_of_the_removed_units() -> None:
     subject = probe_of(example("llama"))
     mask = equal_widths(subject.space)
-    edits, report = compensated(subject, mask)
-    assert edits.scales is None
-    assert not edits.weights
+    compensation, report = compensated(subject, mask)
+    assert compensation.scales is None
+    assert not compensation.weights
     for block, row in zip(subject.adapter.blocks, report, strict=True):
         own = subject.space.views(mask)[block.layer, block.kind]
         gone = (~own).float().repeat_interleave(block.width).double()
         weight = subject.model.get_submodule(block.out).weight.double()  # type: ignore[union-attr,operator]
         lost = (input_of(subject, block.out) * gone) @ weight.T
         mean = lost.flatten(0, 1).mean(0)
-        torch.testing.assert_close(edits.biases[block.layer, block.kind].double(), mean, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(compensation.biases[block.layer, block.kind].double(), mean, rtol=1e-3, atol=1e-4)
         assert row["binary_error"] == pytest.approx(float(lost.square().sum()), rel=1e-4)
         assert row["error"] == pytest.approx(float((lost - mean).square().sum()), rel=1e-3)
 
@@ -102,10 +101,10 @@ def test_the_compensated_block_has_the_dense_block_s_mean_output() -> None:
     attention[1, 6:] = 0
     batch = {"input_ids": subject.ids, "attention_mask": attention}
     mask = equal_widths(subject.space)
-    edits, _ = compensated(subject, mask, [batch])
+    compensation, _ = compensated(subject, mask, [batch])
     first = subject.adapter.blocks[0]
     seen: list[Tensor] = []
-    smaller = pruned(subject, mask, edits)
+    smaller = pruned(subject, mask, compensation)
     for model in (subject.model, smaller):
         handle = model.get_submodule(first.out).register_forward_hook(lambda _, args, y: seen.append(y))
         model(**batch)
@@ -125,7 +124,7 @@ def test_a_classifier_s_last_layer_is_compensated_for_its_first_token() -> None:
 def test_only_blocks_that_lose_units_are_compensated() -> None:
     subject = probe_of(example("llama"))
     mask = torch.ones(subject.space.n, dtype=torch.bool)
-    assert compensated(subject, mask) == (Edits(), [])
+    assert compensated(subject, mask) == (Compensation(), [])
     subject.space.views(mask)[1, "ffn"][3] = False
     assert set(compensated(subject, mask)[0].biases) == {(1, "ffn")}
 
@@ -135,11 +134,11 @@ def test_shrunk_and_compensated_is_masked_and_compensated(name: str) -> None:
     subject = probe_of(example(name))
     before = outputs(subject.model, subject.ids)
     for mask in masks(subject).values():
-        edits, report = compensated(subject, mask)
+        compensation, report = compensated(subject, mask)
         assert all(row["error"] <= row["binary_error"] for row in report)
-        expected = masked(subject, mask, edits)
+        expected = masked(subject, mask, compensation)
         assert gap(expected, subject.masked_outputs(mask)) > 10 * TOLERANCE  # the biases show
-        assert gap(outputs(pruned(subject, mask, edits), subject.ids), expected) < TOLERANCE
+        assert gap(outputs(pruned(subject, mask, compensation), subject.ids), expected) < TOLERANCE
     assert torch.equal(outputs(subject.model, subject.ids), before)
 
 
@@ -156,9 +155,9 @@ def test_checkpoints_of_every_family_reload_with_their_biases(tmp_path: Path) ->
         subject = probe_of(example(name))
         own = masks(subject)
         for kind in ("middle layer empty", "equal widths"):
-            edits, _ = compensated(subject, own[kind])
-            smaller = pruned(subject, own[kind], edits)
-            save(f"{name}, {kind}", subject, smaller, masked(subject, own[kind], edits))
+            compensation, _ = compensated(subject, own[kind])
+            smaller = pruned(subject, own[kind], compensation)
+            save(f"{name}, {kind}", subject, smaller, masked(subject, own[kind], compensation))
         half = probe_of(smaller)  # a second pruning keeps the biases of the first
         second = random_mask(half.space, without=[(1, "attention")])
         save(f"{name}, twice", half, shrink(half, second), half.masked_outputs(second))
@@ -171,18 +170,18 @@ def test_the_mask_file_holds_all_that_makes_the_same_model_again(tmp_path: Path)
     subject = probe_of(example("llama"))
     mask = random_mask(subject.space)
     scales = mask * (0.5 + torch.rand(subject.space.n))
-    edits = Edits(scales, biases=compensated(subject, mask)[0].biases)
+    compensation = Compensation(scales, biases=compensated(subject, mask)[0].biases)
     path = tmp_path / "mask.safetensors"
-    save_mask(path, mask, subject.space, mask.float(), edits)
+    save_mask(path, mask, subject.space, mask.float(), compensation)
     space, kept = load_mask(path)
-    again = load_edits(path, space)
+    again = load_compensation(path, space)
     assert again is not None
-    one, other = (outputs(pruned(subject, mask, own), subject.ids) for own in (edits, again))
+    one, other = (outputs(pruned(subject, mask, own), subject.ids) for own in (compensation, again))
     assert torch.equal(kept, mask)
     assert torch.equal(one, other)
-    with Masking(subject.adapter, space).on(subject.model) as masking, biased(subject, mask, again):
+    with subject.masking() as masking, biased(subject, mask, again):
         masking.set(scales[None])
         assert gap(one, outputs(subject.model, subject.ids)) < TOLERANCE
     save_mask(path, mask, subject.space, mask.float())
-    assert load_edits(path, space) is None
+    assert load_compensation(path, space) is None
     assert not [name for name in load_file(path) if name.endswith(("scale", "bias", "weight"))]

@@ -1,6 +1,6 @@
 """Scales of the kept units: what they improve, what they look at, and what happens where there are none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,24 +13,21 @@ import residuals
 from encoders import make_encoder
 from harness import validated
 from policyprune.config.schema import LeastSquares
-from policyprune.models.adapter import Adapter, adapt
-from policyprune.pruning.masking import Masking
-from policyprune.pruning.space import Space, space_of
-from policyprune.search.calibration import fit_edits
-from policyprune.tuning import SOLVERS, tune
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.space import Space
+from policyprune.tuning.fit import fit
+from policyprune.tuning.least_squares import SOLVERS, rescale
+from policyprune.tuning.solvers import cg2
 
 LENGTHS = [[24, 21, 19, 16, 12, 9], [8, 7, 7, 6, 5, 4, 4, 3]]
 CONFIG = LeastSquares("cg2", sequences=8, damp=1e-2, tolerance=1e-6, iterations=200, limit=10.0)
 Report = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Subject:
+@dataclass(frozen=True, eq=False)
+class Subject(PrunableModel):
     """A dense model, its units and calibration batches with padding."""
 
-    model: Any
-    adapter: Adapter
-    space: Space
     batches: list[dict[str, Tensor]]
 
     @property
@@ -39,7 +36,7 @@ class Subject:
 
     def logits(self, masks: Tensor | None) -> list[Tensor]:
         """Outputs under masks or scales (n,), of the tokens that are not padding."""
-        with Masking(self.adapter, self.space).on(self.model) as masking, torch.no_grad():
+        with self.masking() as masking, torch.no_grad():
             masking.set(None if masks is None else masks.float()[None])
             found = [self.model(**batch).logits for batch in self.batches]
         return [x[b["attention_mask"].bool()] if x.dim() == 3 else x for x, b in zip(found, self.batches, strict=True)]
@@ -67,7 +64,7 @@ class Subject:
             self.model.get_submodule(b.norm or b.out).register_forward_hook(collect((b.layer, b.kind)))
             for b in self.adapter.blocks
         ]
-        with Masking(self.adapter, self.space).on(self.model) as masking, torch.no_grad():
+        with self.masking() as masking, torch.no_grad():
             masking.set(None if masks is None else masks.float()[None])
             for batch in self.batches:
                 rows.append(batch["attention_mask"].bool())
@@ -100,8 +97,12 @@ def batches_of(seed: int = 1) -> list[dict[str, Tensor]]:
 @pytest.fixture(params=["bert", "llama"])
 def subject(request: pytest.FixtureRequest, tiny_llama: Any) -> Subject:
     model = make_encoder(num_labels=3) if request.param == "bert" else tiny_llama(attention_bias=True, mlp_bias=True)
-    adapter = adapt(model)
-    return Subject(model, adapter, space_of(adapter, ["attention", "ffn"]), batches_of())
+    return subject_of(model)
+
+
+def subject_of(model: Any, units: tuple[str, ...] = ("attention", "ffn"), batches: Any = None) -> Subject:
+    prunable = PrunableModel.of(model, units)
+    return Subject(model, prunable.adapter, prunable.space, batches or batches_of())
 
 
 def some_mask(space: Space, keep: float = 0.7, seed: int = 5) -> Tensor:
@@ -109,10 +110,14 @@ def some_mask(space: Space, keep: float = 0.7, seed: int = 5) -> Tensor:
 
 
 def tuned(subject: Subject, mask: Tensor, solver: Any = None, first_token: bool = False) -> tuple[Tensor, Report]:
-    solver = solver or SOLVERS["cg2"]
-    return tune(
-        subject.model, subject.adapter, subject.space, mask, subject.batches, CONFIG, solver, first_token=first_token
-    )
+    """Scales and report, by the solver of this name, or by a function in its place."""
+    with pytest.MonkeyPatch.context() as patched:
+        if callable(solver):
+            patched.setitem(SOLVERS, "cg2", solver)
+        config = replace(CONFIG, name=solver) if isinstance(solver, str) else CONFIG
+        compensation, report = rescale(subject, mask, subject.batches, config, first_token)
+    assert compensation.scales is not None
+    return compensation.scales, report
 
 
 def outcomes(report: Report) -> dict[tuple[int, str], str]:
@@ -122,7 +127,7 @@ def outcomes(report: Report) -> dict[tuple[int, str], str]:
 @pytest.mark.parametrize("keep", [0.3, 0.7])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_no_block_gets_worse_and_some_get_better(subject: Subject, name: str, keep: float) -> None:
-    _, report = tuned(subject, some_mask(subject.space, keep), SOLVERS[name])
+    _, report = tuned(subject, some_mask(subject.space, keep), name)
     assert [(row["layer"], row["kind"]) for row in report] == [(b.layer, b.kind) for b in subject.adapter.blocks]
     assert all(row["error"] <= row["binary_error"] for row in report)
     tuned_rows = [row for row in report if row["outcome"] == "tuned"]
@@ -157,7 +162,7 @@ def test_binary_errors_are_those_of_a_block_with_its_binary_mask(subject: Subjec
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_nothing_pruned_needs_no_scales(subject: Subject, name: str) -> None:
-    scales, _ = tuned(subject, torch.ones(subject.space.n, dtype=torch.bool), SOLVERS[name])
+    scales, _ = tuned(subject, torch.ones(subject.space.n, dtype=torch.bool), name)
     torch.testing.assert_close(scales, torch.ones(subject.space.n), atol=0.02, rtol=0)
 
 
@@ -175,7 +180,7 @@ def test_pruned_units_have_scale_zero_and_the_mask_stays_as_it_was(subject: Subj
 @pytest.mark.parametrize("name", SOLVERS)
 def test_the_tuned_model_is_closer_to_the_dense_one(subject: Subject, name: str) -> None:
     mask = some_mask(subject.space)
-    scales, _ = tuned(subject, mask, SOLVERS[name])
+    scales, _ = tuned(subject, mask, name)
     dense, binary, fitted = (subject.logits(masks) for masks in (None, mask, scales))
     far, near = (
         sum(float((x - y).square().sum()) for x, y in zip(dense, other, strict=True)) for other in (binary, fitted)
@@ -191,7 +196,7 @@ def test_padding_has_no_say(subject: Subject) -> None:
         attention = functional.pad(batch["attention_mask"], (0, 6))
         ids = torch.where(attention.bool(), functional.pad(batch["input_ids"], (0, 6)), 77)
         other.append({"input_ids": ids, "attention_mask": attention})
-    found, _ = tuned(Subject(subject.model, subject.adapter, subject.space, other), mask)
+    found, _ = tuned(subject_of(subject.model, batches=other), mask)
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=5e-3)
 
 
@@ -199,9 +204,7 @@ def test_without_an_attention_mask_all_tokens_count(subject: Subject) -> None:
     mask = some_mask(subject.space)
     bare = [{"input_ids": batch["input_ids"]} for batch in subject.batches]
     full = [{**batch, "attention_mask": torch.ones_like(batch["input_ids"])} for batch in bare]
-    found, expected = (
-        tuned(Subject(subject.model, subject.adapter, subject.space, own), mask)[0] for own in (bare, full)
-    )
+    found, expected = (tuned(subject_of(subject.model, batches=batches), mask)[0] for batches in (bare, full))
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=5e-3)
     assert not torch.allclose(found, tuned(subject, mask)[0], atol=5e-3)
 
@@ -238,23 +241,21 @@ def test_a_classifier_is_tuned_on_the_token_that_it_reads(family: str, tiny_llam
     else:
         model = LlamaForSequenceClassification(tiny_llama().config).eval().requires_grad_(False)
         model.model.load_state_dict(tiny_llama().model.state_dict())
-    adapter = adapt(model)
     config = validated(
         "task=glue/sst2",
         "budget=flops",
         "optimizer=kwon",
         "tuning=cg2",
         "tuning.damp=0.01",
-        "model.search_dtype=float32",
     )
-    space, task = space_of(adapter, ["attention", "ffn"]), Batch(batches_of()[0])
-    mask = some_mask(space)
-    found = space.views(fit_edits(config, model, adapter, space, mask, task)[0].scales)  # type: ignore[arg-type]
-    fitted = task.lengths[:-1]  # the last one judges
-    own = [task.inputs(fitted.argsort(stable=True))]
-    first = tune(model, adapter, space, mask, own, config.tuning, SOLVERS["cg2"], first_token=True)[0]  # type: ignore[arg-type]
-    expected = space.views(first)
-    same = [torch.equal(found[key], expected[key]) for key in found if key[0] == len(adapter.layers) - 1]
+    prunable, task = PrunableModel.of(model), Batch(batches_of()[0])
+    mask = some_mask(prunable.units)
+    found = prunable.units.views(fit(prunable, mask, task, config.tuning)[0].scales)  # type: ignore[arg-type]
+    fitted = task.lengths[:-1]  # the last one is held out
+    batches = [task.inputs(fitted.argsort(stable=True))]
+    first = rescale(prunable, mask, batches, config.tuning, first_token=True)[0]  # type: ignore[arg-type]
+    expected = prunable.units.views(first.scales)  # type: ignore[arg-type]
+    same = [torch.equal(found[key], expected[key]) for key in found if key[0] == len(prunable.adapter.layers) - 1]
     assert same == [family == "bert"] * 2
 
 
@@ -275,7 +276,7 @@ def test_a_block_that_fails_stays_binary_and_the_others_are_tuned(subject: Subje
 
     def solver(matrix: Tensor, right: Tensor, tolerance: float, iterations: int) -> Tensor | None:
         calls.append(len(right))
-        return NOTHING[kind](right) if len(calls) == call + 1 else SOLVERS["cg2"](matrix, right, tolerance, iterations)
+        return NOTHING[kind](right) if len(calls) == call + 1 else cg2(matrix, right, tolerance, iterations)
 
     mask = some_mask(subject.space)
     scales, report = tuned(subject, mask, solver)
@@ -301,10 +302,9 @@ def test_a_block_without_units_is_left_out(subject: Subject) -> None:
 
 
 def test_only_the_units_of_the_space_are_tuned(subject: Subject) -> None:
-    space = space_of(subject.adapter, ["ffn"])
-    subject = Subject(subject.model, subject.adapter, space, subject.batches)
-    scales, report = tuned(subject, some_mask(space))
-    assert scales.shape == (space.n,)
+    subject = subject_of(subject.model, ("ffn",))
+    scales, report = tuned(subject, some_mask(subject.space))
+    assert scales.shape == (subject.space.n,)
     assert {row["kind"] for row in report} == {"ffn"}
 
 

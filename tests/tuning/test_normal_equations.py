@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.tuning.normal_equations import NormalEquations
+from policyprune.tuning.least_squares import NormalEquations
 
 WIDTHS = pytest.mark.parametrize("width", [1, 5])
 UNITS, OUT = 4, 6

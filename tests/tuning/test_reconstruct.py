@@ -11,12 +11,13 @@ import residuals
 from policyprune.config.schema import LeastSquares, Reconstruct
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import EXAMPLES, example
-from policyprune.pruning.compensation import Edits, load_edits
-from policyprune.pruning.mask import save_mask
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.mask_file import load_compensation, save_mask
 from policyprune.pruning.space import space_of
 from policyprune.surgery.equivalence import Probe, equal_widths, outputs, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
-from policyprune.tuning import TUNINGS
+from policyprune.tuning.least_squares import rescale
+from policyprune.tuning.reconstruct import reconstruct
 
 SCALES = LeastSquares("cg2", sequences=8, damp=1e-6, tolerance=1e-9, iterations=400, limit=1e3)
 
@@ -30,14 +31,13 @@ def batches_of(count: int = 3) -> list[dict[str, Tensor]]:
 
 def reconstructed(
     subject: Probe, mask: Tensor, batches: list[dict[str, Tensor]], ridge: float = 1e-4, first_token: bool = False
-) -> tuple[Edits, Any]:
+) -> tuple[Compensation, Any]:
     config = Reconstruct("reconstruct", sequences=8, ridge=[ridge])
-    own = subject.model, subject.adapter, subject.space, mask, batches, config, first_token
-    return TUNINGS["reconstruct"](*own)
+    return reconstruct(subject, mask, batches, config, first_token)
 
 
-def pruned(subject: Probe, mask: Tensor, edits: Edits | None) -> Any:
-    return shrink(subject, mask, edits)
+def pruned(subject: Probe, mask: Tensor, compensation: Compensation | None) -> Any:
+    return shrink(subject, mask, compensation)
 
 
 def seen_by(model: Any, out: str, batches: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,7 @@ def llama(tiny_llama: Any) -> Probe:
 def test_the_first_block_has_the_ridge_solution(llama: Probe) -> None:
     """Against the normal equations of the same problem stacked as ordinary least squares."""
     mask, batches, ridge = equal_widths(llama.space), batches_of(), 0.05
-    edits, _ = reconstructed(llama, mask, batches, ridge)
+    compensation, _ = reconstructed(llama, mask, batches, ridge)
     out = llama.adapter.blocks[0].out
     x, _ = seen_by(pruned(llama, mask, None), out, batches)
     _, y = seen_by(llama.model, out, batches)
@@ -86,14 +86,14 @@ def test_the_first_block_has_the_ridge_solution(llama: Probe) -> None:
         torch.cat([y - x @ old.T, torch.zeros(len(weight), len(old))]),
     )
     expected = old + torch.linalg.lstsq(*stacked).solution.T
-    torch.testing.assert_close(edits.weights[0, "attention"].double(), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(compensation.weights[0, "attention"].double(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_reported_errors_are_those_of_the_shrunk_model(llama: Probe) -> None:
     """Each block sees what the reconstructed blocks before it produce, and aims at the dense model's output."""
     mask, batches = random_mask(llama.space), batches_of()
-    edits, report = reconstructed(llama, mask, batches)
-    smaller = pruned(llama, mask, edits)
+    compensation, report = reconstructed(llama, mask, batches)
+    smaller = pruned(llama, mask, compensation)
     for row, block in zip(report, llama.adapter.blocks, strict=True):
         (_, ours), (_, dense) = (seen_by(model, block.out, batches) for model in (smaller, llama.model))
         off = (ours - dense) * weights_of(llama, block.layer, batches)
@@ -105,8 +105,7 @@ def test_every_block_gets_nearer_than_with_its_old_weights_and_the_first_nearer_
 ) -> None:
     mask, batches = equal_widths(llama.space), batches_of(16)
     _, report = reconstructed(llama, mask, batches)
-    own = llama.model, llama.adapter, llama.space, mask, batches, SCALES, False
-    _, scaled = TUNINGS["cg2"](*own)
+    _, scaled = rescale(llama, mask, batches, SCALES, first_token=False)
     assert {row["outcome"] for row in report} == {"reconstructed"}
     assert all(row["error"] < row["binary_error"] for row in report)
     assert report[0]["binary_error"] == pytest.approx(scaled[0]["binary_error"], rel=1e-4)
@@ -119,8 +118,7 @@ def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: 
 
     def chosen(count: int, ridges: list[float]) -> set[float]:
         config = Reconstruct("reconstruct", sequences=8, ridge=ridges)
-        own = llama.model, llama.adapter, llama.space, mask, batches_of(count), config, False
-        _, report = TUNINGS["reconstruct"](*own)
+        _, report = reconstruct(llama, mask, batches_of(count), config, first_token=False)
         return {row["ridge"] for row in report if row["outcome"] == "reconstructed"}
 
     assert chosen(16, [1e6, 0.1]) == {0.1}
@@ -129,39 +127,38 @@ def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: 
 
 def test_new_text_is_nearer_to_the_dense_model_than_with_scales_or_with_neither(llama: Probe) -> None:
     mask, batches = equal_widths(llama.space), batches_of(8)
-    edits, _ = reconstructed(llama, mask, batches, ridge=0.01)
-    own = llama.model, llama.adapter, llama.space, mask, batches, SCALES, False
-    scales, _ = TUNINGS["cg2"](*own)
+    compensation, _ = reconstructed(llama, mask, batches, ridge=0.01)
+    scales, _ = rescale(llama, mask, batches, SCALES, first_token=False)
     fresh = torch.randint(5, 300, (4, 20))
     dense = outputs(llama.model, fresh)
     with_weights, with_scales, bare = (
-        float((outputs(pruned(llama, mask, e), fresh) - dense).square().mean()) for e in (edits, scales, None)
+        float((outputs(pruned(llama, mask, e), fresh) - dense).square().mean()) for e in (compensation, scales, None)
     )
     assert with_weights < with_scales < bare
 
 
 def test_a_huge_ridge_changes_nothing_and_nothing_pruned_needs_nothing(llama: Probe) -> None:
     mask, batches = equal_widths(llama.space), batches_of()
-    edits, _ = reconstructed(llama, mask, batches, ridge=1e9)
-    for (layer, kind), weight in edits.weights.items():
+    compensation, _ = reconstructed(llama, mask, batches, ridge=1e9)
+    for (layer, kind), weight in compensation.weights.items():
         block = next(b for b in llama.adapter.blocks if (b.layer, b.kind) == (layer, kind))
         old = pruned(llama, mask, None).get_submodule(block.out).weight
         torch.testing.assert_close(weight, old, rtol=1e-4, atol=1e-5)
     whole = torch.ones(llama.space.n, dtype=torch.bool)
-    edits, _ = reconstructed(llama, whole, batches)
-    smaller = pruned(llama, whole, edits)
+    compensation, _ = reconstructed(llama, whole, batches)
+    smaller = pruned(llama, whole, compensation)
     torch.testing.assert_close(outputs(smaller, llama.ids), outputs(llama.model, llama.ids), rtol=1e-3, atol=1e-3)
 
 
 def test_without_a_solution_a_block_keeps_its_weights(llama: Probe) -> None:
     """Fewer tokens than features and no ridge: the normal matrix is singular."""
     mask = equal_widths(llama.space)
-    edits, report = reconstructed(llama, mask, [{"input_ids": llama.ids[:1, :4]}], ridge=0.0)
+    compensation, report = reconstructed(llama, mask, [{"input_ids": llama.ids[:1, :4]}], ridge=0.0)
     failed = {(row["layer"], row["kind"]) for row in report if row["outcome"] != "reconstructed"}
     assert failed
-    assert failed.isdisjoint(edits.weights)
+    assert failed.isdisjoint(compensation.weights)
     assert all(row["error"] == row["binary_error"] for row in report if (row["layer"], row["kind"]) in failed)
-    assert outputs(pruned(llama, mask, edits), llama.ids).isfinite().all()
+    assert outputs(pruned(llama, mask, compensation), llama.ids).isfinite().all()
 
 
 def test_padding_has_no_say_and_the_model_is_as_it_was(llama: Probe) -> None:
@@ -190,10 +187,10 @@ def test_every_family_gets_nearer_block_by_block(name: str) -> None:
     subject = probe_of(example(name))
     mask = random_mask(subject.space, without=[(1, "attention")])
     batches = [{"input_ids": torch.randint(5, 300, (6, 20))}]
-    edits, report = reconstructed(subject, mask, batches, ridge=0.01)
+    compensation, report = reconstructed(subject, mask, batches, ridge=0.01)
     assert all(row["error"] <= row["binary_error"] for row in report)
     assert [row for row in report if row["error"] < 0.9 * row["binary_error"]]
-    smaller = pruned(subject, mask, edits)
+    smaller = pruned(subject, mask, compensation)
     last = next(b for b in reversed(subject.adapter.blocks) if b.kind == "ffn")
     found = []
     for model in (smaller, subject.model):
@@ -213,9 +210,9 @@ def test_the_mask_file_holds_the_weights(tmp_path: Path, llama: Probe) -> None:
     space = space_of(llama.adapter, ["ffn"])
     subject = Probe(llama.model, llama.adapter, space, llama.ids)
     mask = random_mask(space)
-    edits, _ = reconstructed(subject, mask, batches_of())
-    assert {kind for _, kind in edits.weights} == {"ffn"}
-    save_mask(tmp_path / "mask.safetensors", mask, space, mask.float(), edits)
-    again = load_edits(tmp_path / "mask.safetensors", space)
-    one, other = (outputs(pruned(subject, mask, own), llama.ids) for own in (edits, again))
+    compensation, _ = reconstructed(subject, mask, batches_of())
+    assert {kind for _, kind in compensation.weights} == {"ffn"}
+    save_mask(tmp_path / "mask.safetensors", mask, space, mask.float(), compensation)
+    again = load_compensation(tmp_path / "mask.safetensors", space)
+    one, other = (outputs(pruned(subject, mask, own), llama.ids) for own in (compensation, again))
     assert torch.equal(one, other)

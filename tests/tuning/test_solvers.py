@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.tuning import SOLVERS
+from policyprune.tuning.least_squares import SOLVERS
 
 SIZES = st.integers(1, 14)
 SEEDS = st.integers(0, 10_000)

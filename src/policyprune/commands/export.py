@@ -16,13 +16,14 @@ from policyprune.config.output_folders import check_output
 from policyprune.config.schema import Exporting, Model
 from policyprune.errors import UsageError
 from policyprune.models.loading import load_as, skeleton_as
+from policyprune.pruning.mask_file import MASK_FILE
 from policyprune.runs.card import card, write_card
 from policyprune.runs.record import Record, read_record
 from policyprune.storage.files import write_file, write_whole
 from policyprune.surgery import formats
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.plan import Plan, check_base, lay
-from policyprune.surgery.plan_file import EDITS, FILE, read_plan
+from policyprune.surgery.plan_file import PLAN_FILE, read_plan
 
 BEGINNINGS = {"gguf": re.compile(rb"GGUF"), "plan": re.compile(rb'\s*\{\s*"format": "policyprune-plan-')}
 ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja", ".py", ".md", ".onnx", ".data")  # of our own exports
@@ -39,7 +40,7 @@ def export(config: Exporting) -> Path:
     check_free(path, config.format, config.model.source)
     run = Path(config.run) if config.run else None
     described = _described(run) if run is not None and config.format == "hf" else None
-    plan = read_plan(run / FILE) if run is not None and not (run / "checkpoint").is_dir() else None
+    plan = read_plan(run / PLAN_FILE) if run is not None and not (run / "checkpoint").is_dir() else None
     dense = _planned(config.model, plan) if plan else config.model
     empty = skeleton_as(dense, head_class(plan))
     if plan:
@@ -69,7 +70,7 @@ def _described(run: Path) -> tuple[Record, str] | None:
     record = read_record(run)
     if record is None or "budget" not in record.config:
         return None
-    source = read_plan(run / FILE).base.source
+    source = read_plan(run / PLAN_FILE).base.source
     try:
         card(record, source, "LlamaForCausalLM", False)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -96,7 +97,7 @@ def _target(config: Exporting, settings: formats.Settings) -> Path:
     suffix = f"-{config.dtype}" if config.format == "hf" and config.dtype else ""
     if config.run is not None:
         known = (
-            Path(config.run) / FILE
+            Path(config.run) / PLAN_FILE
             if config.format == "plan"
             else formats.target(config.format, Path(config.run), settings)
         )
@@ -109,17 +110,18 @@ def _target(config: Exporting, settings: formats.Settings) -> Path:
 
 def _copy_plan(config: Exporting, path: Path) -> Path:
     assert config.run is not None
-    source = Path(config.run) / FILE
-    edits = read_plan(source).edits
+    source = Path(config.run) / PLAN_FILE
+    compensation = read_plan(source).compensation
     if path != source:
         check_free(path, "plan", str(source))
-        if edits is not None and (edits.weights or edits.biases) and path.parent.resolve() != source.parent.resolve():
-            if (path.parent / EDITS).exists():
+        beside = compensation is not None and (compensation.weights or compensation.biases)
+        if beside and path.parent.resolve() != source.parent.resolve():
+            if (path.parent / MASK_FILE).exists():
                 raise UsageError(
-                    f"output: {str(path)!r} needs its {EDITS} beside it, where there is one; name another folder"
+                    f"output: {str(path)!r} needs its {MASK_FILE} beside it, where there is one; name another folder"
                 )
-            with write_file(path.parent / EDITS) as scratch:
-                shutil.copyfile(source.with_name(EDITS), scratch)
+            with write_file(path.parent / MASK_FILE) as scratch:
+                shutil.copyfile(source.with_name(MASK_FILE), scratch)
         write_whole(path, source.read_bytes())
     print(path)
     return path

@@ -1,34 +1,33 @@
-"""One run, from the dense model to the smaller one and its numbers."""
+"""The verb `run`: from the dense model to the smaller one and its numbers."""
 
 import logging
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from policyprune.config.schema import Config, Given, LatencyBudget
+from policyprune.config.schema import Calibrated, Config, Given, LatencyBudget
 from policyprune.errors import UsageError
-from policyprune.evaluation.comparison import compare
+from policyprune.evaluation.comparison import Compared, Comparison, compare
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency.forward import kept_latency
 from policyprune.evaluation.latency.table import block_latency
 from policyprune.evaluation.perplexity import check_lengths
 from policyprune.evaluation.plausibility import NotTrustworthyError, absurd_from_the_start, doubts
-from policyprune.evaluation.quality import quality_of
+from policyprune.evaluation.quality import Quality, quality_of
 from policyprune.evaluation.zero_shot_tasks import embedded_files
-from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.device import device_of, in_search_dtype
 from policyprune.models.loading import load, skeleton
 from policyprune.pruning.budget.budget import Budget, make_budget
-from policyprune.pruning.importance import scores_of
-from policyprune.pruning.importance.initialisation import initial_probabilities
-from policyprune.pruning.mask import keep_rates, save_mask
+from policyprune.pruning.budget.selection import by_metric
+from policyprune.pruning.mask_file import MASK_FILE, keep_rates, save_mask
 from policyprune.pruning.optimizers import Found
 from policyprune.pruning.optimizers.from_run import mask_of
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.space import Space, space_of
 from policyprune.runs.card import write_card
 from policyprune.runs.folder import finished_before, recorded
 from policyprune.runs.record import Record
@@ -37,17 +36,18 @@ from policyprune.runs.repair import mender
 from policyprune.runs.stages import measured
 from policyprune.runs.state import Content, StateFile, once
 from policyprune.runs.summary import closing_words, summary
-from policyprune.search.calibration import fit_edits, gather
-from policyprune.search.run import search
+from policyprune.search.log import Keeping, search
+from policyprune.search.prune import Pruned, Pruning, Scores, score
 from policyprune.search.team import Team, leading
 from policyprune.search.worker import briefing
 from policyprune.surgery import formats
-from policyprune.surgery.plan import base_of, check_base
-from policyprune.surgery.plan_file import FILE, read_plan, write_plan
+from policyprune.surgery.plan import Base, Plan, base_of, check_base
+from policyprune.surgery.plan_file import PLAN_FILE, read_plan, write_plan
 from policyprune.surgery.shrink import shrink
-from policyprune.tasks import build, check_model
+from policyprune.tasks import BuiltTask, build, check_model
 from policyprune.tasks.task import CalibrationUsage
 from policyprune.tracking.tracker import Tracker, open_tracker
+from policyprune.tuning.fit import fit
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ def run(config: Config, folder: Path) -> Record:
         if record is not None:
             log.info("this run is finished already, force=true repeats it")
         else:
-            check_budget(config)
+            check(config)
             record = _run(config, folder, team)
     print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
     return record
 
 
-def check_budget(config: Config) -> None:
+def check(config: Config) -> None:
     """UsageError for what this machine lacks, and for a budget that no mask can meet, before weights are loaded."""
     device_of(config.model)
     if config.evaluation.fresh_process:
@@ -75,34 +75,52 @@ def check_budget(config: Config) -> None:
     check_model(config.task, empty)
     check_lengths(config.evaluation, config.task, empty)
     formats.check_formats(config.export.formats, empty, export_settings(config))
-    adapter = adapt(empty)
-    space = space_of(adapter, config.granularity.units, config.granularity.spared)
-    budget = make_budget(
-        config.budget,
-        adapter,
-        space,
-        block_latency(config.model, config.task, config.budget, config.granularity),
-        config.granularity.align,
-    )
+    prunable = PrunableModel.of(empty, config.granularity.units, config.granularity.spared)
+    budget = _budgets(config, prunable)(config.budget.scope)
     if isinstance(config.optimizer, Given):
-        mask_of(config.optimizer, space, budget)
+        mask_of(config.optimizer, prunable.space, budget)
         check_owner(config.optimizer, empty)
 
 
 def check_owner(given: Given, model: PreTrainedModel) -> None:
     """UsageError for the mask of a model of another type or size, as far as the plan beside it tells."""
-    plan = Path(given.folder).expanduser() / FILE
+    plan = Path(given.folder).expanduser() / PLAN_FILE
     if plan.is_file():
         try:
             check_base(read_plan(plan), model)
         except UsageError as error:
-            told = str(error).removeprefix("model.source: ")
-            raise UsageError(f"optimizer.folder: the mask in {given.folder!r} is not this model's: {told}") from error
+            reason = str(error).removeprefix("model.source: ")
+            raise UsageError(f"optimizer.folder: the mask in {given.folder!r} is not this model's: {reason}") from error
 
 
 def export_settings(config: Config) -> formats.Settings:
     """What the exporters are told."""
     return formats.Settings(config.export.max_shard_size, config.export.gguf_dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run: its config, where it writes, what it records, who is told, and the processes that share its search."""
+
+    config: Config
+    folder: Path
+    record: Record
+    tracker: Tracker
+    team: Team | None
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Measure the seconds and the memory of a stage."""
+        return measured(name, self.record.stages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """The dense model, the description of it that plans carry, and the run's budget by scope."""
+
+    prunable: PrunableModel
+    tokenizer: PreTrainedTokenizerBase
+    base: Base
+    budget: Callable[[str], Budget]
 
 
 @torch.no_grad()
@@ -112,108 +130,170 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
         recorded(config, folder, device_of(config.model)) as record,
         open_tracker(config.tracker, record, folder) as tracker,
     ):
-        with measured("load", record.stages):
-            model, tokenizer = load(config.model, config.task)
-            record.hardware["attention"] = model.config._attn_implementation
-            formats.check_formats(config.export.formats, model, export_settings(config), tokenizer)
-            base = base_of(model, config.model.source, config.model.revision, config.task.name)
-            adapter = adapt(model)
-            space = space_of(adapter, config.granularity.units, config.granularity.spared)
-            units = space.units
-            latency = block_latency(config.model, config.task, config.budget, config.granularity)
-
-            def budget_in(scope: str) -> Budget:
-                wanted = replace(config.budget, scope=scope)
-                return make_budget(wanted, adapter, space, latency, config.granularity.align)
-
-            budget = budget_in(config.budget.scope)
-        with measured("data", record.stages):
-            task = build(config.task, tokenizer, model)
-            record.protocol = task.protocol
-            for line in [*task.check(model), *absurd_from_the_start(task.protocol)]:
-                record.warn(line)
-            quality = quality_of(task, config.evaluation, tokenizer)
-            observed = CalibrationUsage(task)
-            if team is not None:
-                team.begin(briefing(space.n, task.protocol))
-        with measured("rehearsal", record.stages):
-            rehearse(config, model, tokenizer, task, quality, folder)
-        found, metric = _found(config, model, adapter, space, budget, observed, record, folder, tracker, team)
-        mask = space.expand(found.mask)
-        smaller = {"pruned": shrink(PrunableModel(model, adapter, space), mask)}
-        edits = None
-        if config.tuning.name != "none":
-            with measured("tuning", record.stages):
-                edits, record.tuning = fit_edits(config, model, adapter, units, mask, observed)
-                record.calibration["tuning"] = observed.taken()
-                smaller["tuned"] = shrink(PrunableModel(model, adapter, space), mask, edits)
-        with measured("export", record.stages):
-            save_mask(folder / "mask.safetensors", mask, units, space.expand(found.probabilities), edits)
-            write_plan(folder / FILE, base, units, mask, edits)
-            settings = export_settings(config)
-            final = smaller.get("tuned", smaller["pruned"])
-            for form in config.export.formats:
-                formats.write_format(form, final, tokenizer, formats.target(form, folder, settings), settings)
-            checkpoint = formats.target("hf", folder, settings)
-        with measured("evaluation", record.stages):
-            try:
-                for subject, measure in compare(
-                    config, model, smaller, adapter, space, quality, metric, checkpoint, budget_in
-                ):
-                    record.add(subject, *measure)
-            except NotTrustworthyError as error:
-                record.warnings.append(str(error))
-                write_card(record, checkpoint, base.source)  # whoever finds the checkpoint is told
-                raise
-            if isinstance(config.budget, LatencyBudget):
-                last = list(smaller.items())[-1]
-                for subject, measure in kept_latency(config.budget, model, last, budget, found.mask):
-                    record.add(subject, *measure)
+        run = Run(config=config, folder=folder, record=record, tracker=tracker, team=team)
+        with run.stage("load"):
+            dense = _load(run)
+        with run.stage("data"):
+            task, quality = _read_data(run, dense)
+        with run.stage("rehearsal"):
+            rehearse(config, dense.prunable.model, dense.tokenizer, task, quality, folder)
+        pruned = _prune(run, dense, task)
+        with run.stage("export"):
+            _export(run, dense, pruned)
+        with run.stage("evaluation"):
+            _evaluate(run, dense, pruned, quality)
         for line in doubts(record.results):
             record.warn(line)
         if "hf" in config.export.formats:
-            write_card(record, checkpoint, base.source)
+            write_card(record, formats.target("hf", folder, export_settings(config)), dense.base.source)
     return record
 
 
-def _found(
-    config: Config,
-    model: PreTrainedModel,
-    adapter: Adapter,
-    space: Space,
-    budget: Budget,
-    observed: CalibrationUsage,
-    record: Record,
-    folder: Path,
-    tracker: Tracker,
-    team: Team | None,
-) -> tuple[Found, Tensor]:
-    """What the search found, and the metric (n,) that it started from. The search's own copy of the model ends here."""
-    quick = in_search_dtype(model, config.model)
-    with measured("importance", record.stages):
-        evidence = gather(config, model, quick, adapter, space.units, observed)
+def _load(run: Run) -> Dense:
+    """The dense model; UsageError for formats that cannot express what becomes of it."""
+    config = run.config
+    model, tokenizer = load(config.model, config.task)
+    run.record.hardware["attention"] = model.config._attn_implementation
+    formats.check_formats(config.export.formats, model, export_settings(config), tokenizer)
+    base = base_of(model, config.model.source, config.model.revision, config.task.name)
+    prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)
+    return Dense(prunable=prunable, tokenizer=tokenizer, base=base, budget=_budgets(config, prunable))
 
-        def score() -> Content:
-            metric = space.pooled(scores_of(config.importance.name, evidence))
-            start = initial_probabilities(metric, space, budget, config.importance)
-            return {"metric": metric, "start": start, "calibration": observed.taken()}
 
-        kept = once(StateFile(folder / "importance.state", {"config": record.config_hash}), score)
-        metric, start = kept["metric"], kept["start"]
-        record.calibration["importance"] = kept["calibration"]
-    with measured("search", record.stages):
+def _budgets(config: Config, prunable: PrunableModel) -> Callable[[str], Budget]:
+    """The budget of the config in another scope; a latency table is measured once, here."""
+    latency = block_latency(config.model, config.task, config.budget, config.granularity)
 
-        def gradients() -> Tensor:
-            return evidence.gradients
+    def in_scope(scope: str) -> Budget:
+        options = replace(config.budget, scope=scope)
+        return make_budget(options, prunable.adapter, prunable.space, latency, config.granularity.align)
 
-        found, told = search(
-            config, quick, adapter, observed, space, budget, metric, start, gradients, folder, tracker, team
-        )
-        if team is not None:
-            team.dismiss()
-        mask = space.expand(found.mask)
-        passes = {"forwards": found.forwards, "backwards": found.backwards}
-        record.search = {**passes, "units": space.units.n, "kept": int(mask.sum()), **told}
-        record.calibration["search"] = observed.taken()
-        record.keep_rates = keep_rates(mask, space.units)
-    return found, metric
+    return in_scope
+
+
+def _read_data(run: Run, dense: Dense) -> tuple[BuiltTask, Quality]:
+    """Calibration sequences and test protocol."""
+    config, record, model = run.config, run.record, dense.prunable.model
+    task = build(config.task, dense.tokenizer, model)
+    record.protocol = task.protocol
+    for line in [*task.check(model), *absurd_from_the_start(task.protocol)]:
+        record.warn(line)
+    quality = quality_of(task, config.evaluation, dense.tokenizer)
+    if run.team is not None:
+        run.team.begin(briefing(dense.prunable.space.n, task.protocol))
+    return task, quality
+
+
+def _prune(run: Run, dense: Dense, task: BuiltTask) -> Pruned:
+    """Score, search and tune; the search's own copy of the model ends here."""
+    config, record, prunable = run.config, run.record, dense.prunable
+    usage = CalibrationUsage(task)
+    pruning = Pruning(
+        prunable=prunable,
+        quick=prunable.on(in_search_dtype(prunable.model, config.model.search_dtype)),
+        data=usage,
+        budget=dense.budget(config.budget.scope),
+        importance=config.importance,
+        seed=config.seed,
+    )
+    with run.stage("importance"):
+        scores = _score(run, pruning, usage)
+    with run.stage("search"):
+        found = _search(run, pruning, scores, usage)
+    mask = prunable.space.expand(found.mask)
+    models, compensation = {"pruned": shrink(prunable, mask)}, None
+    if isinstance(config.tuning, Calibrated):
+        with run.stage("tuning"):
+            compensation, record.tuning = fit(prunable, mask, usage, config.tuning, pruning.quick)
+            record.calibration["tuning"] = usage.taken()
+            models["tuned"] = shrink(prunable, mask, compensation)
+    return Pruned(scores=scores, found=found, mask=mask, compensation=compensation, models=models)
+
+
+def _score(run: Run, pruning: Pruning, usage: CalibrationUsage) -> Scores:
+    """Importance of the units, kept for a process that goes on with this run."""
+
+    def compute() -> Content:
+        scores = score(pruning)
+        return {"importance": scores.importance, "start": scores.start, "calibration": usage.taken()}
+
+    kept = once(StateFile(run.folder / "importance.state", {"config": run.record.config_hash}), compute)
+    run.record.calibration["importance"] = kept["calibration"]
+    return Scores(kept["importance"], kept["start"])
+
+
+def _search(run: Run, pruning: Pruning, scores: Scores, usage: CalibrationUsage) -> Found:
+    """The decisions, and what the record says of the search; the other processes end with it."""
+    record, units = run.record, pruning.prunable.units
+    keeping = Keeping(
+        folder=run.folder,
+        config_hash=record.config_hash,
+        safety=run.config.safety,
+        tracker=run.tracker,
+        usage=usage,
+    )
+    found, facts = search(pruning, scores, run.config.optimizer, keeping, run.team)
+    if run.team is not None:
+        run.team.dismiss()
+    mask = pruning.prunable.space.expand(found.mask)
+    passes = {"forwards": found.forwards, "backwards": found.backwards}
+    record.search = {**passes, "units": units.n, "kept": int(mask.sum()), **facts}
+    record.calibration["search"] = usage.taken()
+    record.keep_rates = keep_rates(mask, units)
+    return found
+
+
+def _export(run: Run, dense: Dense, pruned: Pruned) -> None:
+    """Write mask, plan and every format that is asked for."""
+    space, settings = dense.prunable.space, export_settings(run.config)
+    probabilities = space.expand(pruned.found.probabilities)
+    save_mask(run.folder / MASK_FILE, pruned.mask, space.units, probabilities, pruned.compensation)
+    write_plan(run.folder / PLAN_FILE, Plan(dense.base, space.units, pruned.mask, pruned.compensation))
+    for form in run.config.export.formats:
+        path = formats.target(form, run.folder, settings)
+        formats.write_format(form, pruned.model, dense.tokenizer, path, settings)
+
+
+def _evaluate(run: Run, dense: Dense, pruned: Pruned, quality: Quality) -> None:
+    """Measure dense, one-shot, pruned and tuned models. NotTrustworthyError, and a card that says it, where the
+    checkpoint is another model than the one in memory."""
+    config, record = run.config, run.record
+    exported = "hf" in config.export.formats
+    checkpoint = formats.target("hf", run.folder, export_settings(config))
+    compared = Compared(
+        dense=dense.prunable,
+        one_shot=_one_shot_masks(config, dense, pruned.scores),
+        smaller=pruned.models,
+        checkpoint=checkpoint if exported else None,
+    )
+    comparison = Comparison(
+        evaluation=config.evaluation,
+        length=config.budget.sequence_length,
+        again=config.force,
+        trusted=config.model.trust_remote_code,
+    )
+    try:
+        for subject, measure in compare(compared, quality, comparison):
+            record.add(subject, *measure)
+    except NotTrustworthyError as error:
+        record.warnings.append(str(error))
+        write_card(record, checkpoint, dense.base.source)  # whoever finds the checkpoint is told
+        raise
+    if isinstance(config.budget, LatencyBudget):
+        last = list(pruned.models.items())[-1]
+        budget = dense.budget(config.budget.scope)
+        for subject, measure in kept_latency(config.budget, dense.prunable.model, last, budget, pruned.found.mask):
+            record.add(subject, *measure)
+
+
+def _one_shot_masks(config: Config, dense: Dense, scores: Scores) -> dict[str, Tensor]:
+    """The masks (n,) of the importance alone, by the scope of their budget, without the one that was pruned."""
+    masks = {}
+    for scope in config.evaluation.one_shot:
+        if config.optimizer.name == "one_shot" and scope == config.budget.scope:
+            continue  # this is what was pruned
+        if scope == "per_layer" and dense.prunable.has_hidden_units:
+            continue  # hidden channels belong to no layer
+        decisions = by_metric(scores.importance, dense.budget(scope), config.importance.per_cost)
+        masks[scope] = dense.prunable.space.expand(decisions)
+    return masks

@@ -35,19 +35,19 @@ def dtype_of(config: Model, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def search_dtype_of(config: Model, held: torch.dtype, device: torch.device) -> torch.dtype:
+def search_dtype_of(choice: str, held: torch.dtype, device: torch.device) -> torch.dtype:
     """`auto` is the dtype that the weights are held in, but bfloat16 for float32 on a processor made for it."""
-    if config.search_dtype != "auto":
-        return _named(config.search_dtype)
+    if choice != "auto":
+        return _named(choice)
     return torch.bfloat16 if held == torch.float32 and device.type == "cpu" and _multiplies_bfloat16() else held
 
 
-def in_search_dtype(model: PreTrainedModel, config: Model) -> PreTrainedModel:
-    """The model that a search evaluates: a copy whose weights have the search's dtype, itself where they have it.
+def in_search_dtype(model: PreTrainedModel, choice: str = "auto") -> PreTrainedModel:
+    """The model that a search evaluates: a copy whose weights have the dtype of `choice`, itself where they have it.
 
     Losses are reduced in float32 whatever the dtype. Buffers stay as they are, rotary frequencies need their float32.
     """
-    dtype = search_dtype_of(config, model.dtype, model.device)
+    dtype = search_dtype_of(choice, model.dtype, model.device)
     if dtype == model.dtype:
         return model
     converted: dict[int, Any] = {

@@ -1,19 +1,17 @@
-"""What a tuning changes in the output projections of the kept units."""
+"""What makes up for the pruned units: changes of the output projections of the kept ones."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from policyprune.pruning.space import Key, Space
-from policyprune.storage.sealed import read_sealed
-
-FORMAT = "policyprune-mask-1"  # of the file that holds a mask and its edits
+from policyprune.models.layerwise import columns_of, projection
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.space import Key
 
 
 @dataclass(frozen=True)
-class Edits:
+class Compensation:
     """Changes that `shrink` applies, all in float32 on the CPU, by (layer, kind) of the block.
 
     `scales` (n,), 0 where a unit is pruned, multiply the columns of the kept units. `weights` (d, kept features) take
@@ -25,25 +23,30 @@ class Edits:
     weights: dict[Key, Tensor] = field(default_factory=dict)
     biases: dict[Key, Tensor] = field(default_factory=dict)
 
-    def tensors(self, space: Space) -> dict[str, Tensor]:
-        """The changes under the names that they have in a mask file."""
-        scales = space.views(self.scales.float().cpu()) if self.scales is not None else {}
-        named = {"scale": scales, "weight": self.weights, "bias": self.biases}
-        return {
-            f"{kind}.{layer}.{name}": tensor.clone()
-            for name, tensors in named.items()
-            for (layer, kind), tensor in tensors.items()
-        }
+
+def part(compensation: Compensation, share: float, prunable: PrunableModel, mask: Tensor) -> Compensation:
+    """Scales and weights moved from those of the dense model by `share` of what the compensation moves them."""
+    binary = mask.float().cpu()
+    scales = None if compensation.scales is None else torch.lerp(binary, compensation.scales.float().cpu(), share)
+    weights = {
+        key: torch.lerp(kept_weight(prunable, key, mask), weight, share) for key, weight in compensation.weights.items()
+    }
+    return Compensation(scales, weights, compensation.biases)
 
 
-def load_edits(path: Path, space: Space) -> Edits | None:
-    """The changes in a mask file over `space`; None where nothing was tuned."""
-    found: dict[str, dict[Key, Tensor]] = {"scale": {}, "weight": {}, "bias": {}}
-    for name, array in read_sealed(path, FORMAT).items():
-        kind, layer, *last = name.split(".")
-        if last and last[0] in found:
-            found[last[0]][int(layer), kind] = torch.tensor(array)
-    if not any(found.values()):
-        return None
-    scales = torch.cat([found["scale"][group.layer, group.kind] for group in space.groups]) if found["scale"] else None
-    return Edits(scales, found["weight"], found["bias"])
+def carried_over(
+    compensation: Compensation, source: PrunableModel, target: PrunableModel, mask: Tensor
+) -> Compensation:
+    """The compensation for `target`, whose weights are those of `source` before these were rounded."""
+    weights = {
+        key: weight + (kept_weight(target, key, mask) - kept_weight(source, key, mask))
+        for key, weight in compensation.weights.items()
+    }
+    return Compensation(compensation.scales, weights, compensation.biases)
+
+
+def kept_weight(prunable: PrunableModel, key: Key, mask: Tensor) -> Tensor:
+    """Weight (d, features) float32 on the CPU of a block's output projection, for the units that mask (n,) keeps."""
+    block = prunable.blocks[key]
+    columns = columns_of(block, prunable.views(mask)[key].nonzero().flatten())
+    return projection(prunable.model, block)[0][:, columns.to(prunable.device)].float().cpu()

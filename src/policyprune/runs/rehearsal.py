@@ -22,32 +22,27 @@ from policyprune.evaluation.latency.forward import latencies
 from policyprune.evaluation.measures import size
 from policyprune.evaluation.quality import Quality
 from policyprune.evaluation.zero_shot import generators_restored
-from policyprune.models.adapter import Adapter, adapt
+from policyprune.models.adapter import Adapter
+from policyprune.models.device import in_search_dtype
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.space import Space, space_of
-from policyprune.search.calibration import fit_edits
+from policyprune.pruning.space import Space
 from policyprune.storage.files import SCRATCH_PREFIX, SCRATCH_SUFFIX, disk_trouble
 from policyprune.surgery import formats
 from policyprune.surgery.shrink import shrink
-from policyprune.tasks import Task
+from policyprune.tasks import CalibrationData
+from policyprune.tuning.fit import fit
 
 log = logging.getLogger(__name__)
 
 SEQUENCES = 4  # that a tuning is tried with, and twice as many in all
-KINDS = ("attention", "ffn")
 
 
 @dataclass(frozen=True)
 class FirstOf:
     """The first `count` calibration sequences of a task."""
 
-    task: Task
+    task: CalibrationData
     count: int
-
-    @property
-    def protocol(self) -> dict[str, object]:
-        """That of the task."""
-        return self.task.protocol
 
     @property
     def lengths(self) -> Tensor:
@@ -68,7 +63,7 @@ def rehearse(
     config: Config,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: Task,
+    task: CalibrationData,
     quality: Quality,
     folder: Path,
 ) -> None:
@@ -81,16 +76,15 @@ def rehearse(
             if not bool(task.loss(model, rows).isfinite().all()):
                 raise UsageError("model.source: the loss of the dense model is not a number, its weights are broken")
         with tried("pruning"):
-            small = few_layers(model)
-            adapter = adapt(small)
-            units = space_of(adapter, config.granularity.units).units
-            mask = half(units)
-            pruned = shrink(PrunableModel(small, adapter, units), mask)
+            small = PrunableModel.of(few_layers(model), config.granularity.units)
+            mask = half(small.units)
+            pruned = shrink(small, mask)
         if isinstance(config.tuning, Calibrated):
             with tried(f"tuning={config.tuning.name}"):
-                short = replace(config, tuning=replace(config.tuning, sequences=SEQUENCES))
-                edits, _ = fit_edits(short, small, adapter, units, mask, first)
-                pruned = shrink(PrunableModel(small, adapter, units), mask, edits)
+                quick = small.on(in_search_dtype(small.model, config.model.search_dtype))
+                short = replace(config.tuning, sequences=SEQUENCES)
+                compensation, _ = fit(small, mask, first, short, quick)
+                pruned = shrink(small, mask, compensation)
         _export(config, pruned, tokenizer, folder)
         rehearse_evaluation(quality, model)
         with tried("evaluation.latency"):
@@ -108,13 +102,12 @@ def rehearse_evaluation(quality: Quality, model: PreTrainedModel) -> None:
 
 def few_layers(model: PreTrainedModel) -> PreTrainedModel:
     """The model with its first two layers, and the first ones with attention and an FFN; it shares their weights."""
-    adapter = adapt(model)
-    space = space_of(adapter, KINDS)
-    kept = {0, 1, *(_first(adapter, kind) for kind in KINDS)}
-    mask = torch.ones(space.n, dtype=torch.bool)
-    for (layer, _), view in space.views(mask).items():
+    prunable = PrunableModel.of(model)
+    kept = {0, 1, *(_first(prunable.adapter, kind) for kind in ("attention", "ffn"))}
+    mask = torch.ones(prunable.units.n, dtype=torch.bool)
+    for (layer, _), view in prunable.units.views(mask).items():
         view.fill_(layer in kept)
-    return shrink(PrunableModel(model, adapter, space), mask)
+    return shrink(prunable, mask)
 
 
 def half(space: Space) -> Tensor:

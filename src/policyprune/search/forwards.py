@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.models.adapter import Adapter
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers.problem import Job
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.space import Space
 from policyprune.surgery.sliced import Sliced
 
 Loss = Callable[[PreTrainedModel, Tensor], Tensor]
@@ -24,12 +22,11 @@ class Forwards:
     are never sliced. Losses come back on the device of the model's first layer, wherever the last one is.
     """
 
-    def __init__(self, model: PreTrainedModel, adapter: Adapter, space: Space, loss: Loss, sliced: bool) -> None:
-        self._model, self._space, self._loss = model, space, loss
-        self._masking = Masking(adapter, space.units)
-        whole = not any(parameter.is_meta for parameter in model.parameters())  # else accelerate loads as it goes
-        by_layer = not any(group.kind == "hidden" for group in space.groups)
-        self._sliced = Sliced(PrunableModel(model, adapter, space)) if sliced and whole and by_layer else None
+    def __init__(self, prunable: PrunableModel, loss: Loss, sliced: bool) -> None:
+        self._model, self._space, self._loss = prunable.model, prunable.space, loss
+        self._masking = Masking(prunable.adapter, prunable.units)
+        whole = not any(parameter.is_meta for parameter in self._model.parameters())  # else accelerate loads as it goes
+        self._sliced = Sliced(prunable) if sliced and whole and not prunable.has_hidden_units else None
 
     def __call__(self, masks: Tensor, rows: Tensor) -> Tensor:
         """Losses (B,) of the sequences `rows` (B,) under masks (B, n) or (1, n)."""

@@ -11,11 +11,10 @@ import torch
 
 from policyprune.config.schema import Config, LanguageModeling
 from policyprune.errors import RunError
-from policyprune.models.adapter import adapt
 from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
 from policyprune.pruning.optimizers.problem import Each
-from policyprune.pruning.space import space_of
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.search.forwards import Forwards
 from policyprune.search.team import Team
 from policyprune.tasks import build
@@ -49,11 +48,11 @@ def prepared(config: Config, told: dict[str, Any]) -> Iterator[Each]:
     wanted = config.task
     if isinstance(wanted, LanguageModeling):
         wanted = replace(wanted, bos=told["protocol"]["bos"])
-    adapter, task = adapt(model), build(wanted, tokenizer)
-    space = space_of(adapter, config.granularity.units, config.granularity.spared)
-    if briefing(space.n, task.protocol) != told:
+    task = build(wanted, tokenizer)
+    prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)
+    if briefing(prunable.space.n, task.protocol) != told:
         raise ValueError("the model or the data are not the same as on rank 0")
-    model = in_search_dtype(model, config.model)
-    forwards = Forwards(model, adapter, space, task.loss, getattr(config.optimizer, "sliced", False))
+    quick = prunable.on(in_search_dtype(model, config.model.search_dtype))
+    forwards = Forwards(quick, task.loss, config.optimizer.sliced)
     with forwards.on():
         yield forwards.each

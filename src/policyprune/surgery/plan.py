@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.unequal import dimension
-from policyprune.pruning.compensation import Edits
+from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import HIDDEN, Space
 from policyprune.surgery.checkpoint import auto_class
@@ -38,7 +38,7 @@ class Plan:
     base: Base
     space: Space
     mask: Tensor
-    edits: Edits | None
+    compensation: Compensation | None
 
 
 def base_of(model: PreTrainedModel, source: str, revision: str | None, task: str) -> Base:
@@ -88,21 +88,21 @@ def check_base(plan: Plan, model: PreTrainedModel) -> None:
         raise UsageError(
             f"model.source: the plan is for {stated} hidden channels, this model can lose {channels or 'none'}"
         )
-    if plan.edits is not None:
-        _check_edits(plan, plan.edits, model, adapter)
+    if plan.compensation is not None:
+        _check_compensation(plan, plan.compensation, model, adapter)
 
 
 def lay(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
     """The dense model without what the plan leaves out; UsageError for a model of another shape."""
     check_base(plan, model)
-    return shrink(PrunableModel(model, adapt(model), plan.space), plan.mask, plan.edits)
+    return shrink(PrunableModel(model, adapt(model), plan.space), plan.mask, plan.compensation)
 
 
-def _check_edits(plan: Plan, edits: Edits, model: PreTrainedModel, adapter: Adapter) -> None:
+def _check_compensation(plan: Plan, compensation: Compensation, model: PreTrainedModel, adapter: Adapter) -> None:
     """UsageError where new weights or biases are of another shape than the output projections they are for."""
     kept = {key: int(view.sum()) for key, view in plan.space.views(plan.mask).items()}
     blocks = {(block.layer, block.kind): block for block in adapter.blocks}
-    for name, tensors in (("weight", edits.weights), ("bias", edits.biases)):
+    for name, tensors in (("weight", compensation.weights), ("bias", compensation.biases)):
         for key, tensor in tensors.items():
             shape: list[int] = []
             if key in blocks:

@@ -12,15 +12,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from policyprune.errors import UsageError
-from policyprune.pruning.compensation import Edits, load_edits
-from policyprune.pruning.mask import load_mask
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.mask_file import MASK_FILE, load_compensation, load_mask
 from policyprune.pruning.space import HIDDEN, Group, Space
 from policyprune.storage.files import write_whole
 from policyprune.surgery.plan import Base, Plan
 
 FORMAT = "policyprune-plan-1"
-FILE = "plan.json"
-EDITS = "mask.safetensors"  # beside the plan: weights and biases, which are too many for a text
+PLAN_FILE = "plan.json"
+EDITS = "edits"  # key that names the mask file beside the plan, whose weights and biases are too many for a text
 KINDS = ("attention", "ffn")
 HEADS = ("AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoModelForQuestionAnswering")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,26 +29,27 @@ MOST = 100_000_000  # units: ten times those of the largest models, and little m
 RANGES = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*")
 
 
-def write_plan(path: Path, base: Base, space: Space, mask: Tensor, edits: Edits | None) -> None:
+def write_plan(path: Path, plan: Plan) -> None:
     """Write a plan atomically: kept units as ranges, scales in the order of the kept units.
 
     New weights and biases are not in it: it names the mask file beside it, which has to be there when it is read.
     """
-    scales = edits.scales if edits is not None else None
-    factors = space.views(scales.float().cpu()) if scales is not None else {}
+    base, compensation = asdict(plan.base), plan.compensation
+    scales = compensation.scales if compensation is not None else None
+    factors = plan.space.views(scales.float().cpu()) if scales is not None else {}
     units = []
-    for (layer, kind), view in space.views(mask.bool().cpu()).items():
-        own: dict[str, Any] = {"layer": layer, "kind": kind, "of": len(view), "kept": _ranges(view)}
+    for (layer, kind), view in plan.space.views(plan.mask.bool().cpu()).items():
+        group: dict[str, Any] = {"layer": layer, "kind": kind, "of": len(view), "kept": _ranges(view)}
         if scales is not None:
-            own["scales"] = factors[layer, kind][view].tolist()
-        units.append(own)
-    content: dict[str, Any] = {"format": FORMAT, "base": asdict(base)}
-    if edits is not None and (edits.weights or edits.biases):
-        content["edits"] = EDITS
+            group["scales"] = factors[layer, kind][view].tolist()
+        units.append(group)
+    content: dict[str, Any] = {"format": FORMAT, "base": base}
+    if compensation is not None and (compensation.weights or compensation.biases):
+        content[EDITS] = MASK_FILE
     content["units"] = units
-    lines = [f'  "format": "{FORMAT}"', f'  "checksum": "{_checksum(content)}"', f'  "base": {_in_lines(asdict(base))}']
-    lines += [f'  "edits": "{EDITS}"'] if "edits" in content else []
-    lines += ['  "units": [\n' + ",\n".join("    " + json.dumps(own) for own in units) + "\n  ]"]
+    lines = [f'  "format": "{FORMAT}"', f'  "checksum": "{_checksum(content)}"', f'  "base": {_in_lines(base)}']
+    lines += [f'  "{EDITS}": "{MASK_FILE}"'] if EDITS in content else []
+    lines += ['  "units": [\n' + ",\n".join("    " + json.dumps(group) for group in units) + "\n  ]"]
     write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
@@ -73,7 +74,7 @@ class _WrongError(Exception):
 def _parsed(stated: Any, path: Path) -> Plan:
     if isinstance(stated, dict) and isinstance(stated.get("format"), str) and stated["format"] != FORMAT:
         raise UsageError(f"plan: {str(path)!r} has the format {stated['format'][:40]!r}, this version reads {FORMAT}")
-    _has_keys(stated, "it", ["format", "base", "units"], ["checksum", "edits"])
+    _has_keys(stated, "it", ["format", "base", "units"], ["checksum", EDITS])
     base = _base(stated["base"])
     checksum = stated.pop("checksum", None)
     if checksum is not None and checksum != _checksum(stated):
@@ -85,18 +86,18 @@ def _parsed(stated: Any, path: Path) -> Plan:
     masks = [_mask(own, f"units[{index}].kept") for index, own in enumerate(units)]
     mask = torch.cat(masks)
     scaled = [index for index, own in enumerate(units) if "scales" in own]
-    edits = None
+    compensation = None
     if scaled:
         _must(len(scaled) == len(units), f"units has scales in {len(scaled)} of {len(units)} groups")
         pairs = enumerate(zip(units, masks, strict=True))
-        edits = Edits(
+        compensation = Compensation(
             torch.cat([_scales(own["scales"], view, f"units[{index}].scales") for index, (own, view) in pairs])
         )
-    if "edits" in stated:
-        _is(stated["edits"] == EDITS, "edits", repr(EDITS), stated["edits"])
+    if EDITS in stated:
+        _is(stated[EDITS] == MASK_FILE, EDITS, repr(MASK_FILE), stated[EDITS])
         _must(not scaled, "it has scales and edits, which no tuning gives")
-        edits = _edits(path, space, mask)
-    return Plan(base, space, mask, edits)
+        compensation = _compensation(path, space, mask)
+    return Plan(base, space, mask, compensation)
 
 
 def _base(stated: Any) -> Base:
@@ -173,19 +174,21 @@ def _scales(stated: Any, mask: Tensor, where: str) -> Tensor:
     return spread
 
 
-def _edits(path: Path, space: Space, mask: Tensor) -> Edits | None:
+def _compensation(path: Path, space: Space, mask: Tensor) -> Compensation | None:
     """What the mask file beside a plan holds; UsageError where it is not the plan's."""
-    file = path.parent / EDITS
+    file = path.parent / MASK_FILE
     if not file.is_file():
-        raise UsageError(f"plan: {str(path)!r} needs the weights in {EDITS} beside it, which is not there")
+        raise UsageError(f"plan: {str(path)!r} needs the weights in {MASK_FILE} beside it, which is not there")
     try:
-        own_space, own_mask = load_mask(file)
-        edits = load_edits(file, space)
+        mask_space, kept = load_mask(file)
+        compensation = load_compensation(file, space)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"plan: {str(file)!r} cannot be read: {' '.join(str(error).split())}") from error
-    if own_space != space or not torch.equal(own_mask, mask):
-        raise UsageError(f"plan: {str(path)!r} keeps other units than {EDITS} beside it, they are of different runs")
-    return edits
+    if mask_space != space or not torch.equal(kept, mask):
+        raise UsageError(
+            f"plan: {str(path)!r} keeps other units than {MASK_FILE} beside it, they are of different runs"
+        )
+    return compensation
 
 
 def _ranges(mask: Tensor) -> str:

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from policyprune.models.adapter import Adapter, Block
 from policyprune.models.unequal import EmptyBlock, dimension, set_features, set_sizes
-from policyprune.pruning.compensation import Edits
+from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import HIDDEN, Key
 from policyprune.surgery.sizes import keep_layers, kept_layers, state_hidden, state_widths, stated_biases
@@ -18,7 +18,7 @@ from policyprune.surgery.sizes import keep_layers, kept_layers, state_hidden, st
 
 @torch.no_grad()
 def shrink(
-    prunable: PrunableModel, mask: Tensor, edits: Edits | None = None, in_place: bool = False
+    prunable: PrunableModel, mask: Tensor, compensation: Compensation | None = None, in_place: bool = False
 ) -> PreTrainedModel:
     """Return a model without the units where mask (n,) is 0; it computes what the masked model computes, to rounding.
 
@@ -30,8 +30,8 @@ def shrink(
     """
     smaller = prunable if in_place else prunable.on(twin(prunable.model))
     biased = stated_biases(prunable.model.config)
-    layers = kept_layers(prunable, mask, biased | set(edits.biases if edits else ()))
-    biased |= set(cut(smaller, mask, edits))
+    layers = kept_layers(prunable, mask, biased | set(compensation.biases if compensation else ()))
+    biased |= set(cut(smaller, mask, compensation))
     keep_layers(smaller.model, prunable.adapter, layers)
     state_widths(smaller, mask, layers, biased)
     if prunable.has_hidden_units:
@@ -46,26 +46,26 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def cut(prunable: PrunableModel, mask: Tensor, edits: Edits | None = None) -> list[Key]:
+def cut(prunable: PrunableModel, mask: Tensor, compensation: Compensation | None = None) -> list[Key]:
     """Take the units out of a model in place, and return the blocks that got a bias.
 
     The config stays as it was, and so does the number of layers. What is left of a block without units adds nothing,
     its output bias included, unless a tuning gave it one; in post-norm families the bias stays.
     """
-    edits = edits or Edits()
+    compensation = compensation or Compensation()
     model, adapter, blocks = prunable.model, prunable.adapter, prunable.blocks
-    biased = [key for key, bias in edits.biases.items() if _add_bias(model.get_submodule(blocks[key].out), bias)]
-    scales = prunable.units.views(edits.scales) if edits.scales is not None else {}
+    biased = [key for key, bias in compensation.biases.items() if _add_bias(model.get_submodule(blocks[key].out), bias)]
+    scales = prunable.units.views(compensation.scales) if compensation.scales is not None else {}
     for key, view in prunable.views(mask).items():
         kept = view.nonzero().flatten()
         if key == HIDDEN:
             _narrow(model, adapter, kept)
             continue
-        cut_block(model, blocks[key], kept, silent=adapter.removable_layers and key not in edits.biases)
+        cut_block(model, blocks[key], kept, silent=adapter.removable_layers and key not in compensation.biases)
         if key in scales and len(kept):
             _fold(model.get_submodule(blocks[key].out), scales[key][kept], blocks[key].width)
-        if key in edits.weights:
-            _replace(model.get_submodule(blocks[key].out), edits.weights[key])
+        if key in compensation.weights:
+            _replace(model.get_submodule(blocks[key].out), compensation.weights[key])
     return biased
 
 

@@ -6,9 +6,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config import schema
 from policyprune.tasks import classification, language_modeling, question_answering
-from policyprune.tasks.task import Task, by_length
+from policyprune.tasks.task import CalibrationData, Task, by_length
 
-__all__ = ["TASKS", "BuiltTask", "Task", "build", "by_length", "check_model"]
+__all__ = ["TASKS", "BuiltTask", "CalibrationData", "Task", "build", "by_length", "check_model"]
 
 
 class BuiltTask(Task, Protocol):

@@ -11,12 +11,8 @@ from policyprune.errors import UsageError
 from policyprune.models.sequences import longest_sequence
 
 
-class Task(Protocol):
-    """Calibration sequences 0, 1, ..., N - 1, each with a loss."""
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """Where the data came from and how it was cut, for the record."""
+class CalibrationData(Protocol):
+    """Calibration sequences 0, 1, ..., N - 1, each with a loss: all that pruning looks at."""
 
     @property
     def lengths(self) -> Tensor:
@@ -27,6 +23,14 @@ class Task(Protocol):
 
     def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
         """Loss of each calibration sequence: rows (B,) -> (B,) float32 on the model's device."""
+
+
+class Task(CalibrationData, Protocol):
+    """Calibration data, and a protocol for the record."""
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Where the data came from and how it was cut, for the record."""
 
 
 def by_length(lengths: Tensor, size: int) -> list[Tensor]:

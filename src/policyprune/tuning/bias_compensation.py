@@ -4,37 +4,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from policyprune.config.schema import BiasCompensation
-from policyprune.models.adapter import Adapter
 from policyprune.models.layerwise import columns_of, projection, walk, watch
-from policyprune.pruning.compensation import Edits
-from policyprune.pruning.space import Space
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.tuning.teacher_student import Batch
 
 
 @torch.no_grad()
 def compensate(
-    model: PreTrainedModel,
-    adapter: Adapter,
-    space: Space,
-    mask: Tensor,
-    batches: list[dict[str, Tensor]],
-    config: BiasCompensation,
-    first_token: bool,
-) -> tuple[Edits, list[dict[str, Any]]]:
+    prunable: PrunableModel, mask: Tensor, batches: list[Batch], config: BiasCompensation, first_token: bool
+) -> tuple[Compensation, list[dict[str, Any]]]:
     """A bias (d,) for each block that loses units of mask (n,): W mean(X) over their columns, and a report.
 
     X are the inputs in the dense model. Padding is left out; with `first_token` the last layer looks at the first
     token alone. The errors are what the block's output loses of the dense one when its inputs are still the dense ones.
     """
-    views = space.views(mask.bool().cpu())
+    model, views = prunable.model, prunable.views(mask)
     biases, report = {}, []
-    for layer in walk(model, adapter, batches, first_token):
+    for layer in walk(model, prunable.adapter, batches, first_token):
         pruned = {key for key, view in views.items() if key[0] == layer.index and not view.all()}
-        own = [block for block in adapter.blocks if (block.layer, block.kind) in pruned]
-        lost = {b.out: columns_of(b, (~views[b.layer, b.kind]).nonzero().flatten()).to(model.device) for b in own}
-        weights = {b.out: projection(model, b)[0][:, lost[b.out]].double() for b in own}
+        blocks = [block for block in prunable.adapter.blocks if (block.layer, block.kind) in pruned]
+        lost = {b.out: columns_of(b, (~views[b.layer, b.kind]).nonzero().flatten()).to(model.device) for b in blocks}
+        weights = {b.out: projection(model, b)[0][:, lost[b.out]].double() for b in blocks}
         tokens = 0
         sums: dict[str, Tensor | float] = dict.fromkeys(lost, 0.0)
         energy = dict.fromkeys(lost, 0.0)
@@ -44,10 +37,10 @@ def compensate(
                 output = x[:, lost[name]].double() @ weights[name].T
                 sums[name] = sums[name] + output.sum(0)
                 energy[name] += float(output.square().sum())
-        for block in own:
+        for block in blocks:
             mean = torch.as_tensor(sums[block.out]) / tokens
             biases[block.layer, block.kind] = mean.float().cpu()
             error = energy[block.out] - tokens * float(mean.square().sum())
             where = {"layer": block.layer, "kind": block.kind}
             report.append({**where, "outcome": "compensated", "error": error, "binary_error": energy[block.out]})
-    return Edits(biases=biases), report
+    return Compensation(biases=biases), report

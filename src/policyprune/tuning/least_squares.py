@@ -1,61 +1,54 @@
 """Layer by layer, real-valued scales of the kept units that bring each block's output near the dense one."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from policyprune.config.schema import LeastSquares
-from policyprune.models.adapter import Adapter
-from policyprune.pruning.masking import Masking
-from policyprune.pruning.space import Space
-from policyprune.tuning.normal_equations import NormalEquations
-from policyprune.tuning.teacher_student import lessons
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.tuning import solvers
+from policyprune.tuning.teacher_student import Batch, block_tasks
 
 Solver = Callable[[Tensor, Tensor, float, int], Tensor | None]
+SOLVERS: dict[str, Solver] = {"cg2": solvers.cg2, "lsmr": solvers.lsmr}
 
 
 @torch.no_grad()
-def tune(
-    model: PreTrainedModel,
-    adapter: Adapter,
-    space: Space,
-    mask: Tensor,
-    batches: list[dict[str, Tensor]],
-    config: LeastSquares,
-    solver: Solver,
-    first_token: bool,
-) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Scales (n,) float32 of the units, 0 where mask (n,) is 0, and a report of each block.
+def rescale(
+    prunable: PrunableModel, mask: Tensor, batches: list[Batch], config: LeastSquares, first_token: bool
+) -> tuple[Compensation, list[dict[str, Any]]]:
+    """Scales (n,) float32 of the units, 0 where mask (n,) is 0, and a report of each block. `config.name` solves.
 
     The inputs of a block are those that the already tuned layers before it produce, its target is the dense model's
     output of the same block (methods, section 5). Padding is left out; with `first_token` the last layer is fitted to
     the first token alone, since a classifier looks at no other. A block keeps its binary mask where the solver finds
     nothing finite, a scale is beyond +-limit or the error would grow; the other blocks are tuned all the same.
     """
-    masking = Masking(adapter, space)
+    solver = SOLVERS[config.name]
     scales = mask.float().cpu().clone()
-    views = space.views(scales)
+    views = prunable.units.views(scales)
     report = []
+    with prunable.masking() as masking:
 
-    def prune(on: bool) -> None:
-        masking.set(scales[None].to(model.device) if on else None)
+        def prune(on: bool) -> None:
+            masking.set(scales[None].to(prunable.device) if on else None)
 
-    with masking.on(model):
-        for lesson in lessons(model, adapter, space, mask, batches, prune, first_token):
-            block, equations = lesson.block, NormalEquations(lesson.weight, lesson.block.width)
-            for x, target in lesson.samples:
+        for task in block_tasks(prunable, mask, batches, prune, first_token):
+            block, equations = task.block, NormalEquations(task.weight, task.block.width)
+            for x, target in task.samples:
                 equations.add(x, target)
-            new, outcome = _fit(equations, len(lesson.kept), config, solver)
-            views[block.layer, block.kind][lesson.kept] = new.float().cpu()
+            fitted, outcome = _fit(equations, len(task.kept), config, solver)
+            views[block.layer, block.kind][task.kept] = fitted.float().cpu()
             report.append({"layer": block.layer, "kind": block.kind, **outcome})
-    return scales, report
+    return Compensation(scales), report
 
 
 def _fit(
-    equations: NormalEquations, count: int, config: LeastSquares, solver: Solver
+    equations: "NormalEquations", count: int, config: LeastSquares, solver: Solver
 ) -> tuple[Tensor, dict[str, float | str]]:
     """Scales (count,) and what became of the block: solve (A^T A + damp I) r = A^T (b - A 1), scales 1 + r."""
     matrix, right = equations.system()
@@ -73,3 +66,42 @@ def _fit(
     if not after <= before:
         return ones, {"outcome": "no gain", "error": before, "binary_error": before}
     return 1 + r, {"outcome": "tuned", "error": after, "binary_error": before}
+
+
+@dataclass
+class NormalEquations:
+    """Sums over tokens that give A^T A and A^T b, where column u of A is what unit u adds to the block's output.
+
+    A is never formed. With X (tokens, F) the inputs of the output projection W (d, F), features i and j contribute to
+    the output with the inner product (X^T X)_ij (W^T W)_ij, which is then summed over the features of each unit; A^T b
+    is the diagonal of X^T b W, summed likewise. `weight` is W of the kept units, `width` the features of each.
+    """
+
+    weight: Tensor
+    width: int
+    gram: Tensor | None = None
+    cross: Tensor | None = None
+    energy: float = 0.0
+
+    def add(self, x: Tensor, target: Tensor) -> None:
+        """Take inputs (tokens, F) and the outputs that they should give (tokens, d), without the output bias."""
+        x, target = x.float(), target.float()
+        gram, cross = (x.T @ x).double(), ((x.T @ target) * self.weight.float().T).sum(1).double()
+        self.gram = gram if self.gram is None else self.gram + gram
+        self.cross = cross if self.cross is None else self.cross + cross
+        self.energy += float(target.double().square().sum())
+
+    def system(self) -> tuple[Tensor, Tensor]:
+        """A^T A (k, k) and A^T b (k,) float64."""
+        assert self.gram is not None
+        assert self.cross is not None
+        weight = self.weight.double()
+        features = self.gram * (weight.T @ weight)
+        k = len(self.cross) // self.width
+        matrix = features.view(k, self.width, k, self.width).sum((1, 3))
+        return matrix, self.cross.view(k, self.width).sum(1)
+
+    def error(self, scales: Tensor) -> float:
+        """||A x - b||^2 for scales x (k,)."""
+        matrix, right = self.system()
+        return float(scales @ matrix @ scales - 2 * scales @ right) + self.energy

@@ -1,33 +1,25 @@
 """Layer by layer, new output projections of the kept units that bring each block's output near the dense one."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from policyprune.config.schema import Reconstruct
-from policyprune.models.adapter import Adapter
-from policyprune.pruning.compensation import Edits
-from policyprune.pruning.masking import Masking
-from policyprune.pruning.space import Space
-from policyprune.tuning.ridge import Ridge
-from policyprune.tuning.teacher_student import Lesson, lessons
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.space import Key
+from policyprune.tuning.teacher_student import Batch, BlockTask, block_tasks
 
 HELD_OUT = 4  # one token of so many judges the ridge
 
 
 @torch.no_grad()
 def reconstruct(
-    model: PreTrainedModel,
-    adapter: Adapter,
-    space: Space,
-    mask: Tensor,
-    batches: list[dict[str, Tensor]],
-    config: Reconstruct,
-    first_token: bool,
-) -> tuple[Edits, list[dict[str, Any]]]:
+    prunable: PrunableModel, mask: Tensor, batches: list[Batch], config: Reconstruct, first_token: bool
+) -> tuple[Compensation, list[dict[str, Any]]]:
     """New weights (d, kept features) of the output projections, and a report of each block.
 
     With X (tokens, features) what the already reconstructed student brings to an output projection W and Y its output
@@ -35,46 +27,46 @@ def reconstruct(
     several `ridge` a block takes the one that, fitted to three quarters of the tokens, has the least error on the last
     quarter. It keeps its weights where there is no finite solution or the error, there or of all tokens, would grow.
     """
-    masking = Masking(adapter, space)
-    weights: dict[tuple[int, str], Tensor] = {}
-    worn: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # columns, weight, bias
+    weights: dict[Key, Tensor] = {}
+    replaced: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # kept columns, new weight, bias, by module
     report, pruned = [], False
 
-    def prune(on: bool) -> None:
-        nonlocal pruned
-        pruned = on
-        masking.set(mask.float()[None].to(model.device) if on else None)
-
-    def wear(name: str) -> Any:
+    def replace(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-            if not pruned or name not in worn:
+            if not pruned or name not in replaced:
                 return None
-            columns, weight, bias = worn[name]
+            columns, weight, bias = replaced[name]
             return functional.linear(args[0][..., columns], weight, bias)
 
         return hook
 
-    names = {block.out for block in adapter.blocks if block.count}
-    with masking.on(model):
-        handles = [model.get_submodule(name).register_forward_hook(wear(name)) for name in names]
+    names = {block.out for block in prunable.adapter.blocks if block.count}
+    with prunable.masking() as masking:
+
+        def prune(on: bool) -> None:
+            nonlocal pruned
+            pruned = on
+            masking.set(mask.float()[None].to(prunable.device) if on else None)
+
+        handles = [prunable.model.get_submodule(name).register_forward_hook(replace(name)) for name in names]
         try:
-            for lesson in lessons(model, adapter, space, mask, batches, prune, first_token):
-                block = lesson.block
-                new, outcome = _fit(lesson, config.ridge)
-                if new is not None:
-                    weights[block.layer, block.kind] = new.float().cpu()
-                    worn[block.out] = lesson.columns, new.to(lesson.weight.dtype), lesson.bias
+            for task in block_tasks(prunable, mask, batches, prune, first_token):
+                block = task.block
+                fitted, outcome = _fit(task, config.ridge)
+                if fitted is not None:
+                    weights[block.layer, block.kind] = fitted.float().cpu()
+                    replaced[block.out] = task.columns, fitted.to(task.weight.dtype), task.bias
                 report.append({"layer": block.layer, "kind": block.kind, **outcome})
         finally:
             for handle in handles:
                 handle.remove()
-    return Edits(weights=weights), report
+    return Compensation(weights=weights), report
 
 
-def _fit(lesson: Lesson, ridges: list[float]) -> tuple[Tensor | None, dict[str, float | str]]:
+def _fit(task: BlockTask, ridges: list[float]) -> tuple[Tensor | None, dict[str, float | str]]:
     """The new weight (d, features) float64, None where the old one stays, and what became of the block."""
-    most, rest = Ridge.of(lesson.weight), Ridge.of(lesson.weight)
-    for x, target in lesson.samples:
+    most, rest = Ridge.of(task.weight), Ridge.of(task.weight)
+    for x, target in task.samples:
         cut = len(x) - len(x) // HELD_OUT
         most.add(x[:cut], target[:cut])
         rest.add(x[cut:], target[cut:])
@@ -92,3 +84,51 @@ def _fit(lesson: Lesson, ridges: list[float]) -> tuple[Tensor | None, dict[str, 
     if not (gains and after < before):
         return None, {"outcome": "no gain", **kept}
     return new, {"outcome": "reconstructed", "error": after, "binary_error": before, "ridge": best}
+
+
+@dataclass
+class Ridge:
+    """||X (W + D)^T - Y||^2 + r ||D||^2 for the change D of weights W (d, F): its sums over tokens, in float64.
+
+    Products of a batch are in float32. X (tokens, F) are the inputs, Y (tokens, d) what should become of them.
+    """
+
+    weight: Tensor
+    gram: Tensor
+    cross: Tensor
+    energy: float = 0.0
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Ridge":
+        """Without any tokens yet."""
+        weight = weight.double()
+        features = weight.shape[1]
+        return cls(weight, weight.new_zeros(features, features), torch.zeros_like(weight.T))
+
+    def add(self, x: Tensor, target: Tensor) -> None:
+        """Take inputs (tokens, F) and the outputs (tokens, d) that they should give."""
+        x, target = x.float(), target.float()
+        self.gram += x.T @ x
+        self.cross += x.T @ target
+        self.energy += float(target.double().square().sum())
+
+    def __iadd__(self, other: "Ridge") -> "Ridge":
+        """Take the tokens of another problem of the same weights, too."""
+        self.gram += other.gram
+        self.cross += other.cross
+        self.energy += other.energy
+        return self
+
+    def error(self, weight: Tensor) -> float:
+        """||X weight^T - Y||^2."""
+        return float((weight * (weight @ self.gram - 2 * self.cross.T)).sum()) + self.energy
+
+    def solve(self, ridge: float) -> Tensor | None:
+        """The new weight (d, F) for r = `ridge` times the mean diagonal of X^T X; None where none is finite."""
+        damped = self.gram.clone()
+        damped.diagonal().add_(ridge * self.gram.diagonal().mean())
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if bool(failed):
+            return None
+        new = self.weight + torch.cholesky_solve(self.cross - self.gram @ self.weight.T, factor).T
+        return new if bool(new.isfinite().all()) else None

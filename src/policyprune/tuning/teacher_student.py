@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from policyprune.models.adapter import Adapter, Block
+from policyprune.models.adapter import Block
 from policyprune.models.layerwise import columns_of, projection, walk, watch
-from policyprune.pruning.space import Space
+from policyprune.pruning.prunable import PrunableModel
+
+Batch = dict[str, Tensor]  # arguments of the model's forward: token ids (B, T), attention mask (B, T), ...
 
 
 @dataclass(frozen=True)
-class Lesson:
+class BlockTask:
     """A block that can be fitted: its kept units (k,), which input features they have, their weight (d, features).
 
     `samples` are, batch by batch, the student's inputs (tokens, features) of the output projection and what it should
@@ -34,56 +35,49 @@ class Lesson:
 
 
 @torch.no_grad()
-def lessons(
-    model: PreTrainedModel,
-    adapter: Adapter,
-    space: Space,
-    mask: Tensor,
-    batches: list[dict[str, Tensor]],
-    prune: Callable[[bool], None],
-    first_token: bool,
-) -> Iterator[Lesson]:
+def block_tasks(
+    prunable: PrunableModel, mask: Tensor, batches: list[Batch], prune: Callable[[bool], None], first_token: bool
+) -> Iterator[BlockTask]:
     """Yield the blocks that keep units, in order. What the caller fits shows in the student's inputs of the next one.
 
     `prune(True)` makes the model the student as fitted so far, `prune(False)` the dense teacher. Padding is left out;
     with `first_token` the last layer is about the first token alone, since a classifier looks at no other.
     """
-    views = space.views(mask.bool().cpu())
-    blocks = {(block.layer, block.kind): block for block in adapter.blocks}
+    model, adapter, views = prunable.model, prunable.adapter, prunable.views(mask)
     last = len(adapter.layers) - 1
     prune(False)
     teacher_layers = walk(model, adapter, batches, first_token)
     teacher = next(teacher_layers)
     student_layers = walk(model, adapter, batches, first_token)
-    pupil = next(student_layers)
+    student = next(student_layers)
 
     def samples(block: Block, columns: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        seen = watch(model, pupil, _watched(block), final=False)
-        for now, target, weight in zip(seen, targets[block.out], weights, strict=True):
-            x, out = now[block.out]
-            wanted = target - (_reached(now, block) - out) - (0.0 if bias is None else bias)
+        seen = watch(model, student, _watched(block), final=False)
+        for passed, target, weight in zip(seen, targets[block.out], weights, strict=True):
+            x, out = passed[block.out]
+            wanted = target - (_reached(passed, block) - out) - (0.0 if bias is None else bias)
             factor = 1.0 if block.norm else weight.to(x.device)
             yield x[:, columns] * factor, wanted * factor
 
     for index in range(len(adapter.layers)):
         kinds = [kind for kind in ("attention", "ffn") if (index, kind) in views and views[index, kind].any()]
         prune(False)
-        own = [blocks[index, kind] for kind in kinds]
-        targets: dict[str, list[Tensor]] = {block.out: [] for block in own}
-        for now in watch(model, teacher, [name for block in own for name in _watched(block)], final=True):
-            for block in own:
-                targets[block.out].append(_reached(now, block))
+        blocks = [prunable.blocks[index, kind] for kind in kinds]
+        targets: dict[str, list[Tensor]] = {block.out: [] for block in blocks}
+        for passed in watch(model, teacher, [name for block in blocks for name in _watched(block)], final=True):
+            for block in blocks:
+                targets[block.out].append(_reached(passed, block))
         weights = [_weight(out) for out in teacher.counted(teacher.produced or [])]
         for kind in kinds:
-            block, kept = blocks[index, kind], views[index, kind].nonzero().flatten()
+            block, kept = prunable.blocks[index, kind], views[index, kind].nonzero().flatten()
             columns = columns_of(block, kept).to(model.device)
             weight, bias = projection(model, block)
             prune(True)
-            yield Lesson(block, kept, columns, weight[:, columns], bias, samples(block, columns, bias))
+            yield BlockTask(block, kept, columns, weight[:, columns], bias, samples(block, columns, bias))
         if index < last:
             teacher = next(teacher_layers)
             prune(True)
-            pupil = next(student_layers)
+            student = next(student_layers)
 
 
 def _weight(residual: Tensor) -> Tensor:
@@ -95,6 +89,9 @@ def _watched(block: Block) -> list[str]:
     return [block.out, block.norm] if block.norm else [block.out]
 
 
-def _reached(now: dict[str, tuple[Tensor, Tensor]], block: Block) -> Tensor:
-    """What a norm takes behind a block, residual and output (tokens, d); the output alone where there is none."""
-    return now[block.norm][0] if block.norm else now[block.out][1]
+def _reached(passed: dict[str, tuple[Tensor, Tensor]], block: Block) -> Tensor:
+    """What a norm takes behind a block, residual and output (tokens, d); the output alone where there is none.
+
+    `passed` holds what went in and came out of the watched modules, by name.
+    """
+    return passed[block.norm][0] if block.norm else passed[block.out][1]

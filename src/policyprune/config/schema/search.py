@@ -18,6 +18,11 @@ class Optimizer:
         """Number of steps of the search; None where it has none, or they are not known before."""
         return None
 
+    @property
+    def sliced(self) -> bool:
+        """Whether forward passes leave out what a mask prunes, instead of multiplying it by zero."""
+        return False
+
 
 @dataclass
 class Stepwise(Optimizer):

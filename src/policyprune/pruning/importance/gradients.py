@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from policyprune.pruning.masking import Masking
+from policyprune.pruning.prunable import PrunableModel
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]  # masks (B, n) and rows (B,) to losses (B,)
 
@@ -17,9 +16,9 @@ def gradients_of(evaluate: Evaluate, masks: Tensor, rows: Tensor) -> tuple[Tenso
     Each example has a mask of its own, so one backward pass gives the gradients of a whole batch, example by example.
     """
     with torch.enable_grad():
-        leaf = masks.detach().clone().requires_grad_()
-        losses = evaluate(leaf, rows)
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        copies = masks.detach().clone().requires_grad_()
+        losses = evaluate(copies, rows)
+        (gradient,) = torch.autograd.grad(losses.sum(), copies)
     return losses.detach(), gradient
 
 
@@ -30,20 +29,15 @@ def gradients_at(evaluate: Evaluate, mask: Tensor, batches: list[Tensor]) -> Ite
 
 
 def mask_gradients(
-    model: PreTrainedModel,
-    masking: Masking,
-    units: int,
-    batches: list[Tensor],
-    loss: Callable[[Tensor], Tensor],
-    per: str,
+    prunable: PrunableModel, batches: list[Tensor], loss: Callable[[Tensor], Tensor], per: str
 ) -> Tensor:
     """dL/dm at m = 1: a row for each example, or for each batch (its mean loss): (rows, units) float32 on the CPU."""
+    dense = torch.ones(prunable.units.n, device=prunable.device)
+    with prunable.masking() as masking:
 
-    def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
-        masking.set(masks)
-        return loss(rows)
+        def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
+            masking.set(masks)
+            return loss(rows)
 
-    dense = torch.ones(units, device=model.device)
-    with masking.on(model):
-        found = [gradient.float().cpu() for gradient in gradients_at(evaluate, dense, batches)]
-    return torch.cat([own.mean(0, keepdim=True) for own in found] if per == "batch" else found)
+        gradients = [gradient.float().cpu() for gradient in gradients_at(evaluate, dense, batches)]
+    return torch.cat([examples.mean(0, keepdim=True) for examples in gradients] if per == "batch" else gradients)

@@ -8,7 +8,7 @@ from torch import Tensor
 from policyprune.config.schema import Given
 from policyprune.errors import UsageError
 from policyprune.pruning.budget.budget import Budget
-from policyprune.pruning.mask import FILE, load_mask
+from policyprune.pruning.mask_file import MASK_FILE, load_mask
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 from policyprune.pruning.space import Space
 
@@ -21,7 +21,7 @@ def search(problem: Problem, config: Given, report: Report, state: State = FORGE
 
 def mask_of(config: Given, space: Space, budget: Budget) -> Tensor:
     """The mask (n,) of the run; UsageError where it is damaged, of other units than `space`, or beyond the budget."""
-    own, mask = load_mask(Path(config.folder).expanduser() / FILE, "optimizer.folder")
+    own, mask = load_mask(Path(config.folder).expanduser() / MASK_FILE, "optimizer.folder")
     if own != space:
         raise UsageError(f"optimizer.folder: the mask in {config.folder!r} is not of this model's units or granularity")
     if bool((budget.spent(mask) > budget.pool_limit * (1 + 1e-9)).any()):

@@ -1,0 +1,138 @@
+"""From a dense model to a smaller one: scores, a search, a tuning. The command `run` and the Python API call these."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from policyprune.config.schema import Calibrated, Importance, Optimizer, Tuning
+from policyprune.pruning.budget.budget import Budget
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.importance import Evidence, scores_of
+from policyprune.pruning.importance.initialisation import initial_probabilities
+from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
+from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Report, State
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.search.forwards import Forwards
+from policyprune.surgery.shrink import shrink
+from policyprune.tasks.task import CalibrationData, by_length
+from policyprune.tuning.fit import fit
+
+BATCH = 32  # calibration sequences at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """What is pruned, to which budget, and the calibration sequences that decide what goes.
+
+    `quick` is the same model in the data type of the search's forward passes, or the model itself. `importance` says
+    how units are scored before anything is searched.
+    """
+
+    prunable: PrunableModel
+    quick: PrunableModel
+    data: CalibrationData
+    budget: Budget
+    importance: Importance
+    seed: int = 0
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What the importance score may look at: the first `importance.sequences` sequences."""
+        return Evidence(
+            prunable=self.prunable,
+            rows=by_length(self.data.lengths[: self.importance.sequences], BATCH),
+            inputs=self.data.inputs,
+            loss=lambda rows: self.data.loss(self.quick.model, rows),
+            keep=self.budget.keep,
+            seed=self.seed,
+            gradient_per=self.importance.gradient_per,
+            quick=self.quick,
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Importance of each decision of the space, (n,), and the keep probabilities that a search starts from, (n,)."""
+
+    importance: Tensor
+    start: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """What a pruning found: the mask (n,) over the units, and how the kept ones are changed.
+
+    `models` are the smaller ones: `pruned` with the weights of the dense model, `tuned` with the compensation.
+    """
+
+    scores: Scores
+    found: Found
+    mask: Tensor
+    compensation: Compensation | None
+    models: dict[str, PreTrainedModel]
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The last of the smaller models."""
+        return list(self.models.values())[-1]
+
+
+@torch.no_grad()
+def prune(pruning: Pruning, optimizer: Optimizer, tuning: Tuning, report: Report | None = None) -> Pruned:
+    """Score, search, tune and shrink. `report` is called with the numbers of each step of the search."""
+    scores = score(pruning)
+    found = find_mask(pruning, scores, optimizer, report=report)
+    mask = pruning.prunable.space.expand(found.mask)
+    compensation = None
+    if isinstance(tuning, Calibrated):
+        compensation, _ = fit(pruning.prunable, mask, pruning.data, tuning, pruning.quick)
+    models = {"pruned" if compensation is None else "tuned": shrink(pruning.prunable, mask, compensation)}
+    return Pruned(scores=scores, found=found, mask=mask, compensation=compensation, models=models)
+
+
+@torch.no_grad()
+def score(pruning: Pruning) -> Scores:
+    """Importance of the decisions, the sum over the units below each, and the probabilities that spend the budget."""
+    space = pruning.prunable.space
+    importance = space.pooled(scores_of(pruning.importance.name, pruning.evidence))
+    return Scores(importance, initial_probabilities(importance, space, pruning.budget, pruning.importance))
+
+
+@torch.no_grad()
+def find_mask(
+    pruning: Pruning,
+    scores: Scores,
+    optimizer: Optimizer,
+    report: Report | None = None,
+    state: State = FORGETFUL,
+    share: Callable[[Each], Each] | None = None,
+) -> Found:
+    """Search for decisions within the budget that have a low loss.
+
+    `report` is called with the numbers of each step; `state` keeps what the search needs to go on after an
+    interruption; `share` makes of the evaluation in this process one that several processes share.
+    """
+    quick, space = pruning.quick, pruning.prunable.space
+    forwards = Forwards(quick, pruning.data.loss, optimizer.sliced)
+    problem = Problem(
+        evaluate=forwards,
+        space=space,
+        budget=pruning.budget,
+        metric=scores.importance.to(quick.device),
+        start=scores.start.to(quick.device),
+        lengths=pruning.data.lengths,
+        seed=pruning.seed,
+        gradients=lambda: space.pooled(pruning.evidence.gradients),
+        per_cost=pruning.importance.per_cost,
+        each=forwards.each if share is None else share(forwards.each),
+    )
+    with forwards.on():
+        return OPTIMIZERS[optimizer.name](problem, optimizer, report or _ignore, state)
+
+
+def _ignore(step: dict[str, Tensor | float]) -> None:
+    """Nobody wants to know."""

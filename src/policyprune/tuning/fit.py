@@ -1,0 +1,90 @@
+"""Fit a tuning to calibration sequences, and keep the share of it that lowers the loss of other sequences most."""
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from policyprune.config.schema import Calibrated
+from policyprune.pruning.compensation import Compensation, carried_over, part
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.surgery.checkpoint import auto_class
+from policyprune.surgery.shrink import shrink
+from policyprune.tasks.task import CalibrationData, by_length
+from policyprune.tuning import TUNINGS, Report
+
+log = logging.getLogger(__name__)
+
+BATCH = 32  # sequences at a time
+SHARES = (1.0, 0.5, 0.0)  # of the change, that are tried
+HELD_OUT = 64  # sequences at most
+
+
+@torch.no_grad()
+def fit(
+    prunable: PrunableModel,
+    mask: Tensor,
+    data: CalibrationData,
+    config: Calibrated,
+    quick: PrunableModel | None = None,
+) -> tuple[Compensation, Report]:
+    """What the tuning `config.name` changes in the units that mask (n,) keeps, and a report of each block.
+
+    `quick` is the model in the data type of the forward passes, the model itself where there is none. `strength` in the
+    report is the share of the change that is kept: the best one on calibration sequences that it was not fitted to.
+    `bias_compensation` has none, it is a baseline as published.
+    """
+    quick = quick or prunable
+    fitted, held_out = config.sequences, torch.arange(0)
+    if config.name != "bias_compensation":
+        fitted, held_out = split(len(data.lengths), config.sequences)
+    rows = by_length(data.lengths[:fitted], BATCH)
+    batches = [{name: tensor.to(quick.device) for name, tensor in data.inputs(batch).items()} for batch in rows]
+    compensation, report = TUNINGS[config.name](quick, mask, batches, config, reads_first_token(quick.model))
+    if len(held_out):
+
+        def loss(smaller: PreTrainedModel) -> float:
+            batches = (held_out[batch] for batch in by_length(data.lengths[held_out], BATCH))
+            return float(torch.cat([data.loss(smaller, batch) for batch in batches]).double().mean())
+
+        compensation, share = choose(compensation, quick, mask, loss)
+        log.info("%g of the tuning has the least loss on %d other sequences", share, len(held_out))
+        report = [{**row, "strength": share} for row in report]
+    return carried_over(compensation, quick, prunable, mask), report
+
+
+def reads_first_token(model: PreTrainedModel) -> bool:
+    """Whether the head looks at the first token alone: a classifier of an encoder does, a decoder's takes the last."""
+    return auto_class(model) == "AutoModelForSequenceClassification" and not hasattr(model, "score")
+
+
+def split(sequences: int, fitted: int) -> tuple[int, Tensor]:
+    """How many rows a tuning is fitted to, the first `fitted`, and those held out: the next, `HELD_OUT` at most.
+
+    Where fewer than an eighth as many follow, the last eighth of the fitted ones is held out instead; none of one
+    sequence.
+    """
+    fitted = min(fitted, sequences)
+    wanted = min(HELD_OUT, max(1, fitted // 8))
+    cut = fitted if sequences - fitted >= wanted else max(1, fitted - wanted)
+    return cut, torch.arange(cut, min(sequences, cut + HELD_OUT))
+
+
+def choose(
+    compensation: Compensation, prunable: PrunableModel, mask: Tensor, loss: Callable[[PreTrainedModel], float]
+) -> tuple[Compensation, float]:
+    """The compensation at the share in `SHARES` whose smaller model has the least loss, and the share.
+
+    Of equal losses the largest share is taken. A block's output is nearer to the dense one after a tuning; whether that
+    is better for the loss shows only behind all blocks. Biases stay whole.
+    """
+    tried = {}
+    for share in SHARES:
+        partial = part(compensation, share, prunable, mask)
+        value = loss(shrink(prunable, mask, partial))
+        tried[share] = (value if math.isfinite(value) else math.inf, partial)
+    best = min(SHARES, key=lambda share: tried[share][0])
+    return tried[best][1], best
