@@ -185,7 +185,17 @@ def test_perplexities_over_seeds_are_told_apart_by_the_seeds(tmp_path: Path) -> 
         write_run(tmp_path, "ours", seed=seed, results=other, stderr=0.1)
         other = [("pruned", "accuracy", 0.4, {"split": "validation"})]
         write_run(tmp_path, "flap", seed=seed, results=other, stderr=0.1)
+        worst: list[Measured] = [("pruned", "accuracy", 0.1, {"split": "validation"})]
+        write_run(tmp_path, "magnitude", seed=seed, results=worst, stderr=0.1)
     assert bold_rows(tmp_path, "accuracy") == {"ours", "flap"}, "the questions err, whatever the seeds do"
+
+
+def test_what_would_be_all_bold_is_not(tmp_path: Path) -> None:
+    for method, accuracy in (("ours", 0.5), ("flap", 0.4)):
+        for seed in (0, 1):
+            results: list[Measured] = [("pruned", "accuracy", accuracy, {"split": "validation"})]
+            write_run(tmp_path, method, seed=seed, results=results, stderr=0.1)
+    assert bold_rows(tmp_path, "accuracy") == set()
 
 
 @pytest.mark.parametrize("stderr", [None, 0.01])

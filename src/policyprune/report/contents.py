@@ -23,7 +23,7 @@ HOW_TO_READ = (
     "keep 0.8: the budget leaves 80 % of the dense model, in the units of the budget.",
     "24.10 ± 0.20: mean and standard deviation over seeds. ↓: lower is better, ↑: higher is better.",
     "Bold: the best mean of a column, and those within one standard error of the difference from it. Nothing is bold "
-    "where the best has one seed.",
+    "where the best has one seed, or where that would be every row.",
     "A letter behind a name: a note below the table says how that row was measured differently from the others.",
 )
 

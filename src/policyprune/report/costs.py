@@ -70,7 +70,7 @@ def _size_table(results: TaskResults, means: Sequence[Mean]) -> Table:
         stub=STUB,
         groups=tuple((_size_title(metric), (_shape(setting),)) for metric, setting in columns),
         rows=tuple(_rows(results, cells)),
-        caption=f"Size and speed of {results.words}, dense and shrunk. Tuning changes neither.{_how_timed(means)}",
+        caption=f"Size and speed of {results.words}, dense and shrunk. Tuning keeps the mask.{_how_timed(means)}",
     )
 
 

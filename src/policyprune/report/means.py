@@ -62,9 +62,9 @@ def means_of(runs: Sequence[tuple[Run, list[Line]]]) -> list[Mean]:
 def leading(metric: str, means: Mapping[Line, Mean]) -> set[Line]:
     """The lines that are ahead: the best mean, and those within one standard error of the difference from it.
 
-    None where there is nothing to compare, or where the best has one seed. The standard error of a mean is that over
-    its seeds and that of the metric itself (over examples, which all seeds share) together; of a perplexity that over
-    the seeds alone. A mean without any is taken to have that of the best.
+    None where the best has one seed, and where that would be every line. The standard error of a mean is that over its
+    seeds and that of the metric itself (over examples, which all seeds share) together; of a perplexity that over the
+    seeds alone. A mean without any is taken to have that of the best.
     """
     values = {line: mean.value for line, mean in means.items() if mean.value is not None}
     if len(values) < 2:
@@ -79,7 +79,7 @@ def leading(metric: str, means: Mapping[Line, Mean]) -> set[Line]:
         reach = math.hypot(error_of_best, error_of_best if error is None else error)
         if abs(value - values[best]) <= reach:
             ahead.add(line)
-    return ahead
+    return ahead if len(ahead) < len(values) else set()
 
 
 def _values(run: Run, method: str) -> list[tuple[Line, Column, _Value]]:
