@@ -50,7 +50,7 @@ def run(config: Evaluating, folder: Path) -> Record:
 
 
 def task_of(config: Evaluating) -> Task:
-    """The task, with BOS where it stood when the checkpoint was made: a pruned model is not asked anew."""
+    """The task, with BOS where it stood in the data of the run that made the checkpoint."""
     if isinstance(config.task, LanguageModeling) and config.task.bos == "auto" and config.recorded_bos is not None:
         return replace(config.task, bos=config.recorded_bos)
     return config.task
@@ -59,7 +59,6 @@ def task_of(config: Evaluating) -> Task:
 @torch.no_grad()
 def _run(config: Evaluating, folder: Path) -> Record:
     torch.manual_seed(config.seed)
-    wanted = config.evaluation
     with recorded(config, folder, device_of(config.model)) as record:
         with measured("load", record.stages):
             model, tokenizer = load(config.model, config.task, any_class=True)
@@ -69,26 +68,26 @@ def _run(config: Evaluating, folder: Path) -> Record:
             record.protocol = task.protocol
             for line in task.check(model):
                 record.warn(line)
-            quality = quality_of(task, wanted, tokenizer)
+            quality = quality_of(task, config.evaluation, tokenizer)
             rehearse_evaluation(quality, model)
         with measured("evaluation", record.stages):
-            found = quality.of("evaluated", model)
-            for measure in found:
+            measures = quality.of("evaluated", model)
+            for measure in measures:
                 record.add("evaluated", *measure)
-            if wanted.fresh_process:
+            if config.evaluation.fresh_process:
                 checkpoint = locate("model.source", config.model.source)
                 assert checkpoint is not None
-                again = quality.elsewhere(checkpoint, model, config.model.trust_remote_code)
-                for measure in again:
+                reloaded = quality.elsewhere(checkpoint, model, config.model.trust_remote_code)
+                for measure in reloaded:
                     record.add("reloaded", *measure)
-                check_reloaded(found, again, model.dtype, checkpoint)
+                check_reloaded(measures, reloaded, model.dtype, checkpoint)
             if model.config.model_type in FAMILIES:
                 for measure in size(model, config.sequence_length):
                     record.add("evaluated", *measure)
-            else:  # other people's models may have no blocks that we know
+            else:  # of a family that is not known here: its blocks cannot be counted
                 record.add("evaluated", "parameters", parameters(model), "", {})
             record.add("evaluated", "checkpoint", weight_megabytes(model), "MB", {})
-            for subject, measure in latencies({"evaluated": model}, wanted.latency):
+            for subject, measure in latencies({"evaluated": model}, config.evaluation.latency):
                 record.add(subject, *measure)
         for line in doubts(record.results):
             record.warn(line)

@@ -2,16 +2,26 @@
 
 import logging
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
-from policyprune.commands.training_bar import TrainingBar
 from policyprune.config.schema import Classification, Finetuning, QuestionAnswering
 from policyprune.errors import UsageError
 from policyprune.evaluation.plausibility import doubts
@@ -19,6 +29,7 @@ from policyprune.evaluation.quality import quality_of
 from policyprune.models.device import device_of
 from policyprune.models.loading import load, skeleton
 from policyprune.processes import processes
+from policyprune.progress import bar
 from policyprune.runs.folder import finished_before, recorded
 from policyprune.runs.record import Record
 from policyprune.runs.rehearsal import rehearse_evaluation
@@ -31,6 +42,7 @@ from policyprune.tasks.labels import name_classes
 from policyprune.tasks.question_answering import QuestionAnsweringTask
 
 log = logging.getLogger(__name__)
+Labelled = ClassificationTask | QuestionAnsweringTask
 
 
 def run(config: Finetuning, folder: Path) -> Record:
@@ -49,13 +61,12 @@ def run(config: Finetuning, folder: Path) -> Record:
 
 
 def _run(config: Finetuning, folder: Path) -> Record:
-    assert isinstance(config.task, Classification | QuestionAnswering)
     torch.manual_seed(config.seed)
     with recorded(config, folder, device_of(config.model)) as record:
         with measured("load", record.stages):
             model, tokenizer = load(config.model, config.task, new_head(config))
             task = build(config.task, tokenizer)
-            assert isinstance(task, ClassificationTask | QuestionAnsweringTask)
+            assert isinstance(task, Labelled)
             record.protocol = task.protocol
             if isinstance(task, ClassificationTask) and task.calibration.names:
                 name_classes(model, task.calibration.names, task.config)
@@ -63,20 +74,8 @@ def _run(config: Finetuning, folder: Path) -> Record:
                 record.warn(line)
             quality = quality_of(task, config.evaluation, tokenizer)
             rehearse_evaluation(quality, model)
-        with measured("training", record.stages), torch.enable_grad():
-            model.requires_grad_(True)
-            state = folder / "trainer"
-            if config.force and state.is_dir():
-                shutil.rmtree(state)  # or a finished training would only be loaded again
-            arguments = training_arguments(config, state, device_of(config.model), model.dtype)
-            examples, collator = TrainingSet(task, model), DataCollatorWithPadding(tokenizer)
-            trainer = Trainer(
-                model, arguments, train_dataset=examples, data_collator=collator, callbacks=[TrainingBar()]
-            )
-            trainer.remove_callback(PrinterCallback)
-            last = get_last_checkpoint(str(state)) if state.is_dir() else None
-            trainer.train(resume_from_checkpoint=last)
-        model.eval().requires_grad_(False)
+        with measured("training", record.stages):
+            _train(config, model, tokenizer, task, folder / "trainer")
         with measured("export", record.stages), write_folder(folder / "checkpoint") as scratch:
             model.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
@@ -88,13 +87,32 @@ def _run(config: Finetuning, folder: Path) -> Record:
     return record
 
 
+def _train(
+    config: Finetuning, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Labelled, folder: Path
+) -> None:
+    """Train a model in place, from the last epoch that is in `folder`."""
+    if config.force and folder.is_dir():
+        shutil.rmtree(folder)  # or a finished training would only be loaded again
+    trainer = Trainer(
+        model.requires_grad_(True),
+        training_arguments(config, folder, device_of(config.model), model.dtype),
+        train_dataset=TrainingSet(task, model),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[TrainingBar()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    with torch.enable_grad():
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    model.eval().requires_grad_(False)
+
+
 def new_head(config: Finetuning) -> dict[str, Any]:
-    """What the head that is trained is told."""
+    """Settings of a head that is trained from nothing."""
     return {"num_labels": config.task.classes} if isinstance(config.task, Classification) else {}
 
 
 def check_device(device: torch.device) -> None:
-    """UsageError for processes and GPUs that the Trainer would use in other ways than the config says."""
+    """UsageError for several processes, and for a GPU that is not the first, which the Trainer would not train on."""
     if processes() > 1:
         raise UsageError(f"WORLD_SIZE: {processes()} processes, fine-tuning takes one")
     if device.index:
@@ -105,7 +123,7 @@ def check_device(device: torch.device) -> None:
 
 
 def training_arguments(config: Finetuning, folder: Path, device: torch.device, dtype: torch.dtype) -> TrainingArguments:
-    """What the Trainer is told. It trains on one device, so that `training.batch_size` is the batch."""
+    """Settings of the Trainer. It trains on one device, so that `training.batch_size` is the batch."""
     on_cpu = device.type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -132,7 +150,7 @@ def training_arguments(config: Finetuning, folder: Path, device: torch.device, d
 class TrainingSet(Dataset[dict[str, Any]]):
     """The calibration examples of a task as the Trainer wants them, without padding."""
 
-    def __init__(self, task: ClassificationTask | QuestionAnsweringTask, model: PreTrainedModel) -> None:
+    def __init__(self, task: Labelled, model: PreTrainedModel) -> None:
         self._task = task
         self._labels = task.calibration.labels_for(model) if isinstance(task, ClassificationTask) else None
 
@@ -151,3 +169,36 @@ class TrainingSet(Dataset[dict[str, Any]]):
             return {"labels": self._labels[index]}
         start, end = self._task.calibration.spans[index]
         return {"start_positions": start, "end_positions": end}
+
+
+class TrainingBar(TrainerCallback):
+    """A progress bar of all steps, with the loss that the trainer logs."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._done = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show it, from where the training goes on."""
+        self._bar = self._stack.enter_context(bar(state.max_steps, "training", "step"))
+        self.on_step_end(args, state, control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move it on."""
+        self._bar.update(state.global_step - self._done)
+        self._done = state.global_step
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Show the mean loss since the last log."""
+        if logs and "loss" in logs:
+            self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave it on the screen."""
+        self._stack.close()
