@@ -18,7 +18,7 @@ from policyprune.models.adapter import adapt
 from policyprune.models.loading import skeleton
 from policyprune.models.modelling_file import brings_only_ours
 from policyprune.pruning.space import space_of
-from policyprune.search import worker as following
+from policyprune.search import worker
 from policyprune.tasks import build, language_modeling
 from policyprune.tasks.language_modeling import TextTask
 
@@ -63,9 +63,9 @@ def test_another_rank_takes_the_choice_of_rank_0(
     n = space_of(adapt(skeleton(config.model, config.task)), config.granularity.units).n
     for chosen in ("window", "text"):
         protocol = build(dataclasses.replace(config.task, bos=chosen), tokenizer).protocol
-        told = following.briefing(n, {**protocol, "bos_measured": {"loss_with_bos": 1.0, "loss_without_bos": 2.0}})
+        expected = worker.briefing(n, {**protocol, "bos_measured": {"loss_with_bos": 1.0, "loss_without_bos": 2.0}})
         monkeypatch.setattr(language_modeling, "token_losses", None)  # a rank that decides by itself would fail
-        with following.prepared(config, told):
+        with worker.prepared(config, expected):
             pass
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from harness import SMALL_SEARCH, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import run as pipeline
+from policyprune.commands.checks import check_owner
 from policyprune.config.schema import Config, Given
 from policyprune.errors import UsageError
 from policyprune.runs.folder import finished_before
@@ -108,4 +109,4 @@ def test_a_given_mask_is_looked_at_before_weights_are_loaded(
 def test_a_given_mask_of_another_type_of_model_is_refused(finished: Path, tiny_llama: Any) -> None:
     """Equal counts of layers, heads and channels do not make it the same model."""
     with pytest.raises(UsageError, match=r"^optimizer\.folder: the mask in .* is not this model's: the plan is for"):
-        pipeline.check_owner(Given("given", str(finished)), tiny_llama(vocab_size=77))
+        check_owner(Given("given", str(finished)), tiny_llama(vocab_size=77))

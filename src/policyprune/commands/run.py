@@ -3,36 +3,31 @@
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from policyprune.config.schema import Calibrated, Config, Given, LatencyBudget
-from policyprune.errors import UsageError
+from policyprune.commands.checks import budgets_of, check
+from policyprune.config.schema import Calibrated, Config, LatencyBudget
 from policyprune.evaluation.comparison import Compared, Comparison, compare
-from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency.forward import kept_latency
-from policyprune.evaluation.latency.table import block_latency
-from policyprune.evaluation.perplexity import check_lengths
 from policyprune.evaluation.plausibility import NotTrustworthyError, absurd_from_the_start, doubts
 from policyprune.evaluation.quality import Quality, quality_of
-from policyprune.evaluation.zero_shot_tasks import embedded_files
 from policyprune.models.device import device_of, in_search_dtype
-from policyprune.models.loading import load, skeleton
-from policyprune.pruning.budget.budget import Budget, make_budget
+from policyprune.models.loading import load
+from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.budget.selection import by_metric
 from policyprune.pruning.mask_file import MASK_FILE, keep_rates, save_mask
 from policyprune.pruning.optimizers import Found
-from policyprune.pruning.optimizers.from_run import mask_of
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.runs.card import write_card
 from policyprune.runs.folder import finished_before, recorded
 from policyprune.runs.record import Record
 from policyprune.runs.rehearsal import rehearse
-from policyprune.runs.repair import mender
+from policyprune.runs.repair import repair
 from policyprune.runs.stages import measured
 from policyprune.runs.state import Content, StateFile, once
 from policyprune.runs.summary import closing_words, summary
@@ -41,10 +36,10 @@ from policyprune.search.prune import Pruned, Pruning, Scores, score
 from policyprune.search.team import Team, leading
 from policyprune.search.worker import briefing
 from policyprune.surgery import formats
-from policyprune.surgery.plan import Base, Plan, base_of, check_base
-from policyprune.surgery.plan_file import PLAN_FILE, read_plan, write_plan
+from policyprune.surgery.plan import Base, Plan, base_of
+from policyprune.surgery.plan_file import PLAN_FILE, write_plan
 from policyprune.surgery.shrink import shrink
-from policyprune.tasks import BuiltTask, build, check_model
+from policyprune.tasks import BuiltTask, build
 from policyprune.tasks.task import CalibrationUsage
 from policyprune.tracking.tracker import Tracker, open_tracker
 from policyprune.tuning.fit import fit
@@ -55,7 +50,7 @@ log = logging.getLogger(__name__)
 def run(config: Config, folder: Path) -> Record:
     """Do one run in `folder`, or show the record of the same run when it is finished already."""
     with leading() as team:
-        record = finished_before(config, folder, mender(config, folder, export_settings(config)))
+        record = finished_before(config, folder, lambda record: repair(record, config, folder))
         if record is not None:
             log.info("this run is finished already, force=true repeats it")
         else:
@@ -63,39 +58,6 @@ def run(config: Config, folder: Path) -> Record:
             record = _run(config, folder, team)
     print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
     return record
-
-
-def check(config: Config) -> None:
-    """UsageError for what this machine lacks, and for a budget that no mask can meet, before weights are loaded."""
-    device_of(config.model)
-    if config.evaluation.fresh_process:
-        check_fresh_process()
-    embedded_files(config.evaluation.zero_shot)
-    empty = skeleton(config.model, config.task)
-    check_model(config.task, empty)
-    check_lengths(config.evaluation, config.task, empty)
-    formats.check_formats(config.export.formats, empty, export_settings(config))
-    prunable = PrunableModel.of(empty, config.granularity.units, config.granularity.spared)
-    budget = _budgets(config, prunable)(config.budget.scope)
-    if isinstance(config.optimizer, Given):
-        mask_of(config.optimizer, prunable.space, budget)
-        check_owner(config.optimizer, empty)
-
-
-def check_owner(given: Given, model: PreTrainedModel) -> None:
-    """UsageError for the mask of a model of another type or size, as far as the plan beside it tells."""
-    plan = Path(given.folder).expanduser() / PLAN_FILE
-    if plan.is_file():
-        try:
-            check_base(read_plan(plan), model)
-        except UsageError as error:
-            reason = str(error).removeprefix("model.source: ")
-            raise UsageError(f"optimizer.folder: the mask in {given.folder!r} is not this model's: {reason}") from error
-
-
-def export_settings(config: Config) -> formats.Settings:
-    """What the exporters are told."""
-    return formats.Settings(config.export.max_shard_size, config.export.gguf_dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +107,7 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
         for line in doubts(record.results):
             record.warn(line)
         if "hf" in config.export.formats:
-            write_card(record, formats.target("hf", folder, export_settings(config)), dense.base.source)
+            write_card(record, formats.target("hf", folder, formats.Settings.of(config.export)), dense.base.source)
     return record
 
 
@@ -154,21 +116,10 @@ def _load(run: Run) -> Dense:
     config = run.config
     model, tokenizer = load(config.model, config.task)
     run.record.hardware["attention"] = model.config._attn_implementation
-    formats.check_formats(config.export.formats, model, export_settings(config), tokenizer)
+    formats.check_formats(config.export.formats, model, formats.Settings.of(config.export), tokenizer)
     base = base_of(model, config.model.source, config.model.revision, config.task.name)
     prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)
-    return Dense(prunable=prunable, tokenizer=tokenizer, base=base, budget=_budgets(config, prunable))
-
-
-def _budgets(config: Config, prunable: PrunableModel) -> Callable[[str], Budget]:
-    """The budget of the config in another scope; a latency table is measured once, here."""
-    latency = block_latency(config.model, config.task, config.budget, config.granularity)
-
-    def in_scope(scope: str) -> Budget:
-        options = replace(config.budget, scope=scope)
-        return make_budget(options, prunable.adapter, prunable.space, latency, config.granularity.align)
-
-    return in_scope
+    return Dense(prunable=prunable, tokenizer=tokenizer, base=base, budget=budgets_of(config, prunable))
 
 
 def _read_data(run: Run, dense: Dense) -> tuple[BuiltTask, Quality]:
@@ -245,7 +196,7 @@ def _search(run: Run, pruning: Pruning, scores: Scores, usage: CalibrationUsage)
 
 def _export(run: Run, dense: Dense, pruned: Pruned) -> None:
     """Write mask, plan and every format that is asked for."""
-    space, settings = dense.prunable.space, export_settings(run.config)
+    space, settings = dense.prunable.space, formats.Settings.of(run.config.export)
     probabilities = space.expand(pruned.found.probabilities)
     save_mask(run.folder / MASK_FILE, pruned.mask, space.units, probabilities, pruned.compensation)
     write_plan(run.folder / PLAN_FILE, Plan(dense.base, space.units, pruned.mask, pruned.compensation))
@@ -259,7 +210,7 @@ def _evaluate(run: Run, dense: Dense, pruned: Pruned, quality: Quality) -> None:
     checkpoint is another model than the one in memory."""
     config, record = run.config, run.record
     exported = "hf" in config.export.formats
-    checkpoint = formats.target("hf", run.folder, export_settings(config))
+    checkpoint = formats.target("hf", run.folder, formats.Settings.of(config.export))
     compared = Compared(
         dense=dense.prunable,
         one_shot=_one_shot_masks(config, dense, pruned.scores),

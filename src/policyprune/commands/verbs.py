@@ -23,9 +23,9 @@ def run(arguments: list[str]) -> int:
         run(config, folder)
 
     def worker(config: Any) -> int:
-        from policyprune.search.worker import follow
+        from policyprune.search.worker import work
 
-        return follow(config)
+        return work(config)
 
     return application.launch(application.Verb(name="run", config="config", action=action, worker=worker), arguments)
 

@@ -137,7 +137,7 @@ def _first(adapter: Adapter, kind: str) -> int:
 
 
 def _export(config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    settings = formats.Settings(config.export.max_shard_size, config.export.gguf_dtype)
+    settings = formats.Settings.of(config.export)
     with tempfile.TemporaryDirectory(
         prefix=f"{SCRATCH_PREFIX}rehearsal-", suffix=SCRATCH_SUFFIX, dir=folder
     ) as scratch:

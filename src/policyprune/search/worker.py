@@ -21,36 +21,36 @@ from policyprune.tasks import build
 
 
 def briefing(n: int, protocol: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same on all ranks: the number of decisions, and where the data came from."""
-    said = {key: value for key, value in protocol.items() if key != "bos_measured"}  # by rank 0 alone
-    return {"decisions": n, "protocol": said}
+    """What must be the same in all processes: the number of decisions, and where the data came from."""
+    same = {key: value for key, value in protocol.items() if key != "bos_measured"}  # by rank 0 alone
+    return {"decisions": n, "protocol": same}
 
 
 @torch.no_grad()
-def follow(config: Config) -> int:
-    """Follow rank 0 to the end of its search, without files or words of one's own; the exit code."""
+def work(config: Config) -> int:
+    """Evaluate masks for rank 0 to the end of its search, without files or words of one's own; the exit code."""
     logging.disable()
     try:
         team = Team()
         for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 saves first, then all end
             signal.signal(number, signal.SIG_IGN)
         with ExitStack() as stack:
-            team.serve(lambda told: stack.enter_context(prepared(config, told)))
+            team.serve(lambda expected: stack.enter_context(prepared(config, expected)))
     except RunError:  # rank 0 has told the user, or is gone
         return 1
     return 0
 
 
 @contextmanager
-def prepared(config: Config, told: dict[str, Any]) -> Iterator[Each]:
-    """How this rank evaluates masks; ValueError where its model or data are not those of rank 0."""
+def prepared(config: Config, expected: dict[str, Any]) -> Iterator[Each]:
+    """How this process evaluates masks; ValueError where its briefing is not the one that rank 0 `expected`."""
     model, tokenizer = load(config.model, config.task)
-    wanted = config.task
-    if isinstance(wanted, LanguageModeling):
-        wanted = replace(wanted, bos=told["protocol"]["bos"])
-    task = build(wanted, tokenizer)
+    options = config.task
+    if isinstance(options, LanguageModeling):
+        options = replace(options, bos=expected["protocol"]["bos"])
+    task = build(options, tokenizer)
     prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)
-    if briefing(prunable.space.n, task.protocol) != told:
+    if briefing(prunable.space.n, task.protocol) != expected:
         raise ValueError("the model or the data are not the same as on rank 0")
     quick = prunable.on(in_search_dtype(model, config.model.search_dtype))
     forwards = Forwards(quick, task.loss, config.optimizer.sliced)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from policyprune.config.schema import Export
 from policyprune.models.adapter import adapt
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.surgery.gguf import check_gguf, write_gguf
@@ -17,6 +18,11 @@ class Settings:
 
     max_shard_size: str
     gguf_dtype: str
+
+    @classmethod
+    def of(cls, export: Export) -> "Settings":
+        """What a run's config says."""
+        return cls(export.max_shard_size, export.gguf_dtype)
 
 
 def check_formats(

@@ -1,0 +1,62 @@
+"""What is checked of a run before weights are loaded: this machine, the model's structure, the budget."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from policyprune.config.schema import Config, Given
+from policyprune.errors import UsageError
+from policyprune.evaluation.fresh_process import check_fresh_process
+from policyprune.evaluation.latency.table import block_latency
+from policyprune.evaluation.perplexity import check_lengths
+from policyprune.evaluation.zero_shot_tasks import embedded_files
+from policyprune.models.device import device_of
+from policyprune.models.loading import skeleton
+from policyprune.pruning.budget.budget import Budget, make_budget
+from policyprune.pruning.optimizers.from_run import mask_of
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.surgery import formats
+from policyprune.surgery.plan import check_base
+from policyprune.surgery.plan_file import PLAN_FILE, read_plan
+from policyprune.tasks import check_model
+
+
+def check(config: Config) -> None:
+    """UsageError for what this machine lacks, and for a budget that no mask can meet, before weights are loaded."""
+    device_of(config.model)
+    if config.evaluation.fresh_process:
+        check_fresh_process()
+    embedded_files(config.evaluation.zero_shot)
+    empty = skeleton(config.model, config.task)
+    check_model(config.task, empty)
+    check_lengths(config.evaluation, config.task, empty)
+    formats.check_formats(config.export.formats, empty, formats.Settings.of(config.export))
+    prunable = PrunableModel.of(empty, config.granularity.units, config.granularity.spared)
+    budget = budgets_of(config, prunable)(config.budget.scope)
+    if isinstance(config.optimizer, Given):
+        mask_of(config.optimizer, prunable.space, budget)
+        check_owner(config.optimizer, empty)
+
+
+def check_owner(given: Given, model: PreTrainedModel) -> None:
+    """UsageError for the mask of a model of another type or size, as far as the plan beside it tells."""
+    plan = Path(given.folder).expanduser() / PLAN_FILE
+    if plan.is_file():
+        try:
+            check_base(read_plan(plan), model)
+        except UsageError as error:
+            reason = str(error).removeprefix("model.source: ")
+            raise UsageError(f"optimizer.folder: the mask in {given.folder!r} is not this model's: {reason}") from error
+
+
+def budgets_of(config: Config, prunable: PrunableModel) -> Callable[[str], Budget]:
+    """The budget of the config in another scope; a latency table is measured once, here."""
+    latency = block_latency(config.model, config.task, config.budget, config.granularity)
+
+    def in_scope(scope: str) -> Budget:
+        options = replace(config.budget, scope=scope)
+        return make_budget(options, prunable.adapter, prunable.space, latency, config.granularity.align)
+
+    return in_scope
