@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from policyprune.runs.curve import NOTHING, Curve, read_curve
+from policyprune.runs.curve import EMPTY, Curve, read_curve
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def test_going_on_keeps_the_first_lines_and_nothing_after_them(tmp_path: Path) -
 
 def test_a_curve_that_lost_lines_is_distinctions(tmp_path: Path) -> None:
     path = tmp_path / "curve.jsonl"
-    assert read_curve(tmp_path / "nowhere", NOTHING) is None
+    assert read_curve(tmp_path / "nowhere", EMPTY) is None
     with Curve(path, every=1) as curve:
         curve.add({"step": 1, "loss": 2.5})
         written = curve.sync()
@@ -91,4 +91,4 @@ def test_a_curve_that_lost_lines_is_distinctions(tmp_path: Path) -> None:
     assert read_curve(path, written) is None, "another digit"
     path.write_text("")
     assert read_curve(path, written) is None
-    assert read_curve(path, NOTHING) == []
+    assert read_curve(path, EMPTY) == []

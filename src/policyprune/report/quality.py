@@ -15,9 +15,9 @@ def quality_tables(results: TaskResults) -> Iterator[Table]:
     """A table per metric with the keep rates side by side, and one of all zero-shot tasks per keep rate."""
     means = [mean for mean in results.means if better(mean.column.metric) != 0]
     zero_shot = [mean for mean in means if "task" in dict(mean.column.setting)]
-    others = [mean for mean in means if "task" not in dict(mean.column.setting)]
-    for metric in dict.fromkeys(mean.column.metric for mean in others):
-        of_metric = [mean for mean in others if mean.column.metric == metric]
+    not_zero_shot = [mean for mean in means if "task" not in dict(mean.column.setting)]
+    for metric in dict.fromkeys(mean.column.metric for mean in not_zero_shot):
+        of_metric = [mean for mean in not_zero_shot if mean.column.metric == metric]
         groups = {
             f"{setting_title(setting) or title(metric)} {ARROWS[better(metric)]}": [
                 Column(metric, setting, keep) for keep in results.keeps

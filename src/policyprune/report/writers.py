@@ -117,8 +117,8 @@ def _plain(text: str) -> str:
     )
 
 
-def _latex_table(whole: Table) -> Iterator[str]:
-    table = without_empty_columns(whole)
+def _latex_table(full: Table) -> Iterator[str]:
+    table = without_empty_columns(full)
     columns = "l" * len(table.stub) + "".join("l" if name in table.words else "r" for name in table.columns)
     yield from (r"\begin{table}", r"\centering", r"\small", f"\\caption{{{latex_escaped(table.caption)}}}")
     yield from (f"\\begin{{tabular}}{{{columns}}}", r"\toprule")

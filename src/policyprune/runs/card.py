@@ -107,8 +107,8 @@ def public_argument(text: str) -> str:
 
 def public_prose(text: str) -> str:
     """The same of a sentence, where only what begins like a path is known to be one."""
-    quoted = QUOTED.sub(lambda found: f"{found[1]}{_name(found[2])}{found[1]}", text)
-    return BARE.sub(lambda found: _name(found[0]), quoted)
+    quoted = QUOTED.sub(lambda match: f"{match[1]}{_name(match[2])}{match[1]}", text)
+    return BARE.sub(lambda match: _name(match[0]), quoted)
 
 
 def _numbers(record: Record) -> str:

@@ -10,7 +10,7 @@ from types import TracebackType
 from torch import Tensor
 
 Written = tuple[int, str]  # bytes of a curve file, and their sha256
-NOTHING: Written = (0, hashlib.sha256().hexdigest())
+EMPTY: Written = (0, hashlib.sha256().hexdigest())
 
 
 class Curve:

@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Interruption:
-    """The first signal that came, and whether it waits for `now`."""
+    """The first signal that came, and whether it waits for `raise_if_received`."""
 
     number: int | None = None
     waits: bool = False
@@ -25,20 +25,20 @@ class Interruption:
         if not (first and self.waits):
             raise Interrupted(number)
 
-    def now(self) -> None:
+    def raise_if_received(self) -> None:
         """Raise Interrupted if a signal is waiting."""
         if self.number is not None:
             raise Interrupted(self.number)
 
     @contextmanager
     def put_off(self) -> Iterator[None]:
-        """Signals wait for `now`, at the latest for the end of the block."""
+        """Signals wait for `raise_if_received`, at the latest for the end of the block."""
         self.waits = True
         try:
             yield
         finally:
             self.waits = False
-        self.now()
+        self.raise_if_received()
 
 
 INTERRUPTION = Interruption()  # signals are the whole process's

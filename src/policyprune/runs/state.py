@@ -49,14 +49,14 @@ class StateFile:
     def read(self, usable: Callable[[Content], bool] = lambda content: True) -> Content | None:
         """The newest state that is whole, of this run and `usable`, its tensors on the CPU; None where there is none.
 
-        One that is not is told of in one line, and removed, so that it never takes the place of a good one.
+        Any other is removed, with one line in the log, so that it never takes the place of a good one.
         """
         for path in (self.path, self._older):
             try:
-                whole = path.read_bytes()
+                stored = path.read_bytes()
             except FileNotFoundError:
                 continue
-            content = self._parsed(whole)
+            content = self._parsed(stored)
             if not isinstance(content, str) and usable(content):
                 return content
             reason = content if isinstance(content, str) else "does not fit the files beside it"
@@ -64,9 +64,9 @@ class StateFile:
             path.unlink()
         return None
 
-    def _parsed(self, whole: bytes) -> Content | str:
+    def _parsed(self, stored: bytes) -> Content | str:
         """The content, or what is wrong with it."""
-        head, _, payload = whole.partition(b"\n")
+        head, _, payload = stored.partition(b"\n")
         try:
             header = json.loads(head)
             known = header["format"] == FORMAT
@@ -116,11 +116,11 @@ class SearchState:
         if by_time or by_steps or INTERRUPTION.number is not None:
             self._file.write({**self._around(), "search": make(), "found": None})
             self._steps, self._saved_at = 0, time.monotonic()
-        INTERRUPTION.now()
+        INTERRUPTION.raise_if_received()
 
-    def end(self, found: dict[str, Any]) -> None:
+    def end(self, result: dict[str, Any]) -> None:
         """Save the result, so that a run that ends later on does not search again."""
-        self._file.write({**self._around(), "search": None, "found": found})
+        self._file.write({**self._around(), "search": None, "found": result})
 
 
 def once(file: StateFile, compute: Callable[[], Content]) -> Content:

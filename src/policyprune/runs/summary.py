@@ -9,46 +9,56 @@ from policyprune.runs.record import Record, ResultRow
 from policyprune.runs.rows import distinctions, noise
 from policyprune.storage.record_file import RECORD_FILE
 
-LABELS = {
+LABELS = {  # of columns; `mask` says how the mask was found
     "dense": "dense",
-    "pruned": "{found}",
-    "tuned": "{found}, tuned",
-    "reloaded": "{found}, reloaded",
+    "one_shot": "{importance} only, {scope}",
+    "pruned": "{mask}",
+    "tuned": "{mask}, tuned",
+    "reloaded": "{mask}, reloaded",
     "evaluated": "evaluated",
 }
 
 
 def summary(record: Record, style: str = "simple") -> str:
     """A table with a column per subject and a row per metric and protocol; `style` is one of tabulate's."""
-    verb = "fine_tuned" if "training" in record.config else "evaluated"
-    optimizer = record.config.get("optimizer", {"name": verb})  # those have none
-    found = "searched" if record.search.get("forwards") else optimizer["name"].replace("_", " ")
-    columns: list[str] = []
+    labels = [_label(record, row) for row in record.results]
+    metrics = [_metric(row) for row in record.results]
+    names = [f"{metric}: {label}" for metric, label in zip(metrics, labels, strict=True)]
+    words = distinctions(names, [row.protocol for row in record.results])
     lines: dict[str, dict[str, ResultRow]] = {}
-    places: list[tuple[str, str]] = []  # metric and column of each row
-    for row in record.results:
-        column = LABELS.get(row.subject, "{metric} only, {scope}").format(
-            found=found,
-            metric=record.config.get("importance", {}).get("name"),
-            scope=str(row.protocol.get("scope")).replace("_", "-"),
-        )
-        if column not in columns:
-            columns.append(column)
-        places.append((_metric(row), column))
-    words = distinctions([f"{metric}: {column}" for metric, column in places], [row.protocol for row in record.results])
-    for row, (metric, column), word in zip(record.results, places, words, strict=True):
-        lines.setdefault(f"{metric}, {word}" if word else metric, {})[column] = row
+    for row, label, metric, word in zip(record.results, labels, metrics, words, strict=True):
+        lines.setdefault(f"{metric}, {word}" if word else metric, {})[label] = row
+    columns = list(dict.fromkeys(labels))
     body = [[name, *(_cell(cells.get(column)) for column in columns)] for name, cells in lines.items()]
-    for stage in record.stages:
-        if stage["name"] in ("search", "tuning"):
-            searching = stage["name"] == "search"
-            seconds = record.search.get("seconds", stage["seconds"]) if searching else stage["seconds"]
-            cell = f"{seconds:,.2f}"  # of the search with what processes before this one spent
-            owner = found if searching else f"{found}, tuned"
-            body.append([f"{stage['name']} time, s", *(cell if column == owner else "" for column in columns)])
+    for stage, label in (("search", "{mask}"), ("tuning", "{mask}, tuned")):
+        for seconds in _seconds(record, stage):
+            column = label.format(mask=_mask(record))
+            body.append([f"{stage} time, s", *(f"{seconds:,.2f}" if name == column else "" for name in columns)])
     return tabulate(
         body, tablefmt=style, headers=["", *columns], stralign="right", colalign=("left",), disable_numparse=True
     )
+
+
+def _label(record: Record, row: ResultRow) -> str:
+    return LABELS.get(row.subject, row.subject).format(
+        mask=_mask(record),
+        importance=record.config.get("importance", {}).get("name"),
+        scope=str(row.protocol.get("scope")).replace("_", "-"),
+    )
+
+
+def _mask(record: Record) -> str:
+    """How the mask was found, or what else was done."""
+    if record.search.get("forwards"):
+        return "searched"
+    otherwise = "fine_tuned" if "training" in record.config else "evaluated"  # these have no optimizer
+    return str(record.config.get("optimizer", {"name": otherwise})["name"]).replace("_", " ")
+
+
+def _seconds(record: Record, stage: str) -> list[float]:
+    """Seconds of a stage, of the search with what earlier processes spent on it; none where it was not reached."""
+    seconds = [entry["seconds"] for entry in record.stages if entry["name"] == stage]
+    return [record.search.get("seconds", value) for value in seconds] if stage == "search" else seconds
 
 
 def _metric(row: ResultRow) -> str:

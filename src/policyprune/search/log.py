@@ -16,7 +16,7 @@ from policyprune.errors import RunError, UsageError
 from policyprune.progress import bar
 from policyprune.pruning.optimizers import Found
 from policyprune.pruning.optimizers.problem import Each, Job
-from policyprune.runs.curve import NOTHING, Curve, read_curve
+from policyprune.runs.curve import EMPTY, Curve, read_curve
 from policyprune.runs.state import Content, SearchState, StateFile
 from policyprune.runs.status import CURVE_FILE
 from policyprune.search.prune import Pruning, Scores, find_mask
@@ -110,7 +110,7 @@ class SearchLog:
     def open(self, steps: int | None) -> Iterator[None]:
         """Write the curve and show a bar of `steps` during the block, both from where an earlier process ended."""
         every = HELD_ON_GPU if self._device.type == "cuda" else 1
-        kept = self._before["curve"] if self._before is not None else NOTHING
+        kept = self._before["curve"] if self._before is not None else EMPTY
         with Curve(self._path, every, kept[0]) as self._curve, bar(steps, "search", "step") as self._bar:
             earlier = read_curve(self._path, kept) or []
             self._bar.n = self._bar.initial = len(earlier)
