@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from harness import SMALL_EVALUATION, SMALL_SEARCH, clean_environment, paragraphs, small_run, write_corpus
 from policyprune.commands import sweep as sweeping
 from policyprune.commands import verbs
+from policyprune.errors import UsageError
 from policyprune.runs.record import Record, read_record
 
 SWEEP = "offline/ablation/baseline"
@@ -172,6 +173,21 @@ def test_a_launcher_that_breaks_down_is_one_line(
     status, told = sweep(SWEEP, *axes(tiny_checkpoint, corpus, "optimizer.baseline=none,residual"))
     assert status == 1
     assert "2 jobs: 2 new" in told
+
+
+def test_workers_of_a_multirun_report_what_ended_a_run(
+    tiny_checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_logging: None
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["policyprune"])
+    axes = ["-m", "budget=params", "budget.keep=0.9,0.001", "optimizer=one_shot", "hydra/launcher=workers"]
+    with pytest.raises(UsageError, match=r"budget\.keep: 0\.001 .*\(in the job budget=params budget\.keep=0\.001 "):
+        verbs.run([*axes, *small_run(tiny_checkpoint, corpus, *SMALL_EVALUATION, "evaluation.latency.repeats=0")])
+    (folder,) = (path for path in Path("outputs").iterdir() if path.is_dir())
+    record = read_record(folder)
+    assert record is not None
+    assert record.status == "finished"
 
 
 def test_workers(sweep: Sweep, tiny_checkpoint: Path, corpus: Path) -> None:

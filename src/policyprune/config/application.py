@@ -23,7 +23,7 @@ from policyprune.config.origins import check_sources
 from policyprune.config.output_folders import OutputFolder, output_folder, restore
 from policyprune.config.store import register
 from policyprune.config.validate import validate
-from policyprune.errors import UsageError, describe
+from policyprune.errors import RunError, UsageError, describe
 from policyprune.processes import processes, rank
 
 
@@ -109,7 +109,7 @@ def _usage_errors(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Whatever goes wrong before a run begins is wrong with the command line."""
     try:
         yield
-    except UsageError:
+    except (UsageError, RunError):
         raise
     except Exception as error:
         if begun():
@@ -160,6 +160,7 @@ class _Jobs:
     def __init__(self, verb: Verb) -> None:
         self.folders: dict[Path, OutputFolder] = {}
         self.begun = False
+        self._process = os.getpid()
         self._verb = verb
         self._ended: list[Exception] = []
 
@@ -182,6 +183,8 @@ class _Jobs:
                 error = _of_job(error, overrides) if several else error
                 if folder in self.folders:
                     restore(self.folders[folder])
+            if os.getpid() != self._process:  # where a launcher chose another one, only what is raised gets back
+                raise error if isinstance(error, UsageError) else RunError(describe(error)) from error
             self._ended.append(error)
 
     def end(self) -> None:
