@@ -36,9 +36,9 @@ def foreign(tmp_path: Path, tiny_llama: Any) -> tuple[Path, Path]:
     folder, mark = tmp_path / "foreign", tmp_path / "mark"
     tiny_llama().save_pretrained(folder)
     (folder / "modeling_pruned.py").write_text(FOREIGN.format(mark=str(mark)))
-    said = json.loads((folder / "config.json").read_text())
-    said["auto_map"] = {"AutoModelForCausalLM": "modeling_pruned.Other"}
-    (folder / "config.json").write_text(json.dumps(said))
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_pruned.Other"}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder, mark
 
 
@@ -54,8 +54,8 @@ def test_our_own_code_needs_none(tmp_path: Path) -> None:
     smaller = shrink(subject, random_mask(subject.space))
     save_checkpoint(smaller, None, subject.adapter, tmp_path / "own")
     ids = torch.arange(20).reshape(2, 10)
-    found = logits_elsewhere({tmp_path / "own": ("AutoModelForCausalLM", ids)})[tmp_path / "own"]
-    torch.testing.assert_close(found, smaller(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
+    logits = logits_elsewhere({tmp_path / "own": ("AutoModelForCausalLM", ids)})[tmp_path / "own"]
+    torch.testing.assert_close(logits, smaller(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("verb", "stated"), [("evaluate", False), ("evaluate", True), ("export", True)])
@@ -82,6 +82,6 @@ def test_packages_of_this_process_are_found_there(tmp_path: Path, monkeypatch: p
 
 
 def test_an_interpreter_without_torch_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [own for own in sys.path if "site-packages" not in own])
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if "site-packages" not in folder])
     with pytest.raises(UsageError, match=r"^evaluation\.fresh_process: .*no torch.* set it to false$"):
         check_fresh_process()

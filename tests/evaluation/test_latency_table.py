@@ -29,10 +29,10 @@ def fake(points: list[tuple[int, int]]) -> list[float]:
 
 
 def test_the_fit_finds_an_affine_layer() -> None:
-    found = fit([Timing(*point, TRUE.of(*point)) for point in POINTS])
+    fitted = fit([Timing(*point, TRUE.of(*point)) for point in POINTS])
     for attention in range(5):
         for ffn in range(0, 49, 7):
-            assert found.of(attention, ffn) == pytest.approx(TRUE.of(attention, ffn))
+            assert fitted.of(attention, ffn) == pytest.approx(TRUE.of(attention, ffn))
 
 
 def test_a_table_is_measured_once_and_replaced_when_it_is_broken(tmp_path: Path) -> None:

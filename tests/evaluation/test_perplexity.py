@@ -17,8 +17,8 @@ from policyprune.evaluation.perplexity import (
     TextQuality,
     check_lengths,
     measure_perplexity,
-    of_losses,
     perplexity,
+    perplexity_of_losses,
     window_losses,
 )
 from policyprune.models import sequences
@@ -53,7 +53,7 @@ def test_a_measured_perplexity_says_how_it_was_measured(tiny_llama: MakeLlama, w
     measure = measure_perplexity(model, windows)
     assert measure.value == perplexity(model, windows)
     assert measure.protocol == {"length": 24, "windows": 7, "dtype": "float32"}
-    assert measure.stderr == of_losses(window_losses(model, windows))[1]
+    assert measure.stderr == perplexity_of_losses(window_losses(model, windows))[1]
 
 
 def test_token_losses_are_those_of_a_plain_computation(tiny_llama: MakeLlama, windows: Tensor) -> None:
@@ -159,7 +159,7 @@ def test_a_folder_without_a_model_is_an_error_with_its_cause(tmp_path: Path, win
 def test_the_standard_error_is_that_of_the_windows_mean_losses() -> None:
     """By drawing windows anew: the deviation of the perplexity over draws is its standard error."""
     chance = torch.Generator().manual_seed(0)
-    draws = [of_losses(3 + 0.4 * torch.randn(64, generator=chance, dtype=torch.float64)) for _ in range(400)]
+    draws = [perplexity_of_losses(3 + 0.4 * torch.randn(64, generator=chance, dtype=torch.float64)) for _ in range(400)]
     values = torch.tensor([value for value, _ in draws])
     errors = [error for _, error in draws if error is not None]
     assert sum(errors) / 400 == pytest.approx(float(values.std()), rel=0.1)
@@ -168,7 +168,7 @@ def test_the_standard_error_is_that_of_the_windows_mean_losses() -> None:
 
 @pytest.mark.parametrize("losses", [[3.0], [800.0, 801.0], [1.0, math.nan]])
 def test_no_standard_error_of_one_window_or_of_what_is_not_finite(losses: list[float]) -> None:
-    assert of_losses(torch.tensor(losses))[1] is None
+    assert perplexity_of_losses(torch.tensor(losses))[1] is None
 
 
 TOO_LONG = [

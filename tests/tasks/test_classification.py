@@ -81,19 +81,19 @@ def test_examples_and_labels_are_those_of_the_files(make: Make, tiny_tokenizer: 
     assert texts(test.encoded, tiny_tokenizer) == [row["sentence"] for row in TEST]
     assert test.labels.tolist() == [row["label"] for row in TEST]
     labels = {row["sentence"]: row["label"] for row in TRAIN}
-    found = texts(task.calibration.encoded, tiny_tokenizer)
-    assert len(set(found)) == 20
-    assert task.calibration.labels.tolist() == [labels[text] for text in found]
+    sentences = texts(task.calibration.encoded, tiny_tokenizer)
+    assert len(set(sentences)) == 20
+    assert task.calibration.labels.tolist() == [labels[text] for text in sentences]
     assert task.protocol["calibration"]["count"] == 20
     assert task.protocol["tests"]["validation"]["examples"] == 12
-    assert task.lengths.tolist() == [len(ids) for ids in encoder_tokenizer(tiny_tokenizer)(found)["input_ids"]]
+    assert task.lengths.tolist() == [len(ids) for ids in encoder_tokenizer(tiny_tokenizer)(sentences)["input_ids"]]
 
 
 def test_a_calibration_example_is_never_a_test_example(make: Make, tiny_tokenizer: Any) -> None:
     copied = [{**row, "sentence": row["sentence"].upper() + " !"} for row in TRAIN[:10]]
     task = make(test=[*TEST, *copied])
-    found = texts(task.calibration.encoded, tiny_tokenizer)
-    assert set(found) == {row["sentence"] for row in TRAIN[10:]}
+    sentences = texts(task.calibration.encoded, tiny_tokenizer)
+    assert set(sentences) == {row["sentence"] for row in TRAIN[10:]}
     with pytest.raises(UsageError, match="21 is more than the 20 there are"):
         make(test=[*TEST, *copied], calibration=Examples(21, 0))
 
@@ -153,9 +153,9 @@ def test_regression_has_scores_and_squared_errors(make: Make) -> None:
 def test_loss_of_an_example_does_not_depend_on_its_batch(make: Make) -> None:
     task, model = make(), make_encoder(num_labels=2)
     rows = torch.tensor([3, 0, 11, 7])
-    found = task.loss(model, rows)
-    assert (found.shape, found.dtype) == ((4,), torch.float32)
-    for row, value in zip(rows.tolist(), found.tolist(), strict=True):
+    loss_of_each = task.loss(model, rows)
+    assert (loss_of_each.shape, loss_of_each.dtype) == ((4,), torch.float32)
+    for row, value in zip(rows.tolist(), loss_of_each.tolist(), strict=True):
         logits = model(**task.inputs(torch.tensor([row]))).logits[0]
         expected = -float(logits.log_softmax(-1)[task.calibration.labels[row]])
         assert value == pytest.approx(expected, rel=1e-3, abs=1e-4)
@@ -163,9 +163,10 @@ def test_loss_of_an_example_does_not_depend_on_its_batch(make: Make) -> None:
 
 def test_half_precision_logits_have_full_precision_losses() -> None:
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
-    found = losses(logits.bfloat16(), labels)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, functional.cross_entropy(logits.bfloat16().float(), labels, reduction="none"))
+    in_float32 = losses(logits.bfloat16(), labels)
+    assert in_float32.dtype == torch.float32
+    expected = functional.cross_entropy(logits.bfloat16().float(), labels, reduction="none")
+    torch.testing.assert_close(in_float32, expected)
 
 
 def test_the_loss_uses_the_labels_of_the_model(make: Make) -> None:

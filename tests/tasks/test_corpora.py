@@ -224,7 +224,7 @@ def test_rows_without_text_change_nothing(tmp_path: Path, text_task: MakeTask) -
     (tmp_path / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "nulls.jsonl").write_text("".join(json.dumps(row) + '\n{"text": null}\n' for row in rows))
     plain, nulls = (
-        [own.text for own in corpora.test_documents(text_task(files=[], test_files=[tmp_path / name]))]
+        [document.text for document in corpora.test_documents(text_task(files=[], test_files=[tmp_path / name]))]
         for name in ("plain.jsonl", "nulls.jsonl")
     )
     assert plain == nulls == list(TEXTS)
@@ -232,7 +232,7 @@ def test_rows_without_text_change_nothing(tmp_path: Path, text_task: MakeTask) -
 
 def test_a_line_of_spaces_is_a_blank_line(tmp_path: Path, text_task: MakeTask) -> None:
     (tmp_path / "a.txt").write_text("one\n  \ntwo\n\n\nthree\n")
-    texts = [own.text for own in corpora.test_documents(text_task(files=[], test_files=[tmp_path / "a.txt"]))]
+    texts = [document.text for document in corpora.test_documents(text_task(files=[], test_files=[tmp_path / "a.txt"]))]
     assert texts == ["one", "two", "three"]
 
 

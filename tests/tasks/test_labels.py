@@ -105,7 +105,7 @@ def test_every_way_to_write_labels_gives_the_same_number(
     quality = ClassificationQuality(task, batch_tokens=512)
     list(quality.of("dense", model))
     assert quality.labels["validation"].tolist() == number
-    perfect = [(torch.nn.functional.one_hot(torch.tensor(own), 3).float(),) for own in number]
+    perfect = [(torch.nn.functional.one_hot(torch.tensor(index), 3).float(),) for index in number]
     measures = {measure.metric: measure for measure in quality._rows("validation", perfect)}
     assert measures["accuracy"].value == 1.0
     assert measures["accuracy"].protocol["chance"] == pytest.approx(1 / 3)
@@ -245,9 +245,9 @@ def test_class_names_that_are_numbers_are_the_classes(tmp_path: Path) -> None:
     """`class_encode_column` sorts numbers as strings: "10" comes before "2"."""
     rows = Dataset.from_dict({"label": list(range(12))}).class_encode_column("label")
     wanted = config(12)
-    found = labels_of(rows, "validation", wanted, names_of({"validation": rows}, wanted))
+    labels = labels_of(rows, "validation", wanted, names_of({"validation": rows}, wanted))
     assert rows.features["label"].names[2] == "10"
-    assert found.tolist() == list(range(12))
+    assert labels.tolist() == list(range(12))
 
 
 def test_a_models_classes_are_those_of_id2label() -> None:

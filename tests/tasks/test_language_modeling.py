@@ -178,8 +178,8 @@ def test_bos_stands_in_front_where_it_matters(
     monkeypatch: pytest.MonkeyPatch, tiny_llama: Any, gain: float, chosen: str
 ) -> None:
     monkeypatch.setattr(language_modeling, "token_losses", with_gain(gain))
-    found, measured = where_bos_stands(tiny_llama(), 0, torch.arange(1, 4000))
-    assert found == chosen
+    protocol, measured = where_bos_stands(tiny_llama(), 0, torch.arange(1, 4000))
+    assert protocol == chosen
     assert measured["tokens"] == 8 * 126, "8 windows of 128 tokens, of which BOS and the first are not compared"
     assert measured["loss_with_bos"] == pytest.approx(2.0)
 
@@ -192,9 +192,9 @@ def test_both_losses_are_of_the_same_tokens(tiny_llama: Any, tokens: int) -> Non
     rows = ids[: tokens // width * width].view(-1, width)
     plain, led = rows, torch.cat([torch.zeros(len(rows), 1, dtype=torch.long), rows], dim=1)
     expected = []
-    for own, skipped in ((plain, 1), (led, 2)):
-        scores = model(own).logits[:, :-1].double().log_softmax(-1)
-        expected.append(-scores.gather(-1, own[:, 1:, None])[:, skipped - 1 :].mean())
+    for sequences, skipped in ((plain, 1), (led, 2)):
+        scores = model(sequences).logits[:, :-1].double().log_softmax(-1)
+        expected.append(-scores.gather(-1, sequences[:, 1:, None])[:, skipped - 1 :].mean())
     assert measured["loss_without_bos"] == pytest.approx(float(expected[0]), rel=1e-5)
     assert measured["loss_with_bos"] == pytest.approx(float(expected[1]), rel=1e-5)
     assert measured["tokens"] == len(rows) * (width - 1)
@@ -216,7 +216,7 @@ def test_auto_is_the_protocol_that_was_chosen(
     chosen: str,
 ) -> None:
     monkeypatch.setattr(language_modeling, "token_losses", with_gain(gain))
-    auto, asked = (build(text_task(files=[corpus], bos=own), bos_tokenizer, tiny_llama()) for own in ("auto", chosen))
+    auto, asked = (build(text_task(files=[corpus], bos=bos), bos_tokenizer, tiny_llama()) for bos in ("auto", chosen))
     assert isinstance(auto, TextTask)
     assert isinstance(asked, TextTask)
     assert torch.equal(auto.ids, asked.ids)
@@ -230,7 +230,7 @@ def test_the_choice_does_not_depend_on_seed_or_size_of_the_calibration(
     corpus: Path, text_task: MakeTask, tiny_tokenizer: Any, tiny_llama: Any
 ) -> None:
     sizes: list[dict[str, Any]] = [{}, {"seed": 3}, {"count": 1, "length": 5}]
-    tasks = [build(text_task(files=[corpus], bos="auto", **own), tiny_tokenizer, tiny_llama()) for own in sizes]
+    tasks = [build(text_task(files=[corpus], bos="auto", **size), tiny_tokenizer, tiny_llama()) for size in sizes]
     assert len({str(task.protocol["bos_measured"]) for task in tasks}) == 1
 
 
@@ -247,7 +247,7 @@ def test_a_tokenizer_without_bos_needs_no_decision(
 def test_window_puts_bos_in_front_of_every_calibration_sequence(
     corpus: Path, text_task: MakeTask, bos_tokenizer: Any
 ) -> None:
-    plain, led = (build(text_task(files=[corpus], bos=own), bos_tokenizer) for own in ("none", "window"))
+    plain, led = (build(text_task(files=[corpus], bos=bos), bos_tokenizer) for bos in ("none", "window"))
     assert isinstance(plain, TextTask)
     assert isinstance(led, TextTask)
     assert led.ids.shape == plain.ids.shape, "BOS takes one place of the asked length"

@@ -80,9 +80,9 @@ def test_no_answer_is_lost_between_windows(tokenizer: Any, data: st.DataObject, 
     assert context[start : start + len(answer)] == answer
     windows = make_windows([row(context, answer, start)], config(), tokenizer)
     assert len(windows.spans) > 3
-    found = [answer_in(windows, index, context) for index in range(len(windows.spans))]
-    assert any(text is not None for text in found)
-    for index, text in enumerate(found):
+    answers = [answer_in(windows, index, context) for index in range(len(windows.spans))]
+    assert any(text is not None for text in answers)
+    for index, text in enumerate(answers):
         if text is not None:
             assert answer in text
             assert len(text) <= len(answer) + 12, "no token too many on either side"
@@ -109,11 +109,11 @@ def test_windows_cover_the_context_and_overlap_by_the_stride(tokenizer: Any) -> 
 def test_offsets_are_those_of_the_context_alone(tokenizer: Any) -> None:
     context, question = "The boat was red.", "What was the red boat?"
     windows = make_windows([row(context, "red", question=question)], config(), tokenizer)
-    asked = len(tokenizer(question)["input_ids"])
+    question_tokens = len(tokenizer(question)["input_ids"])
     offsets = windows.offsets[0]
-    assert all(pair is None for pair in offsets[:asked])
+    assert all(pair is None for pair in offsets[:question_tokens])
     assert offsets[-1] is None
-    assert all(pair is not None for pair in offsets[asked:-1])
+    assert all(pair is not None for pair in offsets[question_tokens:-1])
     assert answer_in(windows, 0, context) in ("red", " red")
 
 
@@ -216,9 +216,9 @@ def test_loss_is_the_mean_over_start_and_end(tmp_path: Path, tokenizer: Any) -> 
     task = built(tmp_path, tokenizer, articles(4, seed=1), articles(2, seed=2))
     model = make_encoder("QuestionAnswering")
     rows = torch.tensor([5, 0, 3])
-    found = task.loss(model, rows)
-    assert (found.shape, found.dtype) == ((3,), torch.float32)
-    for index, value in zip(rows.tolist(), found.tolist(), strict=True):
+    losses = task.loss(model, rows)
+    assert (losses.shape, losses.dtype) == ((3,), torch.float32)
+    for index, value in zip(rows.tolist(), losses.tolist(), strict=True):
         out = model(**task.inputs(torch.tensor([index])))
         first, last = task.calibration.spans[index].tolist()
         start, end = out.start_logits[0].log_softmax(-1), out.end_logits[0].log_softmax(-1)
@@ -257,8 +257,8 @@ def test_a_question_that_leaves_too_little_room_is_cut(tokenizer: Any, question:
     windows = make_windows(rows, config(max_length=64, stride=32), tokenizer)
     assert set(windows.question.tolist()) == {0, 1}
     assert int(windows.encoded.lengths.max()) <= 64
-    found = [answer_in(windows, i, context) for i, owner in enumerate(windows.question.tolist()) if owner == 1]
-    assert str(found[0]).strip() == "Story"
+    answers = [answer_in(windows, i, context) for i, owner in enumerate(windows.question.tolist()) if owner == 1]
+    assert str(answers[0]).strip() == "Story"
 
 
 def test_questions_without_any_answer_are_refused_and_some_are_told_of(tmp_path: Path, tokenizer: Any) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from policyprune.config.schema import Evaluation, LanguageModeling, Task
 from policyprune.evaluation.fresh_process import perplexity_elsewhere
 from policyprune.evaluation.measures import Measure, digest, finite
-from policyprune.evaluation.zero_shot import ZeroShot
+from policyprune.evaluation.zero_shot import ZeroShotQuestions
 from policyprune.models.sequences import token_losses
 from policyprune.progress import bar
 from policyprune.tasks.task import check_positions
@@ -39,7 +39,7 @@ def window_losses(
     return torch.cat(losses)
 
 
-def of_losses(losses: Tensor) -> tuple[float, float | None]:
+def perplexity_of_losses(losses: Tensor) -> tuple[float, float | None]:
     """Perplexity of the mean losses of windows (N,), and its standard error, as if windows were independent.
 
     The error is None for one window and where the perplexity is not finite.
@@ -52,7 +52,7 @@ def of_losses(losses: Tensor) -> tuple[float, float | None]:
 
 def perplexity(model: PreTrainedModel, windows: Tensor, batch_tokens: int = BATCH_TOKENS) -> float:
     """Perplexity of windows (N, L) of token ids, NaN where a loss is not a number."""
-    return of_losses(window_losses(model, windows, batch_tokens))[0]
+    return perplexity_of_losses(window_losses(model, windows, batch_tokens))[0]
 
 
 def measure_perplexity(
@@ -60,7 +60,7 @@ def measure_perplexity(
 ) -> Measure:
     """The same as a measure with its standard error, and with a progress bar."""
     with bar(len(windows), f"{title}, {windows.shape[1]} tokens", "window") as progress:
-        value, error = of_losses(window_losses(model, windows, batch_tokens, progress.update))
+        value, error = perplexity_of_losses(window_losses(model, windows, batch_tokens, progress.update))
     return Measure("perplexity", finite(value), "", _protocol(windows, model), error)
 
 
@@ -81,7 +81,7 @@ class TextQuality:
 
     windows: dict[int, Tensor]
     options: Evaluation
-    zero_shot: ZeroShot | None
+    zero_shot: ZeroShotQuestions | None
 
     def identity(self) -> dict[str, Any]:
         """The windows, and what is asked of whom."""

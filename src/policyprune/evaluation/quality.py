@@ -11,7 +11,7 @@ from policyprune.evaluation.accuracy import ClassificationQuality
 from policyprune.evaluation.answers import AnswerQuality
 from policyprune.evaluation.measures import Measure
 from policyprune.evaluation.perplexity import TextQuality
-from policyprune.evaluation.zero_shot import ZeroShot
+from policyprune.evaluation.zero_shot import ZeroShotQuestions
 from policyprune.tasks import Task
 from policyprune.tasks.classification import ClassificationTask
 from policyprune.tasks.language_modeling import TextTask
@@ -40,7 +40,8 @@ class Quality(Protocol):
 def of_text(task: TextTask, options: Evaluation, tokenizer: PreTrainedTokenizerBase) -> Quality:
     """Perplexity, and zero-shot questions where some are asked for."""
     windows = {length: task.windows(length, options.max_tokens) for length in options.lengths}
-    zero_shot = ZeroShot(options.zero_shot, tokenizer, task.bos is not None) if options.zero_shot.tasks else None
+    asked = options.zero_shot.tasks
+    zero_shot = ZeroShotQuestions(options.zero_shot, tokenizer, task.bos is not None) if asked else None
     return TextQuality(windows, options, zero_shot)
 
 

@@ -23,7 +23,7 @@ from policyprune.progress import bars_of
 FEWSHOT_SEED = 1234  # that of lm-eval's command line
 
 
-class ZeroShot:
+class ZeroShotQuestions:
     """Asks models in memory the questions of the tasks in the config, which are loaded once.
 
     `acc`: the share of questions whose answer has the highest log-likelihood; `acc_norm`: the same with the
@@ -43,7 +43,7 @@ class ZeroShot:
         settings = {"origins": self._files, "bos": self._bos, "tokenizer": tokenizer_identity(self._tokenizer)}
         return {**asdict(self._config), **settings, "questions": questions}
 
-    def sample(self) -> "ZeroShot":
+    def sample(self) -> "ZeroShotQuestions":
         """The same with the first question of each task."""
         few = copy.copy(self)
         few._config = replace(self._config, limit=1)
