@@ -154,7 +154,7 @@ def test_a_report_that_cannot_be_written_names_the_path(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     write_run(tmp_path / "runs", "random")
-    monkeypatch.setattr("policyprune.commands.report.write_whole", refused)
+    monkeypatch.setattr("policyprune.report.files.write_whole", refused)
     status, error = call_main("report", str(tmp_path / "runs"))
     assert status == 1
     assert error.startswith("policyprune: ")

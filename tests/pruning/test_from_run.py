@@ -12,9 +12,10 @@ from policyprune.config.schema import Given
 from policyprune.errors import UsageError
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.budget.selection import select
-from policyprune.pruning.mask_file import MASK_FILE, save_mask
+from policyprune.pruning.mask_file import save_mask
 from policyprune.pruning.optimizers import OPTIMIZERS, Problem
 from policyprune.pruning.space import space_of
+from policyprune.storage.record_file import MASK_FILE
 
 SIZES = [(4, 6), (4, 6), (4, 6)]
 

@@ -17,9 +17,10 @@ from policyprune.models.loading import skeleton
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.optimizers.from_run import mask_of
 from policyprune.pruning.prunable import PrunableModel
+from policyprune.storage.record_file import PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.plan import check_base
-from policyprune.surgery.plan_file import PLAN_FILE, read_plan
+from policyprune.surgery.plan_file import read_plan
 from policyprune.tasks import check_model
 
 

@@ -16,14 +16,14 @@ from policyprune.config.output_folders import check_output
 from policyprune.config.schema import Exporting, Model
 from policyprune.errors import UsageError
 from policyprune.models.loading import load_as, skeleton_as
-from policyprune.pruning.mask_file import MASK_FILE
 from policyprune.runs.card import card, write_card
 from policyprune.runs.record import Record, read_record
 from policyprune.storage.files import write_file, write_whole
+from policyprune.storage.record_file import MASK_FILE, PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.plan import Plan, check_base, lay
-from policyprune.surgery.plan_file import PLAN_FILE, read_plan
+from policyprune.surgery.plan_file import read_plan
 
 BEGINNINGS = {"gguf": re.compile(rb"GGUF"), "plan": re.compile(rb'\s*\{\s*"format": "policyprune-plan-')}
 ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja", ".py", ".md", ".onnx", ".data")  # of our own exports

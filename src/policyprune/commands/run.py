@@ -20,7 +20,7 @@ from policyprune.models.device import device_of, in_search_dtype
 from policyprune.models.loading import load
 from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.budget.selection import by_metric
-from policyprune.pruning.mask_file import MASK_FILE, keep_rates, save_mask
+from policyprune.pruning.mask_file import keep_rates, save_mask
 from policyprune.pruning.optimizers import Found
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.runs.card import write_card
@@ -35,9 +35,10 @@ from policyprune.search.log import Keeping, search
 from policyprune.search.prune import Pruned, Pruning, Scores, score
 from policyprune.search.team import Team, leading
 from policyprune.search.worker import briefing
+from policyprune.storage.record_file import MASK_FILE, PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.plan import Base, Plan, base_of
-from policyprune.surgery.plan_file import PLAN_FILE, write_plan
+from policyprune.surgery.plan_file import write_plan
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import BuiltTask, build
 from policyprune.tasks.task import CalibrationUsage

@@ -16,7 +16,6 @@ from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.space import Group, Key, Space
 from policyprune.storage.files import write_file
 
-MASK_FILE = "mask.safetensors"  # in a run's folder
 FORMAT = "policyprune-mask-1"
 CHECKSUM = " sha256:"  # in one piece of metadata with the format: safetensors writes several in any order
 MASK_NAME = re.compile(r"([^.\d]+)\.(\d+)")  # of a block's mask: kind.layer

@@ -18,9 +18,6 @@ from policyprune.provenance import hardware
 from policyprune.runs.record import Record, mark_failed, read_record
 from policyprune.runs.signals import interruptible
 from policyprune.runs.status import (
-    CURVE_FILE,
-    MASK_FILE,
-    PLAN_FILE,
     AnyConfig,
     files_of,
     forget,
@@ -29,7 +26,7 @@ from policyprune.runs.status import (
 )
 from policyprune.storage.files import clear, disk_trouble, write_whole
 from policyprune.storage.locks import NO_LOCKS, hold
-from policyprune.storage.record_file import RECORD_FILE, UnreadableError
+from policyprune.storage.record_file import CURVE_FILE, MASK_FILE, PLAN_FILE, RECORD_FILE, UnreadableError
 
 if TYPE_CHECKING:
     import torch

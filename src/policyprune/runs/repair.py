@@ -7,13 +7,14 @@ import torch
 from policyprune.config.schema import Config
 from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
-from policyprune.pruning.mask_file import MASK_FILE, load_compensation, load_mask
+from policyprune.pruning.mask_file import load_compensation, load_mask
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.runs.card import write_card
 from policyprune.runs.record import Record
+from policyprune.storage.record_file import MASK_FILE, PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.plan import Plan, base_of
-from policyprune.surgery.plan_file import PLAN_FILE, write_plan
+from policyprune.surgery.plan_file import write_plan
 from policyprune.surgery.shrink import shrink
 
 

@@ -10,9 +10,8 @@ from policyprune.config.schema import Config, Evaluating, Finetuning
 from policyprune.config.validate import fingerprint
 from policyprune.errors import UsageError
 from policyprune.runs.record import Record, read_record
-from policyprune.storage.record_file import UnreadableError
+from policyprune.storage.record_file import CURVE_FILE, MASK_FILE, PLAN_FILE, UnreadableError
 
-CURVE_FILE, MASK_FILE, PLAN_FILE = "curve.jsonl", "mask.safetensors", "plan.json"
 CHECKSUMMED = (MASK_FILE, PLAN_FILE, CURVE_FILE)
 WEIGHTS = ("checkpoint/*.safetensors", "onnx/model.onnx*", "*.gguf")  # too large for a checksum: their size alone
 WORK = ("search.state", "search.state.old", "trainer/checkpoint-*")

@@ -18,9 +18,9 @@ from policyprune.pruning.optimizers import Found
 from policyprune.pruning.optimizers.problem import Each, Job
 from policyprune.runs.curve import EMPTY, Curve, read_curve
 from policyprune.runs.state import Content, SearchState, StateFile
-from policyprune.runs.status import CURVE_FILE
 from policyprune.search.prune import Pruning, Scores, find_mask
 from policyprune.search.team import Team
+from policyprune.storage.record_file import CURVE_FILE
 from policyprune.tasks.task import CalibrationUsage
 from policyprune.tracking.tracker import Tracker
 

@@ -1,4 +1,7 @@
-"""`record.json` as plain JSON, checked for its shape: one tolerance for all who read it. Imports no torch."""
+"""The files of a run by name, and `record.json` as plain JSON, checked for its shape: one tolerance for all readers.
+
+Imports no torch.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +9,8 @@ from typing import Any
 
 from policyprune.errors import UsageError
 
-RECORD_FILE = "record.json"
+RECORD_FILE, CURVE_FILE = "record.json", "curve.jsonl"
+MASK_FILE, PLAN_FILE = "mask.safetensors", "plan.json"
 SCHEMA = 1
 STATES = ("running", "finished", "interrupted", "failed")
 NAMING_KEYS = ("task", "split", "scope", "batch_size", "length", "sequence_length")  # of a protocol: what names a row

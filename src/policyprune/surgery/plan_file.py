@@ -13,13 +13,13 @@ from torch import Tensor
 
 from policyprune.errors import UsageError
 from policyprune.pruning.compensation import Compensation
-from policyprune.pruning.mask_file import MASK_FILE, load_compensation, load_mask
+from policyprune.pruning.mask_file import load_compensation, load_mask
 from policyprune.pruning.space import HIDDEN, Group, Space
 from policyprune.storage.files import write_whole
+from policyprune.storage.record_file import MASK_FILE
 from policyprune.surgery.plan import Base, Plan
 
 FORMAT = "policyprune-plan-1"
-PLAN_FILE = "plan.json"
 EDITS = "edits"  # key that names the mask file beside the plan, whose weights and biases are too many for a text
 KINDS = ("attention", "ffn")
 HEADS = ("AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoModelForQuestionAnswering")

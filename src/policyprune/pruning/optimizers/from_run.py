@@ -8,9 +8,10 @@ from torch import Tensor
 from policyprune.config.schema import Given
 from policyprune.errors import UsageError
 from policyprune.pruning.budget.budget import Budget
-from policyprune.pruning.mask_file import MASK_FILE, load_mask
+from policyprune.pruning.mask_file import load_mask
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 from policyprune.pruning.space import Space
+from policyprune.storage.record_file import MASK_FILE
 
 
 def search(problem: Problem, config: Given, report: Report, state: State = FORGETFUL) -> Found:
