@@ -90,7 +90,7 @@ def config(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_latency_of_a_model_is_measured_on_random_weights_and_kept(config: Any, tmp_path: Path) -> None:
     first = block_latency(config.model, config.task, config.budget, config.granularity)
     assert first is not None
-    assert all(value >= 0 for value in (first.layer, *first.opening.values(), *first.unit.values()))
+    assert all(value >= 0 for value in (first.layer, *first.fixed.values(), *first.unit.values()))
     (file,) = (tmp_path / "home" / "latency").iterdir()
     stamp = file.stat().st_mtime_ns
     assert block_latency(config.model, config.task, config.budget, config.granularity) == first

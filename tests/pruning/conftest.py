@@ -67,7 +67,8 @@ def small_problem() -> Callable[..., Problem]:
 
 def plain_budget(cost: Tensor, segment: Tensor, limit: Tensor, keep: float = 0.5) -> Budget:
     """Segments that are pools of their own."""
-    return Budget(cost.double(), segment, limit.double(), segment, limit.double(), keep)
+    limit = limit.double()
+    return Budget(cost=cost.double(), segment=segment, limit=limit, pool=segment, pool_limit=limit, keep=keep)
 
 
 def budget_config(name: str, keep: float, scope: str = "global", sequence_length: int = 10) -> BudgetConfig:

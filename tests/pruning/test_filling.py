@@ -14,6 +14,7 @@ from policyprune.errors import UsageError
 from policyprune.pruning.budget import selection
 from policyprune.pruning.budget.block_latency import BlockLatency
 from policyprune.pruning.budget.budget import Budget, make_budget
+from policyprune.pruning.budget.costs import FixedCosts
 from policyprune.pruning.budget.selection import SLACK, Items, items_of, select
 from policyprune.pruning.space import space_of
 
@@ -27,26 +28,26 @@ def fill_one_by_one(mask: Tensor, items: Items, budget: Budget) -> None:
     closed = budget.space.closed(mask) if budget.space else mask
     left = (budget.pool_limit - budget.spent(closed)).tolist()
     per_layer = len(budget.limit) != len(budget.pool_limit)
-    opened: set[int] = {0}
-    if budget.opens is not None:
-        opened |= set(budget.opens[mask].flatten().tolist())
+    paid: set[int] = {0}
+    if budget.fixed is not None:
+        paid |= set(budget.fixed.of_decision[mask].flatten().tolist())
     taken = mask[items.first]
     cheapest = float(items.cost.min()) if len(items.cost) else 0.0
     topped: set[int] = set()
     for item in torch.argsort(torch.where(taken, -torch.inf, items.score), descending=True, stable=True).tolist():
         if max(left) < cheapest * (1 - SLACK):
             break
-        leaf = int(items.first[item])
-        pool, segment, price = int(budget.pool[leaf]), int(budget.segment[leaf]), float(items.cost[item])
-        new = set(budget.opens[leaf].tolist()) - opened if budget.opens is not None else set()
+        first = int(items.first[item])
+        pool, segment, cost = int(budget.pool[first]), int(budget.segment[first]), float(items.cost[item])
+        new = set(budget.fixed.of_decision[first].tolist()) - paid if budget.fixed is not None else set()
         if new:
-            assert budget.opening is not None
-            price += sum(float(budget.opening[index]) for index in new)
-        if taken[item] or price > left[pool] + SLACK * min(1.0, cheapest) or (per_layer and segment in topped):
+            assert budget.fixed is not None
+            cost += sum(float(budget.fixed.cost[index]) for index in new)
+        if taken[item] or cost > left[pool] + SLACK * min(1.0, cheapest) or (per_layer and segment in topped):
             continue
         mask[items.members[item]] = True
-        left[pool] -= price
-        opened |= new
+        left[pool] -= cost
+        paid |= new
         topped.add(segment)
 
 
@@ -71,7 +72,7 @@ def equal_one_by_one(mask: Tensor, items: Items, budget: Budget) -> None:
     for kind in kinds:
         fitting = []
         for i in of_kind[kind]:
-            cost = items.cost[ranked[i]] + items.opening_costs(ranked[i], budget)
+            cost = items.cost[ranked[i]] + items.fixed_costs(ranked[i], budget)
             fitting.append(int((cost.cumsum(0) <= budget.limit[i] * (1 + 1e-9)).sum()))
         counts[kind] = min(fitting)
     for kind in kinds:
@@ -119,7 +120,7 @@ def test_the_mask_is_that_of_a_loop(synthetic_adapter: Any, budget_options: Any,
 
 
 @given(seed=st.integers(0, 10_000), layers=st.integers(1, 6), per_layer=st.booleans(), room=st.floats(0, 40))
-def test_from_nothing_with_costs_and_openings_of_all_sizes(
+def test_from_nothing_with_costs_and_fixed_costs_of_all_sizes(
     synthetic_adapter: Any, seed: int, layers: int, per_layer: bool, room: float
 ) -> None:
     """All is left to fill: costs differ from unit to unit, and blocks and layers cost once."""
@@ -127,7 +128,7 @@ def test_from_nothing_with_costs_and_openings_of_all_sizes(
     generator = torch.Generator().manual_seed(seed)
     none = torch.zeros(space.n, dtype=torch.long)
     layer_of = torch.tensor([group.layer for group in space.groups])[space.group_of]
-    opens = torch.stack([1 + space.group_of, 1 + len(space.groups) + layer_of], 1)
+    of_decision = torch.stack([1 + space.group_of, 1 + len(space.groups) + layer_of], 1)
     segment = space.group_of if per_layer else none
     budget = Budget(
         cost=torch.randint(1, 9, (space.n,), generator=generator).double() / 4,
@@ -137,9 +138,11 @@ def test_from_nothing_with_costs_and_openings_of_all_sizes(
         pool_limit=torch.tensor([room], dtype=torch.float64),
         keep=0.5,
         space=space,
-        opening=torch.randint(0, 5, (1 + 3 * layers,), generator=generator).double().index_fill(0, none[:1], 0.0),
-        opens=opens,
-        opening_gate=torch.full((1 + 3 * layers,), -1),
+        fixed=FixedCosts(
+            torch.randint(0, 5, (1 + 3 * layers,), generator=generator).double().index_fill(0, none[:1], 0.0),
+            of_decision,
+            torch.full((1 + 3 * layers,), -1),
+        ),
     )
     scores = torch.rand(space.n, generator=generator, dtype=torch.float64)
     found, expected = torch.zeros(space.n, dtype=torch.bool), torch.zeros(space.n, dtype=torch.bool)

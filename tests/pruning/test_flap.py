@@ -1,5 +1,6 @@
 """FLAP's metric against its formula, computed from plain forwards of the whole model."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from policyprune.models.adapter import adapt
 from policyprune.pruning.budget.budget import Budget
-from policyprune.pruning.budget.selection import by_metric
+from policyprune.pruning.budget.selection import one_shot_mask
 from policyprune.pruning.importance import METRICS, Evidence
 from policyprune.pruning.importance.flap import Moments
 from policyprune.pruning.prunable import PrunableModel
@@ -73,11 +74,16 @@ def test_moments_merge_to_the_variance_of_all_samples_also_far_from_zero() -> No
 def test_standardised_scores_are_compared_as_they_are_and_others_per_cost() -> None:
     cost, pool = torch.tensor([10.0, 10.0, 1.0, 1.0]).double(), torch.zeros(4, dtype=torch.long)
     limit = torch.tensor([11.0]).double()
-    budget = Budget(cost, pool, limit, pool, limit, keep=0.5)
+    budget = Budget(cost=cost, segment=pool, limit=limit, pool=pool, pool_limit=limit, keep=0.5)
     metric = torch.tensor([3.0, -2.0, 2.0, -1.0])
-    assert by_metric(metric, budget, per_cost=False).tolist() == [True, False, True, False]
-    cheap = Budget(cost, pool, limit - 9, pool, limit - 9, keep=0.5)
-    assert by_metric(metric, cheap, per_cost=True).tolist() == [False, False, True, True]
+    assert one_shot_mask(metric, budget, per_cost=False).tolist() == [True, False, True, False]
+    cheap = replace(budget, limit=limit - 9, pool_limit=limit - 9)
+    assert one_shot_mask(metric, cheap, per_cost=True).tolist() == [False, False, True, True]
     tight = torch.tensor([-3.0, -0.1, -0.2, -5.0])
-    assert by_metric(tight, budget, per_cost=False).tolist() == [False, True, True, False]
-    assert by_metric(torch.tensor([5.0, 4.0, 3.0, 2.0]), budget, per_cost=True).tolist() != [True, True, False, False]
+    assert one_shot_mask(tight, budget, per_cost=False).tolist() == [False, True, True, False]
+    assert one_shot_mask(torch.tensor([5.0, 4.0, 3.0, 2.0]), budget, per_cost=True).tolist() != [
+        True,
+        True,
+        False,
+        False,
+    ]

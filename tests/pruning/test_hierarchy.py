@@ -47,7 +47,7 @@ def true_cost(name: str, adapter: Adapter, left: dict[tuple[int, str], list[bool
     for block in adapter.blocks:
         kept = sum(left[block.layer, block.kind])
         if name == "latency":
-            total += kept * LATENCY.unit[block.kind] + (LATENCY.opening[block.kind] if kept else 0)
+            total += kept * LATENCY.unit[block.kind] + (LATENCY.fixed[block.kind] if kept else 0)
         else:
             total += kept * (block.params_per_unit if name == "params" else block.macs(10))
     alive = len({layer for (layer, _), own in left.items() if any(own)})
@@ -119,7 +119,7 @@ def test_projection_puts_the_bound_of_the_expected_cost_on_the_budget(
     z = torch.rand(space.n, generator=torch.Generator().manual_seed(seed)).double()
     s = project(z, budget, "equality")
     assert bool(((s >= 0) & (s <= 1)).all())
-    possible = torch.minimum(budget.pool_limit, budget.spent(torch.where(space.leaf, 1.0, s)))
+    possible = torch.minimum(budget.pool_limit, budget.spent(torch.where(space.finest, 1.0, s)))
     assert torch.allclose(budget.spent(s), possible, rtol=1e-5, atol=1e-6)
     inside = project(0.05 * s, budget, "cap")
     assert torch.equal(inside, 0.05 * s)
@@ -220,7 +220,7 @@ def synthetic_problem(adapter: Adapter, options: Any, keep: float) -> tuple[Prob
 def best_mask(problem: Problem, loss: Any) -> float:
     """Least loss of all masks of units within the budget."""
     units = torch.tensor(list(product([0.0, 1.0], repeat=problem.space.units.n)))
-    prices = problem.budget.cost[problem.space.leaf]
+    prices = problem.budget.cost[problem.space.finest]
     return float(loss(units[(units.double() @ prices) <= problem.budget.pool_limit.item() + 1e-6]).min())
 
 
@@ -237,7 +237,7 @@ def test_the_search_drops_the_layer_that_is_best_dropped(
 
 def test_start_spends_the_budget_and_trusts_the_gates(synthetic_adapter: Any, budget_options: Any) -> None:
     problem, _ = synthetic_problem(synthetic_adapter([(2, 5)] * 3), budget_options, keep=0.6)
-    assert bool((problem.start[~problem.space.leaf] >= 0.9).all())
+    assert bool((problem.start[~problem.space.finest] >= 0.9).all())
     assert torch.allclose(problem.budget.spent(problem.start), problem.budget.pool_limit, rtol=1e-4)
 
 

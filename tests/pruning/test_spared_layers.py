@@ -11,7 +11,7 @@ from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.pruning.budget.block_latency import BlockLatency
 from policyprune.pruning.budget.budget import make_budget
-from policyprune.pruning.budget.selection import by_metric, select
+from policyprune.pruning.budget.selection import one_shot_mask, select
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
@@ -90,7 +90,7 @@ def test_the_smaller_model_computes_what_the_masked_one_does(tiny_llama: Any, bu
     adapter = adapt(model)
     space = space_of(adapter, ["attention", "ffn"], (0.25, 0.25))
     budget = make_budget(budget_options("rate", 0.75, scope="per_layer"), adapter, space)
-    mask = by_metric(torch.rand(space.n), budget, per_cost=True)
+    mask = one_shot_mask(torch.rand(space.n), budget, per_cost=True)
     smaller = shrink(PrunableModel(model, adapter, space), mask)
     kept = {(block.layer, block.kind): block.count for block in adapt(smaller).blocks}
     assert kept == {(layer, kind): n // (1 + (layer in (1, 2))) for layer in range(4) for kind, n in DENSE.items()}

@@ -142,7 +142,7 @@ def test_a_direction_has_no_part_in_what_all_units_share(values: list[int], cost
     kinds = torch.tensor([0, 0, 1, 1, 1, 1] * 2)
     costs = torch.where(kinds == 0, cost, 1.0).double()
     limit = torch.zeros(2, dtype=torch.float64).index_add(0, kinds, costs) / 2
-    budget = Budget(costs, kinds, limit, kinds, limit, 0.5)
+    budget = Budget(cost=costs, segment=kinds, limit=limit, pool=kinds, pool_limit=limit, keep=0.5)
     gradient = torch.tensor(values, dtype=torch.float64)
     everything = torch.ones(12, dtype=torch.bool)
     found = direction(gradient, budget, everything)
@@ -162,7 +162,8 @@ def test_a_loss_that_is_no_number_moves_nothing(problem: Problem) -> None:
 def test_held_units_have_no_part_in_the_direction() -> None:
     zero = torch.zeros(12, dtype=torch.long)
     limit = torch.tensor([6.0], dtype=torch.float64)
-    budget = Budget(torch.linspace(1, 3, 12, dtype=torch.float64), zero, limit, zero, limit, 0.5)
+    cost = torch.linspace(1, 3, 12, dtype=torch.float64)
+    budget = Budget(cost=cost, segment=zero, limit=limit, pool=zero, pool_limit=limit, keep=0.5)
     moves = torch.ones(12, dtype=torch.bool)
     moves[HEADS] = False
     gradient = torch.randn(12, dtype=torch.float64)

@@ -19,7 +19,7 @@ from policyprune.evaluation.quality import Quality, quality_of
 from policyprune.models.device import device_of, in_search_dtype
 from policyprune.models.loading import load
 from policyprune.pruning.budget.budget import Budget
-from policyprune.pruning.budget.selection import by_metric
+from policyprune.pruning.budget.selection import one_shot_mask
 from policyprune.pruning.mask_file import keep_rates, save_mask
 from policyprune.pruning.optimizers import Found
 from policyprune.pruning.prunable import PrunableModel
@@ -246,6 +246,6 @@ def _one_shot_masks(config: Config, dense: Dense, scores: Scores) -> dict[str, T
             continue  # this is what was pruned
         if scope == "per_layer" and dense.prunable.has_hidden_units:
             continue  # hidden channels belong to no layer
-        decisions = by_metric(scores.importance, dense.budget(scope), config.importance.per_cost)
+        decisions = one_shot_mask(scores.importance, dense.budget(scope), config.importance.per_cost)
         masks[scope] = dense.prunable.space.expand(decisions)
     return masks

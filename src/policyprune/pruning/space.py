@@ -31,9 +31,10 @@ class Space:
     """An ordered list of groups. A mask is a flat tensor (..., n) of 0 and 1; groups are views into it.
 
     A group of kind `attention` or `ffn` holds the heads (KV groups) or channels of a block. One of kind
-    `attention_block`, `ffn_block` or `layer` is a gate: a single decision on everything below it. A decision with
-    nothing finer below it is a leaf. What is left of the model is stated by a mask over `units`, the heads and channels
-    that the search can take away: a unit is kept when its own decision and all gates above it are 1 (`expand`).
+    `attention_block`, `ffn_block` or `layer` is a gate: a single decision on everything below it. The `finest`
+    decisions are those with nothing finer below them. What is left of the model is stated by a mask over `units`, the
+    heads and channels that the search can take away: a unit is kept when its own decision and all gates above it are 1
+    (`expand`).
     """
 
     groups: tuple[Group, ...]
@@ -61,17 +62,30 @@ class Space:
         return Space(self.covered) if self.covered else self
 
     @cached_property
-    def leaf(self) -> Tensor:
+    def starts(self) -> dict[Key, int]:
+        """Place of the first decision of each group, by (layer, kind)."""
+        starts, total = {}, 0
+        for group in self.groups:
+            starts[group.layer, group.kind] = total
+            total += group.count
+        return starts
+
+    @cached_property
+    def finest(self) -> Tensor:
         """Which decisions have nothing finer below them, (n,) bool."""
         gates = self._parents[self._parents < self.n]
-        leaf = torch.ones(self.n, dtype=torch.bool)
-        leaf[gates] = False
-        return leaf
+        finest = torch.ones(self.n, dtype=torch.bool)
+        finest[gates] = False
+        return finest
+
+    def is_finest(self, group: Group) -> bool:
+        """Whether the decisions of a group have nothing finer below them."""
+        return bool(self.finest[self.starts[group.layer, group.kind]])
 
     @cached_property
     def nested(self) -> bool:
         """Whether some decisions are on what others decide on too."""
-        return not bool(self.leaf.all())
+        return not bool(self.finest.all())
 
     def joint(self, s: Tensor) -> Tensor:
         """Decisions or their probabilities (..., n), each times those of the gates above it."""
@@ -82,21 +96,21 @@ class Space:
         return s * padded[..., above[:, 0]] * padded[..., above[:, 1]]
 
     def closed(self, mask: Tensor) -> Tensor:
-        """A mask (n,) whose gates are 1 exactly where a leaf below them is kept."""
+        """A mask (n,) whose gates are 1 exactly where one of the finest decisions below them is."""
         if not self.nested:
             return mask
         below = torch.zeros(self.n + 1, dtype=torch.long)
         for column in self._parents.unbind(1):
-            below.index_add_(0, column, (mask & self.leaf).long())
-        return torch.where(self.leaf, mask, below[:-1] > 0)
+            below.index_add_(0, column, (mask & self.finest).long())
+        return torch.where(self.finest, mask, below[:-1] > 0)
 
     def expand(self, masks: Tensor) -> Tensor:
         """Decisions or their probabilities (..., n) -> what that makes of the units, (..., units.n)."""
         if not self.covered:
             return masks
         padded = torch.cat([masks, torch.ones_like(masks[..., :1])], -1)
-        own, block, layer = self._deciding.to(masks.device).unbind(1)
-        return padded[..., own] * padded[..., block] * padded[..., layer]
+        unit, block, layer = self._deciding.to(masks.device).unbind(1)
+        return padded[..., unit] * padded[..., block] * padded[..., layer]
 
     def pooled(self, values: Tensor) -> Tensor:
         """Values of the units (..., units.n) -> of the decisions, (..., n): the sum over the units below each."""
@@ -108,22 +122,14 @@ class Space:
         return total[..., :-1]
 
     @cached_property
-    def _starts(self) -> dict[Key, int]:
-        starts, total = {}, 0
-        for group in self.groups:
-            starts[group.layer, group.kind] = total
-            total += group.count
-        return starts
-
-    @cached_property
     def _deciding(self) -> Tensor:
         """For each unit its own decision, the one on its block and the one on its layer, n where there is none."""
         rows = []
         for group in self.units.groups:
-            own = self._starts.get((group.layer, group.kind))
-            above = [self._starts.get((group.layer, kind), self.n) for kind in (f"{group.kind}_block", "layer")]
+            start = self.starts.get((group.layer, group.kind))
+            above = [self.starts.get((group.layer, kind), self.n) for kind in (f"{group.kind}_block", "layer")]
             for index in range(group.count):
-                rows.append([self.n if own is None else own + index, *above])
+                rows.append([self.n if start is None else start + index, *above])
         return torch.tensor(rows, dtype=torch.long).view(-1, 3)
 
     @cached_property
@@ -134,8 +140,8 @@ class Space:
             group: [none, none]
             if group.kind == "layer"
             else [
-                none if group.kind in GATES else self._starts.get((group.layer, f"{group.kind}_block"), none),
-                self._starts.get((group.layer, "layer"), none),
+                none if group.kind in GATES else self.starts.get((group.layer, f"{group.kind}_block"), none),
+                self.starts.get((group.layer, "layer"), none),
             ]
             for group in self.groups
         }
@@ -165,9 +171,9 @@ def space_of(adapter: Adapter, units: Iterable[str], spared: Sequence[float] = (
         return Space(covered)
     groups: list[Group] = []
     for layer in sorted({group.layer for group in covered}):
-        own = [group for group in covered if group.layer == layer]
-        groups += [group for group in own if group.kind in kinds]
-        groups += [Group(layer, f"{g.kind}_block", 1) for g in own if f"{g.kind}_block" in kinds]
+        blocks = [group for group in covered if group.layer == layer]
+        groups += [group for group in blocks if group.kind in kinds]
+        groups += [Group(layer, f"{group.kind}_block", 1) for group in blocks if f"{group.kind}_block" in kinds]
         groups += [Group(layer, "layer", 1)] if "layer" in kinds else []
     return Space(tuple(groups), covered)
 

@@ -20,7 +20,7 @@ from policyprune.models.device import device_of, dtype_of
 from policyprune.models.loading import skeleton
 from policyprune.provenance import hardware
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
-from policyprune.pruning.budget.costs import check_alike
+from policyprune.pruning.budget.costs import check_equal_widths
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.storage.cache import cache_folder
@@ -39,7 +39,7 @@ def block_latency(source: Model, task: Task, budget: Budget, granularity: Granul
         return None
     model = skeleton(source, task)
     adapter = adapt(model)
-    check_alike(adapter, "budget: latency")
+    check_equal_widths(adapter, "budget: latency")
     blocks = {block.kind: block for block in adapter.blocks if block.layer == 0}
     device = device_of(source)
     dtype = dtype_of(source, device)

@@ -21,16 +21,16 @@ class Timing:
 @dataclass(frozen=True)
 class BlockLatency:
     """Time relative to a dense layer: `layer` if anything of it is left, and for each block that is not empty
-    `opening` + `unit` * kept units."""
+    `fixed` + `unit` * kept units, by kind."""
 
     layer: float
-    opening: dict[str, float]
+    fixed: dict[str, float]
     unit: dict[str, float]
 
     def of(self, attention: int, ffn: int) -> float:
         """Time of a layer that is not deleted, relative to the dense layer."""
         kept = dict(zip(KINDS, (attention, ffn), strict=True))
-        return self.layer + sum(self.opening[k] + self.unit[k] * n for k, n in kept.items() if n)
+        return self.layer + sum(self.fixed[kind] + self.unit[kind] * count for kind, count in kept.items() if count)
 
 
 def fit(timings: Sequence[Timing]) -> BlockLatency:
@@ -38,6 +38,6 @@ def fit(timings: Sequence[Timing]) -> BlockLatency:
     rows = np.array([[1, t.attention > 0, t.attention, t.ffn > 0, t.ffn] for t in timings], dtype=np.float64)
     times = np.array([t.time for t in timings])
     largest = np.maximum(rows.max(0), 1)
-    found = nnls(rows / largest / times[:, None], np.ones(len(times)))[0] / largest
-    layer, opening, unit = float(found[0]), found[[1, 3]].tolist(), found[[2, 4]].tolist()
-    return BlockLatency(layer, dict(zip(KINDS, opening, strict=True)), dict(zip(KINDS, unit, strict=True)))
+    terms = nnls(rows / largest / times[:, None], np.ones(len(times)))[0] / largest
+    layer, fixed, unit = float(terms[0]), terms[[1, 3]].tolist(), terms[[2, 4]].tolist()
+    return BlockLatency(layer, dict(zip(KINDS, fixed, strict=True)), dict(zip(KINDS, unit, strict=True)))

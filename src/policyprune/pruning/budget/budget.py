@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import Budget as BudgetConfig
+from policyprune.config.schema import Budget as BudgetOptions
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.budget.block_latency import BlockLatency
-from policyprune.pruning.budget.costs import check_alike, chunks, prices
+from policyprune.pruning.budget.costs import FixedCosts, check_equal_widths, chunks, costs_of
 from policyprune.pruning.space import Space, space_of
 
 NO_LANES = torch.empty(0, dtype=torch.long)
@@ -26,16 +26,16 @@ def _lanes(segment: Tensor, count: int) -> Tensor:
     return lanes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """Masks whose cost over each pool is at most `pool_limit`, and over each segment about `limit`.
 
-    A pool is a set of units that share a limit which the final mask meets. A segment is a part of a pool that the
+    A pool is a set of decisions that share a limit which the final mask meets. A segment is a part of a pool that the
     search keeps at its own limit: the whole pool when the budget is global, one block when it is per layer.
-    Without a `space` a mask costs the sum of `cost * m`. In a space with gates a leaf costs only where all gates above
-    it are 1, and gates cost nothing themselves; `opens` (n, 2) are the openings (pruning/prices.py) that a leaf pays
-    for together with the others of its block or layer. `chunk` (n,) units of a block are kept or dropped together;
-    `equal` asks for the same number of units in the blocks of all layers.
+    Without a `space` a mask costs the sum of `cost * m`. In a space with gates one of the finest decisions costs only
+    where all gates above it are 1, and gates cost nothing themselves; `fixed` is what blocks and layers cost once.
+    `chunk` (n,) units of a block are kept or dropped together; `equal` asks for the same number of units in the blocks
+    of all layers.
     All tensors are float64 or int64: cost, segment, pool (n,); limit (segments,); pool_limit (pools,); `lanes`, made of
     `segment`, holds the members of each, n where there are no more (segments, longest).
     """
@@ -47,9 +47,7 @@ class Budget:
     pool_limit: Tensor
     keep: float
     space: Space | None = None
-    opening: Tensor | None = None
-    opens: Tensor | None = None
-    opening_gate: Tensor | None = None
+    fixed: FixedCosts | None = None
     chunk: Tensor | None = None
     equal: bool = False
     lanes: Tensor = field(default=NO_LANES)
@@ -65,16 +63,16 @@ class Budget:
     @property
     def linear(self) -> bool:
         """Whether a mask costs the sum of `cost * m`."""
-        return self.opening is None and not (self.space and self.space.nested)
+        return self.fixed is None and not (self.space and self.space.nested)
 
     def joint(self, s: Tensor) -> Tensor:
         """Decisions or their probabilities (..., n), each times those of the gates above it."""
         return self.space.joint(s) if self.space else s
 
     @property
-    def leaf(self) -> Tensor:
-        """Which decisions are leaves, (n,) bool."""
-        return self.space.leaf if self.space else torch.ones(len(self.cost), dtype=torch.bool)
+    def finest(self) -> Tensor:
+        """Which decisions have nothing finer below them, (n,) bool."""
+        return self.space.finest if self.space else torch.ones(len(self.cost), dtype=torch.bool)
 
     def spent(self, mask: Tensor) -> Tensor:
         """Cost of a mask (n,), or a bound on the expected cost of keep probabilities (n,), in each pool: float64."""
@@ -83,28 +81,26 @@ class Budget:
     def spent_in(self, s: Tensor, index: Tensor, count: int) -> Tensor:
         """The same in each class of `index` (n,): (count,) float64.
 
-        The decisions are independent, so a leaf's expected cost is its cost times the product of its probability and
-        those of the gates above it. That of an opening is bounded by its cost times the smaller of the gates' product
-        and the sum of the leaves' (the union bound). For a mask of 0 and 1 both are exact.
+        The decisions are independent, so the expected cost of one is its cost times the product of its probability and
+        those of the gates above it. A fixed cost is bounded by itself times the smaller of the gates' product and the
+        sum of those of the decisions that pay for it (the union bound). For a mask of 0 and 1 both are exact.
         """
-        own = self.joint(s.double())
-        spent = torch.zeros(count, dtype=torch.float64, device=s.device).index_add(0, index, self.cost * own)
-        if self.opening is None:
+        joint = self.joint(s.double())
+        spent = torch.zeros(count, dtype=torch.float64, device=s.device).index_add(0, index, self.cost * joint)
+        if self.fixed is None:
             return spent
-        assert self.opens is not None
-        assert self.opening_gate is not None
-        own_leaves = own * self.leaf.to(s.device)
-        weight = torch.zeros_like(self.opening)
-        class_of = torch.zeros(len(self.opening), dtype=torch.long, device=s.device)
-        for column in self.opens.unbind(1):
-            weight = weight.index_add(0, column, own_leaves)
+        kept = joint * self.finest.to(s.device)
+        weight = torch.zeros_like(self.fixed.cost)
+        class_of = torch.zeros(len(self.fixed.cost), dtype=torch.long, device=s.device)
+        for column in self.fixed.of_decision.unbind(1):
+            weight = weight.index_add(0, column, kept)
             class_of = class_of.scatter(0, column, index)
-        gate = torch.where(self.opening_gate >= 0, own[self.opening_gate.clamp(min=0)], 1.0)
-        return spent.index_add(0, class_of, self.opening * torch.minimum(gate, weight))
+        gate = torch.where(self.fixed.gate >= 0, joint[self.fixed.gate.clamp(min=0)], 1.0)
+        return spent.index_add(0, class_of, self.fixed.cost * torch.minimum(gate, weight))
 
     def to(self, device: torch.device) -> "Budget":
         """The same budget with its tensors on `device`."""
-        names = ("cost", "segment", "limit", "pool", "pool_limit", "opening", "opens", "opening_gate", "chunk", "lanes")
+        names = ("cost", "segment", "limit", "pool", "pool_limit", "fixed", "chunk", "lanes")
         moved: dict[str, Any] = {name: None if (t := getattr(self, name)) is None else t.to(device) for name in names}
         return replace(self, **moved)
 
@@ -126,9 +122,9 @@ class Budget:
             pool_limit=self.pool_limit - self.spent(taken),
         )
 
-    def per_cost(self, metric: Tensor) -> Tensor:
-        """A metric (n,) over the cost of each leaf, 0 at gates: float64."""
-        return torch.where(self.cost > 0, metric.double() / self.cost.clamp(min=1e-300), 0.0)
+    def per_cost(self, scores: Tensor) -> Tensor:
+        """Scores (n,) over the cost of each decision, 0 at gates: float64."""
+        return torch.where(self.cost > 0, scores.double() / self.cost.clamp(min=1e-300), 0.0)
 
     def per_block(self, space: Space) -> "Budget":
         """The same budget with each block held to its own share."""
@@ -140,7 +136,7 @@ class Budget:
 
 
 def make_budget(
-    config: BudgetConfig,
+    options: BudgetOptions,
     adapter: Adapter,
     space: Space,
     latency: BlockLatency | None = None,
@@ -148,51 +144,63 @@ def make_budget(
 ) -> Budget:
     """Turn `budget.keep` into limits.
 
-    `rate`: leaves of all layers, each kind by itself, rounded to whole ones. `params`, `flops`, `latency`: parameters,
-    multiply-accumulates or measured time (`latency`) of the transformer blocks, all units jointly. Layers that are not
-    in the space keep what they have, the others meet the budget for them. UsageError when no mask can meet it, with the
-    smallest one that can be met.
+    `rate`: the finest decisions of all layers, each kind by itself, rounded to whole ones. `params`, `flops`,
+    `latency`: parameters, multiply-accumulates or measured time (`latency`) of the transformer blocks, all units
+    jointly. Layers that are not in the space keep what they have, the others meet the budget for them. UsageError when
+    no mask can meet it, with the smallest one that can be met.
     """
     chunk = chunks(adapter, space, align) if align else None
-    if config.scope == "uniform":
-        check_alike(adapter, "budget.scope: uniform")
-    if config.name == "rate":
-        leaf = space.leaf
-        kinds = sorted({g.kind for g, own in zip(space.groups, _leaf_groups(space), strict=True) if own})
-        cost = leaf.double()
-        pool = torch.tensor([kinds.index(g.kind) if g.kind in kinds else 0 for g in space.groups])[space.group_of]
-        sizes = torch.zeros(len(kinds), dtype=torch.float64).index_add(0, pool, cost)
-        every = space_of(adapter, {group.kind for group in space.groups}).groups
-        total = torch.tensor([float(sum(g.count for g in every if g.kind == kind)) for kind in kinds])
-        pool_limit = (config.keep * total.double()).round() - (total - sizes)
-        if bool((pool_limit < 0).any()):
-            raise _out_of_reach(config, space, float(((total - sizes) / total).max()))
-        budget = Budget(cost, pool, pool_limit, pool, pool_limit, config.keep, space, chunk=chunk)
-    else:
-        found = prices(config, adapter, space, latency)
-        pool = torch.zeros(space.n, dtype=torch.long)
-        pool_limit = torch.tensor([config.keep * found.total - found.rest], dtype=torch.float64)
-        if pool_limit < 0:
-            raise _out_of_reach(config, space, found.rest / found.total)
-        budget = Budget(found.cost, pool, pool_limit, pool, pool_limit, config.keep, space, chunk=chunk)
-        if len(found.opening) > 1:
-            budget = replace(budget, opening=found.opening, opens=found.opens, opening_gate=found.opening_gate)
-        if config.keep == 1:
-            dense = budget.spent(torch.ones_like(budget.cost))
-            budget = replace(budget, limit=dense, pool_limit=dense)
-    return budget if config.scope == "global" else replace(budget.per_block(space), equal=config.scope == "uniform")
+    if options.scope == "uniform":
+        check_equal_widths(adapter, "budget.scope: uniform")
+    of_rate = options.name == "rate"
+    budget = _by_rate(options, adapter, space) if of_rate else _by_cost(options, adapter, space, latency)
+    budget = replace(budget, chunk=chunk)
+    if options.scope == "global":
+        return budget
+    return replace(budget.per_block(space), equal=options.scope == "uniform")
 
 
-def _out_of_reach(config: BudgetConfig, space: Space, rest: float) -> UsageError:
+def _by_rate(options: BudgetOptions, adapter: Adapter, space: Space) -> Budget:
+    kinds = sorted({group.kind for group in space.groups if space.is_finest(group)})
+    cost = space.finest.double()
+    pool = torch.tensor([kinds.index(g.kind) if g.kind in kinds else 0 for g in space.groups])[space.group_of]
+    sizes = torch.zeros(len(kinds), dtype=torch.float64).index_add(0, pool, cost)
+    every = space_of(adapter, {group.kind for group in space.groups}).groups
+    total = torch.tensor([float(sum(g.count for g in every if g.kind == kind)) for kind in kinds])
+    limit = (options.keep * total.double()).round() - (total - sizes)
+    if bool((limit < 0).any()):
+        raise _out_of_reach(options, space, float(((total - sizes) / total).max()))
+    return Budget(cost=cost, segment=pool, limit=limit, pool=pool, pool_limit=limit, keep=options.keep, space=space)
+
+
+def _by_cost(options: BudgetOptions, adapter: Adapter, space: Space, latency: BlockLatency | None) -> Budget:
+    costs = costs_of(options, adapter, space, latency)
+    pool = torch.zeros(space.n, dtype=torch.long)
+    limit = torch.tensor([options.keep * costs.total - costs.rest], dtype=torch.float64)
+    if limit < 0:
+        raise _out_of_reach(options, space, costs.rest / costs.total)
+    budget = Budget(
+        cost=costs.cost,
+        segment=pool,
+        limit=limit,
+        pool=pool,
+        pool_limit=limit,
+        keep=options.keep,
+        space=space,
+        fixed=costs.fixed,
+    )
+    if options.keep < 1:
+        return budget
+    dense = budget.spent(torch.ones_like(budget.cost))
+    return replace(budget, limit=dense, pool_limit=dense)
+
+
+def _out_of_reach(options: BudgetOptions, space: Space, rest: float) -> UsageError:
     """`rest`: the share of the dense model's cost that no mask of the space can take away."""
     smallest = math.ceil(rest * 1e4) / 1e4
-    what = "units" if config.name == "rate" else config.name
+    what = "units" if options.name == "rate" else options.name
     return UsageError(
-        f"budget.keep: {config.keep:g} of the {what} cannot be met with granularity "
+        f"budget.keep: {options.keep:g} of the {what} cannot be met with granularity "
         f"{'+'.join(sorted({group.kind for group in space.groups}))}, the rest of the blocks takes more; "
         f"at least {smallest:.4f} can be met"
     )
-
-
-def _leaf_groups(space: Space) -> list[bool]:
-    return [bool(part.any()) for part in space.views(space.leaf).values()]

@@ -1,36 +1,60 @@
 """What the parts of a model cost, in the terms of a budget."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import Budget as BudgetConfig
+from policyprune.config.schema import Budget as BudgetOptions
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter, Block
 from policyprune.pruning.budget.block_latency import BlockLatency
-from policyprune.pruning.space import HIDDEN, Group, Space
+from policyprune.pruning.space import HIDDEN, Group, Key, Space
 
 
 @dataclass(frozen=True)
-class Prices:
-    """Costs of decisions and of openings: `cost` (n,) of the leaves, 0 at gates.
+class FixedCosts:
+    """What a block or layer costs once, as soon as one of its units is kept.
 
-    An opening is paid once when the first leaf of a block or layer is kept: `opening` (O,) its cost, `opens` (n, 2) the
-    openings of each leaf, `opening_gate` (O,) the gate that decides on it; index 0 of an opening and -1 of a gate
-    stand for none. `total` is the dense model's cost, `rest` what no mask can take away.
+    `cost` (F,) are these costs. `of_decision` (n, 2) are the two that each decision pays for together with the others
+    of its block and layer. `gate` (F,) is the decision on the whole block or layer. Index 0 of a cost and -1 of a gate
+    stand for none.
     """
 
     cost: Tensor
-    opening: Tensor
-    opens: Tensor
-    opening_gate: Tensor
+    of_decision: Tensor
+    gate: Tensor
+
+    def to(self, device: torch.device) -> "FixedCosts":
+        """The same with its tensors on `device`."""
+        return FixedCosts(self.cost.to(device), self.of_decision.to(device), self.gate.to(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Cost of each decision (n,) float64, 0 at gates, and what is paid once.
+
+    `total` is the dense model's cost, `rest` what no mask can take away.
+    """
+
+    cost: Tensor
+    fixed: FixedCosts | None
     total: float
     rest: float
 
 
-def prices(config: BudgetConfig, adapter: Adapter, space: Space, latency: BlockLatency | None) -> Prices:
+@dataclass(frozen=True)
+class _BlockCosts:
+    """Cost of a block: `unit` for each that it keeps, and `fixed` once; `whole` with all of them."""
+
+    unit: float
+    fixed: float
+    whole: float
+
+
+def costs_of(options: BudgetOptions, adapter: Adapter, space: Space, latency: BlockLatency | None) -> Costs:
     """Parameters, multiply-accumulates or measured time of every decision of a space.
 
     A block's cost is affine in its kept units. What the layer takes besides them (norms, output biases) is saved where
@@ -38,102 +62,84 @@ def prices(config: BudgetConfig, adapter: Adapter, space: Space, latency: BlockL
     units themselves, in latency always.
     """
     if space.groups[0].kind == HIDDEN[1]:
-        return _prices_of_hidden(config, adapter, space.groups[0])
-    blocks = {(block.layer, block.kind): block for block in adapter.blocks}
-
-    def unit_and_opening(block: Block) -> tuple[float, float]:
-        if config.name == "latency":
-            assert latency is not None
-            return latency.unit[block.kind], latency.opening[block.kind]
-        return float(block.params_per_unit if config.name == "params" else block.macs(config.sequence_length)), 0.0
-
-    def whole(block: Block) -> float:
-        unit, opening = unit_and_opening(block)
-        return opening + unit * block.count if block.count else 0.0
-
-    groups = space.groups
-    kinds = {group.kind for group in space.units.groups}
-    deletable = config.scope == "global" and adapter.removable_layers and kinds == {"attention", "ffn"}
+        return _costs_of_hidden(options, adapter, space.groups[0])
+    blocks = {(block.layer, block.kind): _block_costs(options, block, latency) for block in adapter.blocks}
+    covered = [(group.layer, group.kind) for group in space.units.groups]
+    kinds = {kind for _, kind in covered}
     count = len(adapter.layers)
     per_layer = {"params": adapter.fixed_params / count, "latency": latency.layer if latency else 0.0}.get(
-        config.name, 0.0
+        options.name, 0.0
     )
-    by_gate = any(group.kind == "layer" for group in groups)
-    saved = per_layer if deletable and (by_gate or config.name == "latency") else 0.0
-    covered = {(group.layer, group.kind) for group in space.units.groups}
+    deletable = options.scope == "global" and adapter.removable_layers and kinds == {"attention", "ffn"}
+    by_gate = any(group.kind == "layer" for group in space.groups)
+    saved = per_layer if deletable and (by_gate or options.name == "latency") else 0.0
     saving = saved * len({layer for layer, _ in covered})
-    rest = count * per_layer - saving + sum(whole(block) for key, block in blocks.items() if key not in covered)
-    priced = sum(whole(blocks[key]) for key in covered) + saving
-    total = float(count) if config.name == "latency" else rest + priced
+    rest = count * per_layer - saving + sum(costs.whole for key, costs in blocks.items() if key not in covered)
+    total = float(count) if options.name == "latency" else rest + sum(blocks[key].whole for key in covered) + saving
+    cost, fixed = _of_decisions(space, {key: blocks[key] for key in covered}, saved)
+    return Costs(cost=cost, fixed=fixed if len(fixed.cost) > 1 else None, total=total, rest=rest)
 
-    start = {}
-    position = 0
-    for group in groups:
-        start[group.layer, group.kind] = position
-        position += group.count
-    cost: list[Tensor] = []
-    opens: list[Tensor] = []
-    opening, gate = [0.0], [-1]
+
+def _block_costs(options: BudgetOptions, block: Block, latency: BlockLatency | None) -> _BlockCosts:
+    if options.name == "latency":
+        assert latency is not None
+        unit, fixed = latency.unit[block.kind], latency.fixed[block.kind]
+    else:
+        macs = block.macs(options.sequence_length)
+        unit, fixed = float(block.params_per_unit if options.name == "params" else macs), 0.0
+    return _BlockCosts(unit, fixed, fixed + unit * block.count if block.count else 0.0)
+
+
+def _of_decisions(space: Space, blocks: Mapping[Key, _BlockCosts], saved: float) -> tuple[Tensor, FixedCosts]:
+    """Cost of each decision, and what is paid once: `saved` of a layer that goes, and the fixed costs of blocks."""
+    finest = [group for group in space.groups if space.is_finest(group)]
+    fixed, gates = [0.0], [-1]
     of_layer: dict[int, int] = {}
-    if saved and any(group.kind != "layer" and space.leaf[start[group.layer, group.kind]] for group in groups):
-        for layer in sorted({group.layer for group in groups}):
-            of_layer[layer] = len(opening)
-            opening.append(saved)
-            gate.append(start.get((layer, "layer"), -1))
-    for group in groups:
-        leaf = bool(space.leaf[start[group.layer, group.kind]])
-        own = torch.zeros(group.count, 2, dtype=torch.long)
-        if not leaf:
-            price = 0.0
-        elif group.kind == "layer":
-            price = saved + sum(whole(blocks[group.layer, kind]) for kind in kinds if (group.layer, kind) in covered)
-        else:
-            own[:, 1] = of_layer.get(group.layer, 0)
-            block = blocks[group.layer, group.kind.removesuffix("_block")]
-            unit, once = unit_and_opening(block)
-            price = whole(block) if group.kind.endswith("_block") else unit
-            if once and not group.kind.endswith("_block"):
-                own[:, 0] = len(opening)
-                opening.append(once)
-                above = (start.get((group.layer, kind), -1) for kind in (f"{group.kind}_block", "layer"))
-                gate.append(next((index for index in above if index >= 0), -1))
-        cost.append(torch.full((group.count,), price, dtype=torch.float64))
-        opens.append(own)
-    return Prices(
-        torch.cat(cost),
-        torch.tensor(opening, dtype=torch.float64),
-        torch.cat(opens),
-        torch.tensor(gate),
-        total,
-        rest,
-    )
+    if saved and any(group.kind != "layer" for group in finest):
+        for layer in sorted({group.layer for group in space.groups}):
+            of_layer[layer] = len(fixed)
+            fixed.append(saved)
+            gates.append(space.starts.get((layer, "layer"), -1))
+    costs, paid = [], []
+    for group in space.groups:
+        cost, of_block = 0.0, 0
+        kind = group.kind.removesuffix("_block")
+        if group in finest and group.kind == "layer":
+            cost = saved + sum(costs.whole for (layer, _), costs in blocks.items() if layer == group.layer)
+        elif group in finest and kind != group.kind:
+            cost = blocks[group.layer, kind].whole
+        elif group in finest:
+            cost = blocks[group.layer, kind].unit
+            if blocks[group.layer, kind].fixed:
+                of_block = len(fixed)
+                fixed.append(blocks[group.layer, kind].fixed)
+                above = (space.starts.get((group.layer, gate), -1) for gate in (f"{kind}_block", "layer"))
+                gates.append(next((gate for gate in above if gate >= 0), -1))
+        in_layer = of_layer.get(group.layer, 0) if group in finest and group.kind != "layer" else 0
+        costs.append(torch.full((group.count,), cost, dtype=torch.float64))
+        paid.append(torch.tensor([of_block, in_layer]).repeat(group.count, 1))
+    amounts = torch.tensor(fixed, dtype=torch.float64)
+    return torch.cat(costs), FixedCosts(amounts, torch.cat(paid), torch.tensor(gates))
 
 
-def _prices_of_hidden(config: BudgetConfig, adapter: Adapter, group: Group) -> Prices:
+def _costs_of_hidden(options: BudgetOptions, adapter: Adapter, group: Group) -> Costs:
     """A hidden channel costs the same wherever it is: its row or column of every projection, its entry of every norm.
 
     What is left when all are gone are the biases that stand inside the blocks, and the attention scores.
     """
     hidden = adapter.hidden
     assert hidden is not None
-    assert config.name in ("params", "flops")
-    if config.name == "params":
-        price, total = hidden.params, adapter.fixed_params + sum(b.count * b.params_per_unit for b in adapter.blocks)
+    assert options.name in ("params", "flops")
+    if options.name == "params":
+        cost, total = hidden.params, adapter.fixed_params + sum(b.count * b.params_per_unit for b in adapter.blocks)
     else:
-        price = config.sequence_length * hidden.macs_per_token
-        total = sum(block.count * block.macs(config.sequence_length) for block in adapter.blocks)
-    none = torch.zeros(1, dtype=torch.float64)
-    return Prices(
-        torch.full((group.count,), price, dtype=torch.float64),
-        none,
-        torch.zeros(group.count, 2, dtype=torch.long),
-        torch.tensor([-1]),
-        float(total),
-        float(total - group.count * price),
-    )
+        cost = options.sequence_length * hidden.macs_per_token
+        total = sum(block.count * block.macs(options.sequence_length) for block in adapter.blocks)
+    each = torch.full((group.count,), cost, dtype=torch.float64)
+    return Costs(cost=each, fixed=None, total=float(total), rest=float(total - group.count * cost))
 
 
-def chunks(adapter: Adapter, space: Space, align: int | None) -> Tensor:
+def chunks(adapter: Adapter, space: Space, align: int) -> Tensor:
     """How many units of a block are kept or dropped together so that its width is a multiple of `align`: (n,) int64.
 
     Widths are channels of an FFN, features at the attention's output projection, and hidden channels; the attention of
@@ -144,7 +150,7 @@ def chunks(adapter: Adapter, space: Space, align: int | None) -> Tensor:
     for group in space.groups:
         block = blocks.get((group.layer, group.kind))
         size = 1
-        if align and block is not None:
+        if block is not None:
             fits = block.count * block.width % align == 0
             size = align // math.gcd(align, block.width) if block.kind == "ffn" or fits else 1
             if size > block.count:
@@ -152,7 +158,7 @@ def chunks(adapter: Adapter, space: Space, align: int | None) -> Tensor:
                     f"granularity.align: {align} is more than the width {block.count * block.width} of the "
                     f"{block.kind} of layer {block.layer}"
                 )
-        if align and group.kind == HIDDEN[1]:
+        if group.kind == HIDDEN[1]:
             size = align
             if size > group.count:
                 raise UsageError(f"granularity.align: {align} is more than the hidden size {group.count}")
@@ -160,10 +166,10 @@ def chunks(adapter: Adapter, space: Space, align: int | None) -> Tensor:
     return torch.tensor(sizes)[space.group_of]
 
 
-def check_alike(adapter: Adapter, why: str) -> None:
+def check_equal_widths(adapter: Adapter, why: str) -> None:
     """UsageError where the layers of the dense model differ in width."""
     counts: dict[str, set[int]] = {}
     for block in adapter.blocks:
         counts.setdefault(block.kind, set()).add(block.count)
-    if any(len(found) > 1 for found in counts.values()):
+    if any(len(of_kind) > 1 for of_kind in counts.values()):
         raise UsageError(f"{why} needs a model whose layers have equal widths, this one has {counts}")

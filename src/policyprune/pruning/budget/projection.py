@@ -18,7 +18,7 @@ def project(z: Tensor, budget: Budget, mode: str, hold_gates: bool = False) -> T
     s = clamp(z - v c, 0, 1) with one multiplier v per segment, found by dividing intervals in float64 for all segments
     at once, without leaving the device. A limit beyond what the segment can cost is taken as that. Returns z's dtype.
 
-    Where costs do not add up (gates, openings) the same v is taken off all of a segment's probabilities, found by
+    Where costs do not add up (gates, fixed costs) the same v is taken off all of a segment's probabilities, found by
     bisection on the bound of the expected cost (`Budget.spent_in`): nearest in the norm that weighs a probability's
     displacement by its cost, so that a gate, which is dear, moves no further than a unit. Gates move by the mean of v
     over the segments; with `hold_gates` they stay where they are.
@@ -51,14 +51,14 @@ def project(z: Tensor, budget: Budget, mode: str, hold_gates: bool = False) -> T
 
 
 def _shifted(z: Tensor, budget: Budget, mode: str, hold_gates: bool) -> Tensor:
-    x, leaf, segment = z.double(), budget.leaf.to(z.device), budget.segment
+    x, finest, segment = z.double(), budget.finest.to(z.device), budget.segment
     lowest = torch.full_like(budget.limit, float((x - 1).min()))
     highest = torch.full_like(budget.limit, float(x.max()))
     if mode == "cap":
         lowest, highest = lowest.clamp(min=0), highest.clamp(min=0)
 
     def moved(v: Tensor, gates: Tensor) -> Tensor:
-        return torch.where(leaf, x - v[segment], gates).clamp(0, 1)
+        return torch.where(finest, x - v[segment], gates).clamp(0, 1)
 
     def root(gates_at: Callable[[Tensor], Tensor]) -> Tensor:
         low, high = lowest, highest
@@ -70,7 +70,7 @@ def _shifted(z: Tensor, budget: Budget, mode: str, hold_gates: bool) -> Tensor:
         return torch.where(inside, lowest, high)
 
     gates = x
-    if not hold_gates and not bool(leaf.all()):
+    if not hold_gates and not bool(finest.all()):
         v = root(lambda tried: x - tried.mean())
         gates = x - v.mean()
     return moved(root(lambda tried: gates), gates).to(z.dtype)

@@ -11,12 +11,13 @@ from policyprune.pruning.budget.budget import Budget
 SLACK = 1e-6  # what rounding of the costs may add up to, of the cheapest item
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Items:
-    """What is kept or dropped together: single leaves, or `chunk` leaves of a block that are neighbours by score.
+    """What is kept or dropped together: single decisions, or `chunk` of a block that are neighbours by score.
 
-    `members` (K, c) are the leaves of each item, filled up with repetitions; per item (K,): its mean score, its cost
-    and one of its leaves, `first`, which shares segment, pool and openings with the others.
+    These are of the finest decisions. `members` (K, c) are those of each item, filled up with repetitions; per item
+    (K,): its mean score, its cost and one of its decisions, `first`, which shares segment, pool and fixed costs with
+    the others.
     """
 
     members: Tensor
@@ -24,27 +25,26 @@ class Items:
     cost: Tensor
     first: Tensor
 
-    def opening_costs(self, order: Tensor, budget: Budget) -> Tensor:
-        """What each item of an order (K,) pays for openings that no item before it, of its segment, has paid for."""
+    def fixed_costs(self, order: Tensor, budget: Budget) -> Tensor:
+        """What each item of an order (K,) pays of the fixed costs that no item before it, of its segment, has paid."""
         extra = torch.zeros(len(order), dtype=torch.float64)
-        if budget.opening is None:
+        if budget.fixed is None:
             return extra
-        assert budget.opens is not None
         segment = budget.segment[self.first[order]]
-        for column in budget.opens[self.first[order]].unbind(1):
+        for column in budget.fixed.of_decision[self.first[order]].unbind(1):
             keys, inverse = torch.unique(column * len(budget.limit) + segment, return_inverse=True)
             earliest = torch.full((len(keys),), len(order)).scatter_reduce(0, inverse, torch.arange(len(order)), "amin")
-            extra[earliest] += budget.opening[column[earliest]]
+            extra[earliest] += budget.fixed.cost[column[earliest]]
         return extra
 
 
 def items_of(scores: Tensor, budget: Budget) -> Items:
-    """The items of a budget, all on the CPU; leaves that do not fill a chunk are in none."""
-    leaves = budget.leaf.nonzero().flatten()
+    """The items of a budget, all on the CPU; decisions that do not fill a chunk are in none."""
+    finest = budget.finest.nonzero().flatten()
     if budget.chunk is None:
-        return Items(leaves[:, None], scores[leaves], budget.cost[leaves], leaves)
+        return Items(members=finest[:, None], score=scores[finest], cost=budget.cost[finest], first=finest)
     assert budget.space is not None
-    order = leaves[torch.argsort(scores[leaves], descending=True, stable=True)]
+    order = finest[torch.argsort(scores[finest], descending=True, stable=True)]
     order = order[torch.argsort(budget.space.group_of[order], stable=True)]
     block, size = budget.space.group_of[order], budget.chunk[order]
     begins = torch.zeros(int(block.max()) + 2, dtype=torch.long)
@@ -60,20 +60,20 @@ def items_of(scores: Tensor, budget: Budget) -> Items:
     sizes = torch.bincount(number, minlength=count)
     zeros = torch.zeros(count, dtype=torch.float64)
     return Items(
-        members,
-        zeros.index_add(0, number, scores[order]) / sizes,
-        zeros.index_add(0, number, budget.cost[order]),
-        first,
+        members=members,
+        score=zeros.index_add(0, number, scores[order]) / sizes,
+        cost=zeros.index_add(0, number, budget.cost[order]),
+        first=first,
     )
 
 
 def select(scores: Tensor, budget: Budget) -> Tensor:
     """Keep the best units that fit: scores (n,) -> mask (n,) bool on the CPU.
 
-    Only the scores of leaves count; a gate is kept where a leaf below it is. Each segment takes its items (a leaf, or
-    as many as `align` keeps together) in the order of the scores (ties: first unit first) until the next one does not
-    fit; what rounding leaves in a pool goes to the best items that still fit, in a per-layer budget one more per
-    segment at most. With equal costs (`rate`) a pool's limit is met exactly.
+    Only the scores of the finest decisions count; a gate is kept where one below it is. Each segment takes its items (a
+    decision, or as many as `align` keeps together) in the order of the scores (ties: first unit first) until the next
+    one does not fit; what rounding leaves in a pool goes to the best items that still fit, in a per-layer budget one
+    more per segment at most. With equal costs (`rate`) a pool's limit is met exactly.
     """
     scores, budget = scores.detach().cpu().double(), budget.to(torch.device("cpu"))
     items = items_of(scores, budget)
@@ -89,7 +89,7 @@ def select(scores: Tensor, budget: Budget) -> Tensor:
 def _take_in_order(mask: Tensor, items: Items, budget: Budget) -> None:
     order = torch.argsort(items.score, descending=True, stable=True)
     order = order[torch.argsort(budget.segment[items.first[order]], stable=True)]  # by segment, by score inside
-    cost, segment = items.cost[order] + items.opening_costs(order, budget), budget.segment[items.first[order]]
+    cost, segment = items.cost[order] + items.fixed_costs(order, budget), budget.segment[items.first[order]]
     running = cost.cumsum(0)
     before = torch.zeros(len(budget.limit), dtype=torch.float64).scatter_reduce(
         0, segment, running - cost, "amin", include_self=False
@@ -103,41 +103,41 @@ def _fill(mask: Tensor, items: Items, budget: Budget) -> None:
     """Give what is left of each pool to the best items that still fit, in the order of their scores."""
     closed = budget.space.closed(mask) if budget.space else mask
     left = budget.pool_limit - budget.spent(closed)
-    opened = None if budget.opening is None else torch.arange(len(budget.opening)) == 0
-    if opened is not None:
-        assert budget.opens is not None
-        opened[budget.opens[mask].flatten()] = True
+    paid = None
+    if budget.fixed is not None:
+        paid = torch.arange(len(budget.fixed.cost)) == 0
+        paid[budget.fixed.of_decision[mask].flatten()] = True
     order = torch.argsort(items.score, descending=True, stable=True)
     order = order[~mask[items.first[order]]]
     for pool in range(len(left)):
-        own = order[budget.pool[items.first[order]] == pool]
-        _fill_pool(mask, items, budget, own, float(left[pool]), opened)
+        in_pool = order[budget.pool[items.first[order]] == pool]
+        _fill_pool(mask, items, budget, in_pool, float(left[pool]), paid)
 
 
-def _fill_pool(mask: Tensor, items: Items, budget: Budget, order: Tensor, left: float, opened: Tensor | None) -> None:
-    """The same in one pool, whose items that are not taken yet are `order` (k,); `opened` (O,) is brought up to date.
+def _fill_pool(mask: Tensor, items: Items, budget: Budget, order: Tensor, left: float, paid: Tensor | None) -> None:
+    """The same in one pool, whose items that are not taken yet are `order` (k,).
 
-    One after the other would take seconds. In each round all that fit by themselves are taken, the first of each
-    segment in a per-layer budget, as long as they fit together and none opens something: what it opens makes the later
-    ones cheaper. So there are no more rounds than openings and different costs.
+    `paid` (F,) says which fixed costs are paid and is brought up to date. One item after the other would take seconds.
+    In each round all that fit by themselves are taken, the first of each segment in a per-layer budget, as long as they
+    fit together and none pays a fixed cost: the later ones are cheaper then. So there are no more rounds than fixed and
+    different costs.
     """
     slack = SLACK * min(1.0, float(items.cost.min())) if len(items.cost) else 0.0
     per_layer = len(budget.limit) != len(budget.pool_limit)
     topped = torch.zeros(len(budget.limit), dtype=torch.bool)
     while len(order := order[items.cost[order] <= left + slack]):
-        segment, price = budget.segment[items.first[order]], items.cost[order]
-        if opened is not None:
-            assert budget.opens is not None
-            assert budget.opening is not None
-            price = price + torch.where(opened, 0, budget.opening)[budget.opens[items.first[order]]].sum(1)
-        tried = ((price <= left + slack) & ~topped[segment]).nonzero().flatten()
+        segment, cost = budget.segment[items.first[order]], items.cost[order]
+        if paid is not None and budget.fixed is not None:
+            unpaid = torch.where(paid, 0, budget.fixed.cost)
+            cost = cost + unpaid[budget.fixed.of_decision[items.first[order]]].sum(1)
+        tried = ((cost <= left + slack) & ~topped[segment]).nonzero().flatten()
         if per_layer:
             place = torch.arange(len(tried))
             earliest = torch.full_like(topped, len(tried), dtype=torch.long)
             earliest = earliest.scatter_reduce(0, segment[tried], place, "amin")
             tried = tried[earliest[segment[tried]] == place]
-        ends = (price > items.cost[order])[tried].nonzero().flatten()[:1]
-        running = price[tried].cumsum(0)
+        ends = (cost > items.cost[order])[tried].nonzero().flatten()[:1]
+        running = cost[tried].cumsum(0)
         count = int((running <= left + slack).long().cumprod(0).sum())
         count = min([count, *(ends + 1).tolist()])
         if not count:
@@ -146,8 +146,8 @@ def _fill_pool(mask: Tensor, items: Items, budget: Budget, order: Tensor, left: 
         mask[items.members[taken].flatten()] = True
         left -= float(running[count - 1])
         topped[segment[tried[:count]]] = per_layer
-        if opened is not None and budget.opens is not None:
-            opened[budget.opens[items.first[taken]].flatten()] = True
+        if paid is not None and budget.fixed is not None:
+            paid[budget.fixed.of_decision[items.first[taken]].flatten()] = True
         order = order[int(tried[count - 1]) + 1 :]
 
 
@@ -165,28 +165,28 @@ def _take_equal(mask: Tensor, items: Items, budget: Budget) -> None:
     for kind, blocks in of_kind.items():
         fitting = []
         for i in blocks:
-            cost = items.cost[ranked[i]] + items.opening_costs(ranked[i], budget)
+            cost = items.cost[ranked[i]] + items.fixed_costs(ranked[i], budget)
             fitting.append(int((cost.cumsum(0) <= budget.limit[i] * (1 + 1e-9)).sum()))
         counts[kind] = min(fitting)
 
-    def wear(tried: dict[str, int]) -> Tensor:
-        worn = torch.zeros_like(mask)
+    def mask_of(tried: dict[str, int]) -> Tensor:
+        kept = torch.zeros_like(mask)
         for kind, blocks in of_kind.items():
             for i in blocks:
-                worn[items.members[ranked[i][: tried[kind]]].flatten()] = True
-        return worn
+                kept[items.members[ranked[i][: tried[kind]]].flatten()] = True
+        return kept
 
     def fits(tried: dict[str, int]) -> bool:
         enough = all(len(ranked[i]) >= tried[kind] for kind in kinds for i in of_kind[kind])
-        return enough and bool((budget.spent(wear(tried)) <= budget.pool_limit * (1 + 1e-9)).all())
+        return enough and bool((budget.spent(mask_of(tried)) <= budget.pool_limit * (1 + 1e-9)).all())
 
     for kind in kinds:
         more = range(counts[kind], max(len(ranked[i]) for i in of_kind[kind]) + 1)
         counts[kind] += bisect_left(more, True, lo=1, key=lambda count: not fits({**counts, kind: count})) - 1
-    mask |= wear(counts)
+    mask |= mask_of(counts)
 
 
-def by_metric(metric: Tensor, budget: Budget, per_cost: bool) -> Tensor:
-    """The one-shot mask (n,) of a metric (n,): the units with the highest metric, per cost or as it is, that fit."""
-    metric, budget = metric.detach().cpu().double(), budget.to(torch.device("cpu"))
-    return select(budget.per_cost(metric) if per_cost else metric, budget)
+def one_shot_mask(scores: Tensor, budget: Budget, per_cost: bool) -> Tensor:
+    """The mask (n,) of importance scores (n,) alone: the units with the highest, per cost or as it is, that fit."""
+    scores, budget = scores.detach().cpu().double(), budget.to(torch.device("cpu"))
+    return select(budget.per_cost(scores) if per_cost else scores, budget)

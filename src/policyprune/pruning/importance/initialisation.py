@@ -43,5 +43,5 @@ def initial_probabilities(scores: Tensor, space: Space, budget: Budget, config: 
         mean = zeros.index_add(0, index, x) / sizes
         deviation = (zeros.index_add(0, index, (x - mean[index]) ** 2) / sizes).sqrt()
         mapped = torch.sigmoid((x - mean[index]) / deviation.clamp(min=1e-12)[index])
-    mapped = torch.where(space.leaf.to(mapped.device), mapped, 1 - DOUBT * (1 - mapped))
+    mapped = torch.where(space.finest.to(mapped.device), mapped, 1 - DOUBT * (1 - mapped))
     return project(mapped, budget, "equality", hold_gates=True).float()

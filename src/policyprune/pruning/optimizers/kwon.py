@@ -35,7 +35,7 @@ def best_split(fisher: Tensor, space: Space, budget: Budget) -> Tensor:
     kind_of = torch.tensor([kinds.index(group.kind) for group in space.groups])[space.group_of[items.first]]
     orders = [(kind_of == k).nonzero().flatten() for k in range(2)]
     orders = [order[items.score[order].argsort(descending=True, stable=True)] for order in orders]
-    costs = [(items.cost[order] + items.opening_costs(order, budget)).cumsum(0) for order in orders]
+    costs = [(items.cost[order] + items.fixed_costs(order, budget)).cumsum(0) for order in orders]
     sums = items.score * _sizes(items)
     gains = [torch.cat([torch.zeros(1, dtype=torch.float64), sums[order].cumsum(0)]) for order in orders]
     spent = torch.cat([torch.zeros(1, dtype=torch.float64), costs[0]])
@@ -46,7 +46,7 @@ def best_split(fisher: Tensor, space: Space, budget: Budget) -> Tensor:
     mask = torch.zeros(space.n, dtype=torch.bool)
     mask[items.members[orders[0][:first]].flatten()] = True
     mask[items.members[orders[1][: int(fitting[first])]].flatten()] = True
-    if budget.opening is not None:  # a layer that keeps both blocks has paid twice for what they share
+    if budget.fixed is not None:  # a layer that keeps both blocks has paid twice for what they share
         return select(torch.where(mask, fisher + 2 * fisher.max() + 1, fisher), budget)
     return mask
 

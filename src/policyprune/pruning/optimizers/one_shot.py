@@ -1,7 +1,7 @@
 """Prune by the metric alone."""
 
 from policyprune.config.schema import OneShot
-from policyprune.pruning.budget.selection import by_metric
+from policyprune.pruning.budget.selection import one_shot_mask
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 
 
@@ -10,5 +10,5 @@ def search(problem: Problem, config: OneShot, report: Report, state: State = FOR
 
     Whole blocks and layers have the sum of their units' metric, so beside units they go when all of theirs do.
     """
-    mask = by_metric(problem.metric, problem.budget, problem.per_cost)
+    mask = one_shot_mask(problem.metric, problem.budget, problem.per_cost)
     return Found(mask, problem.start, forwards=0)

@@ -9,7 +9,7 @@ from torch.nn import functional
 from policyprune.config.schema import StraightThrough
 from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.budget.projection import project
-from policyprune.pruning.budget.selection import by_metric, select
+from policyprune.pruning.budget.selection import one_shot_mask, select
 from policyprune.pruning.importance.gradients import gradients_of
 from policyprune.pruning.optimizers.batches import Batches
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
@@ -32,7 +32,7 @@ def search(problem: Problem, config: StraightThrough, report: Report, state: Sta
     of_heads = torch.tensor([group.kind == "attention" for group in problem.space.groups])[problem.space.group_of]
     relative = torch.where(of_heads, config.attention_rate, 1.0).to(device)
     moves = relative > 0
-    first = by_metric(problem.metric, problem.budget, problem.per_cost).to(device).float()
+    first = one_shot_mask(problem.metric, problem.budget, problem.per_cost).to(device).float()
     free = budget.holding(first, ~moves) if budget.linear else budget
     highest = config.learning_rate * min(1.0, (1 - budget.keep) / FULL_RATE)
 

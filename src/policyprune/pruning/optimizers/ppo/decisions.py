@@ -85,7 +85,7 @@ def make_decisions(metric: Tensor, space: Space, budget: Budget, chunk: int) -> 
         blocks,
         torch.tensor(depth),
         torch.tensor(channels),
-        ~space.leaf[_first(of, count)],
+        ~space.finest[_first(of, count)],
         cost,
         _standardised(logs, kind),
         _standardised(logs, blocks),
