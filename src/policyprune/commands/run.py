@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from policyprune.commands.checks import budgets_of, check
 from policyprune.config.schema import Calibrated, Config, LatencyBudget
-from policyprune.evaluation.comparison import Compared, Comparison, compare
+from policyprune.evaluation.comparison import ComparedModels, compare
 from policyprune.evaluation.latency.forward import kept_latency
 from policyprune.evaluation.plausibility import NotTrustworthyError, absurd_from_the_start, doubts
 from policyprune.evaluation.quality import Quality, quality_of
@@ -212,20 +212,17 @@ def _evaluate(run: Run, dense: Dense, pruned: Pruned, quality: Quality) -> None:
     config, record = run.config, run.record
     exported = "hf" in config.export.formats
     checkpoint = formats.target("hf", run.folder, formats.Settings.of(config.export))
-    compared = Compared(
+    models = ComparedModels(
         dense=dense.prunable,
         one_shot=_one_shot_masks(config, dense, pruned.scores),
         smaller=pruned.models,
         checkpoint=checkpoint if exported else None,
     )
-    comparison = Comparison(
-        evaluation=config.evaluation,
-        length=config.budget.sequence_length,
-        again=config.force,
-        trusted=config.model.trust_remote_code,
-    )
+    length, trusted = config.budget.sequence_length, config.model.trust_remote_code
     try:
-        for subject, measure in compare(compared, quality, comparison):
+        for subject, measure in compare(
+            models, quality, config.evaluation, length, again=config.force, trusted=trusted
+        ):
             record.add(subject, *measure)
     except NotTrustworthyError as error:
         record.warnings.append(str(error))

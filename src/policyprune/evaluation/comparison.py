@@ -1,4 +1,4 @@
-"""The dense model, the metric-only masks, the pruned and the tuned model, side by side."""
+"""The dense model, the one-shot masks, the pruned and the tuned model, side by side."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from policyprune.surgery.shrink import shrink
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class ComparedModels:
     """The models of a run: `one_shot` masks (n,) by the scope of their budget, `smaller` models by what was done.
 
     `smaller` has the model without the pruned units as `pruned` and, where it was tuned, as `tuned`. The last one is
@@ -32,26 +32,17 @@ class Compared:
     checkpoint: Path | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What is measured. `length` is that of a sequence for MACs; `again`: also what is known of the dense model.
-
-    `trusted`: leave to run code of the checkpoint that is not ours.
-    """
-
-    evaluation: Evaluation
-    length: int
-    again: bool
-    trusted: bool
-
-
-def compare(models: Compared, quality: Quality, comparison: Comparison) -> Iterator[tuple[str, Measure]]:
+def compare(
+    models: ComparedModels, quality: Quality, options: Evaluation, length: int, *, again: bool, trusted: bool
+) -> Iterator[tuple[str, Measure]]:
     """Yield (subject, measure) as they are measured, all of physically smaller models.
 
-    NotTrustworthyError, after its rows, where the checkpoint measures something else in a fresh process.
+    `length` is that of a sequence, for MACs. `again`: also measure what is known of the dense model. `trusted`: leave
+    to run code of the checkpoint that is not ours. NotTrustworthyError, after its rows, where the checkpoint measures
+    something else in a fresh process.
     """
-    wanted, length, dense = comparison.evaluation, comparison.length, models.dense.model
-    yield from (("dense", row) for row in dense_measures(quality, dense, cache_folder() / "dense", comparison.again))
+    dense = models.dense.model
+    yield from (("dense", row) for row in dense_measures(quality, dense, cache_folder() / "dense", again))
     for scope, mask in models.one_shot.items():
         one_shot = shrink(models.dense, mask)
         measures = [*quality.of(f"one-shot, {scope}", one_shot), *size(one_shot, length)]
@@ -62,8 +53,8 @@ def compare(models: Compared, quality: Quality, comparison: Comparison) -> Itera
         in_memory = quality.of(subject, model)
         yield from ((subject, row) for row in in_memory)
     subject, final = list(models.smaller.items())[-1]
-    if wanted.fresh_process and models.checkpoint is not None:
-        reloaded = quality.elsewhere(models.checkpoint, final, comparison.trusted)
+    if options.fresh_process and models.checkpoint is not None:
+        reloaded = quality.elsewhere(models.checkpoint, final, trusted)
         yield from (("reloaded", row) for row in reloaded)
         check_reloaded(in_memory, reloaded, final.dtype, models.checkpoint)
     for name, model in (("dense", dense), (subject, final)):
@@ -71,4 +62,4 @@ def compare(models: Compared, quality: Quality, comparison: Comparison) -> Itera
     if models.checkpoint is not None:
         yield "dense", Measure("checkpoint", weight_megabytes(dense), "MB", {})
         yield subject, Measure("checkpoint", checkpoint_megabytes(models.checkpoint), "MB", {})
-    yield from latencies({"dense": dense, subject: final}, wanted.latency)
+    yield from latencies({"dense": dense, subject: final}, options.latency)

@@ -21,10 +21,10 @@ def dense_measures(quality: Quality, model: PreTrainedModel, folder: Path, again
     The key is all that a number depends on, by content: weights, code, data, settings, versions, threads.
     `again`: measure whatever there is. Models with offloaded weights are always measured.
     """
-    what = quality.identity()
-    if what is None or any(parameter.is_meta for parameter in model.parameters()):
+    identity = quality.identity()
+    if identity is None or any(parameter.is_meta for parameter in model.parameters()):
         return quality.of("dense", model)
-    key = json.dumps([what, identity_of(model)], sort_keys=True)
+    key = json.dumps([identity, identity_of(model)], sort_keys=True)
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if not again:
         try:
