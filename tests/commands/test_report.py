@@ -67,12 +67,12 @@ class Resources(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.links: list[str] = []
         self.tags: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
 
 
 def test_all_files_are_written_whole(runs: Path, written: list[Path]) -> None:
@@ -98,14 +98,14 @@ def test_the_page_needs_nothing_beside_it(written: list[Path]) -> None:
     page = written[0].with_suffix(".html").read_text(encoding="utf-8")
     seen = Resources()
     seen.feed(page)
-    assert all(own.startswith(("#", "data:image/svg+xml;base64,")) for own in seen.found)
+    assert all(link.startswith(("#", "data:image/svg+xml;base64,")) for link in seen.links)
     assert "@import" not in page
     assert "url(" not in page
     assert "http:" not in page
     assert "https:" not in page
     assert "script" not in seen.tags, "a name from a record was taken as HTML"
     assert "alert(1)" in page
-    images = [own for own in seen.found if own.startswith("data:")]
+    images = [link for link in seen.links if link.startswith("data:")]
     assert len(images) == len(PLOTS)
     for image in images:
         svg = base64.b64decode(image.partition("base64,")[2])
@@ -169,7 +169,7 @@ def test_refusals_are_one_line(arguments: list[str], line: str, few: Path, tmp_p
     (tmp_path / "file").touch()
     places = {"empty": tmp_path / "empty", "file": tmp_path / "file", "runs": few}
     with pytest.raises(UsageError) as caught:
-        verbs.report([own.format(**places) for own in arguments])
+        verbs.report([argument.format(**places) for argument in arguments])
     assert str(caught.value).startswith(line.format(**places))
     assert "\n" not in str(caught.value)
 
@@ -197,18 +197,18 @@ def test_wandb_offline_takes_the_report(
         "job_type": "prune",
         "tags": [],
     }
-    own = {"tracker": settings} if tracked_by == "the runs" else {}
+    config = {"tracker": settings} if tracked_by == "the runs" else {}
     sweep = tmp_path / "sweep"
-    write_run(sweep, "ours", results=full_results(20.0), config=own)
+    write_run(sweep, "ours", results=full_results(20.0), config=config)
     if tracked_by == "the runs":
         reporting.report_folder(sweep, "paper/table")
     else:
         verbs.report([str(sweep), "--wandb"])
     assert not [record for record in caplog.records if record.name.startswith("policyprune.tracking")], caplog.text
     sys.modules["wandb"].teardown()  # as at the end of a process
-    found = list((sweep / "report" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(found) == 1
-    content = found[0].read_bytes()
+    files = list((sweep / "report" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 1
+    content = files[0].read_bytes()
     assert b"report/cells" in content
     assert b"report/quality-macs" in content
     assert (b"a-sweep" in content) == (tracked_by == "the runs")

@@ -50,7 +50,7 @@ def test_curves_are_means_with_a_band_over_seeds(tmp_path: Path) -> None:
     forwards, losses = line_of(figure, "ours")
     assert (forwards[0], forwards[-1]) == (2, 16)
     assert np.allclose(losses, np.interp(forwards, [2, 16], [11.0, 4.0]))
-    bands = [own for own in figure.axes[0].collections if isinstance(own, PolyCollection)]
+    bands = [area for area in figure.axes[0].collections if isinstance(area, PolyCollection)]
     assert len(bands) == 1, "one method has more than one seed"
     heights = bands[0].get_paths()[0].vertices[:, 1]
     assert (heights.max(), heights.min()) == (12.0, 3.0)
@@ -86,11 +86,13 @@ def test_noisy_latencies_have_a_ring_and_what_is_not_finite_no_point(tmp_path: P
         write_run(tmp_path, method, 0.5, results=sized(None, 50.0, ratio, spread))
     figures = plots_of(tmp_path)
     axes = figures["latency-macs"].axes[0]
-    rings = [own for own in axes.lines if own.get_label() == "noisy"]
-    assert [own.get_ydata()[0] for own in rings] == [0.7, 0.8]  # type: ignore[index]
+    rings = [ring for ring in axes.lines if ring.get_label() == "noisy"]
+    assert [ring.get_ydata()[0] for ring in rings] == [0.7, 0.8]  # type: ignore[index]
     assert "gone" not in axes.get_legend_handles_labels()[1]
     half = {
-        own.get_label(): np.ptp(own.lines[2][0].get_segments()[0][:, 1]) / 2 for own in axes.containers if own.lines[2]
+        bars.get_label(): np.ptp(bars.lines[2][0].get_segments()[0][:, 1]) / 2
+        for bars in axes.containers
+        if bars.lines[2]
     }
     assert half == {"ours": pytest.approx(0.02 * 0.6 / 2), "flap": pytest.approx(0.3 * 0.7 / 2)}
     assert "quality-macs" in figures
@@ -101,7 +103,7 @@ def test_perplexities_beyond_all_use_do_not_stretch_the_axis(ruined: bool, tmp_p
     write_run(tmp_path, "ours", 0.5, results=sized(40.0, 50.0, 0.6))
     write_run(tmp_path, "magnitude", 0.5, results=sized(1e5 if ruined else 200.0, 50.0, 0.6))
     report = make_report("a title", find_runs([tmp_path]), [])
-    plot = next(own for section in report.sections for own in section.plots if own.name == "quality-macs")
+    plot = next(plot for section in report.sections for plot in section.plots if plot.name == "quality-macs")
     low, high = plot.figure.axes[0].get_ylim()
     assert low < 10  # of the dense model
     assert (high == 300) == ruined
@@ -113,7 +115,7 @@ def test_methods_stand_in_one_order_at_every_keep_rate(tmp_path: Path) -> None:
         for method in methods:
             write_run(tmp_path, method, keep, keep_rates=[{"layer": 0, "kind": "ffn", "rate": keep}])
     panels = plots_of(tmp_path)["keep-rates"].axes[:2]
-    assert [[label.get_text() for label in own.get_yticklabels()] for own in panels] == [["flap", "ours"]] * 2
+    assert [[label.get_text() for label in panel.get_yticklabels()] for panel in panels] == [["flap", "ours"]] * 2
 
 
 def test_bars_have_standard_errors_and_the_dense_line(tmp_path: Path) -> None:
@@ -125,24 +127,26 @@ def test_bars_have_standard_errors_and_the_dense_line(tmp_path: Path) -> None:
     path = folder / "record.json"
     path.write_text(path.read_text().replace('"stderr": null', '"stderr": 0.05'))
     axes = plots_of(tmp_path)["zero-shot"].axes[0]
-    bars = [own for own in axes.patches if own.get_height() > 0]  # type: ignore[attr-defined]
+    bars = [bar for bar in axes.patches if bar.get_height() > 0]  # type: ignore[attr-defined]
     assert [bar.get_height() for bar in bars] == [0.6]  # type: ignore[attr-defined]
-    segments = [segment for own in axes.collections for segment in own.get_segments()]  # type: ignore[attr-defined]
+    segments = [segment for drawn in axes.collections for segment in drawn.get_segments()]  # type: ignore[attr-defined]
     spans = {(round(float(y[0]), 3), round(float(y[1]), 3)) for _, y in (segment.T for segment in segments)}
     assert spans == {(0.55, 0.65), (0.7, 0.7)}
 
 
 @pytest.mark.parametrize("count", [3, len(COLORS) + 2])
 def test_looks_tell_the_rows_apart(count: int) -> None:
-    lines = [Line("m", "t", DENSE, "")]
+    lines = [Line(model="m", task="t", method=DENSE)]
     for number in range(count):
-        lines += [Line("m", "t", f"method {number}", tuning) for tuning in ("", "cg2")]
-    found = looks(lines)
-    assert len(found) == 2 * count
-    assert len(set(found.values())) == 2 * count
+        lines += [Line(model="m", task="t", method=f"method {number}", tuning=tuning) for tuning in ("", "cg2")]
+    look = looks(lines)
+    assert len(look) == 2 * count
+    assert len(set(look.values())) == 2 * count
     for number in range(count):
-        before, after = (found[Line("m", "t", f"method {number}", tuning)] for tuning in ("", "cg2"))
+        before, after = (
+            look[Line(model="m", task="t", method=f"method {number}", tuning=tuning)] for tuning in ("", "cg2")
+        )
         assert before.color == after.color
         assert before.hollow
         assert not after.hollow
-    assert len({own.color for own in found.values()}) == min(count, len(COLORS))
+    assert len({each.color for each in look.values()}) == min(count, len(COLORS))

@@ -102,8 +102,8 @@ def test_the_command_names_files_and_not_where_they_lie(given: str, said: str) -
 
 
 def test_warnings_name_files_and_not_where_they_lie() -> None:
-    told = "read '/home/joe/my data/a.txt' and /home/joe/b.txt, 3/4 of pkg://llm/x and a/b at 10 tokens/s"
-    assert public_prose(told) == "read 'a.txt' and b.txt, 3/4 of pkg://llm/x and a/b at 10 tokens/s"
+    warning = "read '/home/joe/my data/a.txt' and /home/joe/b.txt, 3/4 of pkg://llm/x and a/b at 10 tokens/s"
+    assert public_prose(warning) == "read 'a.txt' and b.txt, 3/4 of pkg://llm/x and a/b at 10 tokens/s"
     made = record()
     made.warnings = ["the weights of /home/joe/model differ"]
     assert "**Warning:** the weights of model differ" in card(made, "a/b", "LlamaForCausalLM", False)

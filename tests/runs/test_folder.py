@@ -78,9 +78,9 @@ def test_nothing_there_is_not_finished(config: Config, tmp_path: Path) -> None:
 def test_a_finished_run_is_found(config: Config, tmp_path: Path) -> None:
     with recorded(config, tmp_path, CPU):
         pass
-    found = finished_before(config, tmp_path)
-    assert found is not None
-    assert found.config_hash == fingerprint(config)
+    record = finished_before(config, tmp_path)
+    assert record is not None
+    assert record.config_hash == fingerprint(config)
 
 
 def test_force_repeats(config: Config, tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_another_config_in_the_same_folder_is_refused(config: Config, tmp_path: 
     with recorded(config, tmp_path, CPU):
         pass
     before = (tmp_path / RECORD_FILE).read_bytes()
-    other = validated("optimizer=one_shot", "seed=1", f"force={force}")
+    another = validated("optimizer=one_shot", "seed=1", f"force={force}")
     with pytest.raises(UsageError, match=r"hydra\.run\.dir: .*name another folder"):
-        finished_before(other, tmp_path)
+        finished_before(another, tmp_path)
     assert (tmp_path / RECORD_FILE).read_bytes() == before
 
 
@@ -169,8 +169,8 @@ def test_an_expected_end_is_one_line_in_the_log(
     assert on_disk(tmp_path)["status"] == "failed"
     (line,) = caplog.records
     assert line.exc_info is None
-    told = {RunError: "101 masks", IsADirectoryError: "'curve.jsonl'"}.get(type(error), "No space left on device")
-    assert told in line.message
+    words = {RunError: "101 masks", IsADirectoryError: "'curve.jsonl'"}.get(type(error), "No space left on device")
+    assert words in line.message
 
 
 def test_a_disk_too_full_for_the_record_does_not_hide_the_reason(
@@ -240,11 +240,11 @@ def test_a_failed_run_without_a_search_gives_way_to_another_config(
     with pytest.raises(RuntimeError), recorded(config, tmp_path, CPU):
         raise RuntimeError
     caplog.clear()
-    other = validated("optimizer=one_shot", "seed=1")
-    assert finished_before(other, tmp_path) is None
-    with recorded(other, tmp_path, CPU):
+    another = validated("optimizer=one_shot", "seed=1")
+    assert finished_before(another, tmp_path) is None
+    with recorded(another, tmp_path, CPU):
         assert not (tmp_path / "importance.state").exists()
-    assert finished_before(other, tmp_path) is not None
+    assert finished_before(another, tmp_path) is not None
     assert not caplog.records
 
 

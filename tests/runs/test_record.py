@@ -112,7 +112,7 @@ def test_fields_that_are_not_known_are_let_be_and_those_that_lack_are_empty(tmp_
 def paths(value: object, above: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """The way to every part of nested JSON."""
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [above, *(path for key, own in parts for path in paths(own, (*above, key)))]
+    return [above, *(path for key, part in parts for path in paths(part, (*above, key)))]
 
 
 def complaint_of(reader: Callable[[], object]) -> str:
@@ -123,8 +123,8 @@ def complaint_of(reader: Callable[[], object]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("other", [None, [], {}, [1], {"a": 1}, 7, "text", "gone"], ids=str)
-def test_any_wrong_shape_is_read_or_refused_in_one_line_by_all_readers(tmp_path: Path, other: object) -> None:
+@pytest.mark.parametrize("wrong", [None, [], {}, [1], {"a": 1}, 7, "text", "gone"], ids=str)
+def test_any_wrong_shape_is_read_or_refused_in_one_line_by_all_readers(tmp_path: Path, wrong: object) -> None:
     record = some_record()
     held = {"device": "cpu", "dtype": "float32", "attn_implementation": "eager", "device_map": None}
     record.config["model"] = {"name": "tiny", "trust_remote_code": False, **held}
@@ -137,11 +137,11 @@ def test_any_wrong_shape_is_read_or_refused_in_one_line_by_all_readers(tmp_path:
         for key in path[:-1]:
             at = at[key]
         if not path:
-            content = other
-        elif other == "gone":
+            content = wrong
+        elif wrong == "gone":
             del at[path[-1]]
         else:
-            at[path[-1]] = other
+            at[path[-1]] = wrong
         (tmp_path / RECORD_FILE).write_text(json.dumps(content))
         (run,) = find_runs([tmp_path])
         for reader in (lambda: read_record(tmp_path), lambda: targets.find(str(tmp_path), brings_only_ours)):
@@ -151,8 +151,8 @@ def test_any_wrong_shape_is_read_or_refused_in_one_line_by_all_readers(tmp_path:
                 assert complaint, path
             else:
                 assert not complaint or path[:2] in ((), ("config",), ("config", "model")), (path, complaint)
-        told = (run.model, run.task, run.tuning, run.seed, run.keep, run.seconds("load"), run.peak_memory(["load"]))
-        assert len(told) == 7
+        values = (run.model, run.task, run.tuning, run.seed, run.keep, run.seconds("load"), run.peak_memory(["load"]))
+        assert len(values) == 7
 
 
 def test_no_file_is_no_record(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_exports_are_made_again_from_the_mask(
     record, before = read_record(run), read_record(finished)
     assert isinstance(record, Record)
     assert isinstance(before, Record)
-    told = "the exports were made again from the mask, after the numbers were measured"
-    assert record.warnings == [*before.warnings, told]
+    warning = "the exports were made again from the mask, after the numbers were measured"
+    assert record.warnings == [*before.warnings, warning]
     assert (record.status, record.files) == ("finished", before.files)
     assert finished_before(config, run) is not None
     assert (run / "checkpoint" / "README.md").is_file()

@@ -45,18 +45,18 @@ def test_a_finished_run_that_lost_a_file_is_not_taken_for_a_whole_one(
     DAMAGES[damage](tmp_path / name)
     if name.startswith("checkpoint") and "checksum" in damage:
         return  # weights are too large to be read for this
-    mended: list[Record] = []
-    was = status_of(config, tmp_path, "hydra.run.dir")
-    found = finished_before(config, tmp_path, mended.append)
+    repaired: list[Record] = []
+    status = status_of(config, tmp_path, "hydra.run.dir")
+    record = finished_before(config, tmp_path, repaired.append)
     assert caplog.records[0].message == f"{tmp_path}: the run is finished, but {name} {damage}"
     if name == "curve.jsonl":  # only pictures need it
-        assert (found is not None, mended, was.state) == (True, [], "finished")
+        assert (record is not None, repaired, status.state) == (True, [], "finished")
         return
-    assert was == Status("incomplete", f"{name} {damage}")
+    assert status == Status("incomplete", f"{name} {damage}")
     if name == "mask.safetensors":
-        assert (found, mended) == (None, []), "without the mask there is nothing to mend by"
+        assert (record, repaired) == (None, []), "without the mask there is nothing to repair by"
     else:
-        assert mended == [found]
+        assert repaired == [record]
 
 
 def test_a_report_leaves_out_a_curve_that_was_changed(

@@ -17,10 +17,10 @@ def measured_record(forwards: int = 8) -> Record:
     )
     record.search = {"forwards": forwards}
     record.stages = [{"name": "load", "seconds": 1.0}, {"name": "search", "seconds": 77.125}]
-    for length, dense, other, pruned in [(32, 10.5, 40.25, 20.125), (64, 9.5, 39.25, 19.125)]:
+    for length, dense, one_shot, pruned in [(32, 10.5, 40.25, 20.125), (64, 9.5, 39.25, 19.125)]:
         protocol = {"length": length}
         record.add("dense", "perplexity", dense, "", protocol)
-        record.add("one_shot", "perplexity", other, "", {**protocol, "scope": "per_layer"})
+        record.add("one_shot", "perplexity", one_shot, "", {**protocol, "scope": "per_layer"})
         record.add("pruned", "perplexity", pruned, "", protocol)
         record.add("reloaded", "perplexity", pruned, "", protocol)
     record.add("dense", "parameters", 1234567, "", {})

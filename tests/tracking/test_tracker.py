@@ -19,11 +19,11 @@ class Recorder:
     """A tracker that remembers what it was told and raises where it is asked to."""
 
     def __init__(self, fails_in: str = "") -> None:
-        self.fails_in, self.told = fails_in, []  # type: str, list[str]
+        self.fails_in, self.calls = fails_in, []  # type: str, list[str]
         self._tell("init")
 
     def _tell(self, what: str) -> None:
-        self.told.append(what)
+        self.calls.append(what)
         if what == self.fails_in:
             raise ConnectionError("the server\nis away")
 
@@ -64,7 +64,7 @@ def test_a_failed_tracker_is_left_alone() -> None:
     for step in range(3):
         tracker.log({}, step)
     tracker.finish({}, [], failed=False)
-    assert recorder.told == ["init", "log"]
+    assert recorder.calls == ["init", "log"]
 
 
 def test_a_working_tracker_is_told_everything() -> None:
@@ -72,7 +72,7 @@ def test_a_working_tracker_is_told_everything() -> None:
     tracker = Forgiving(lambda: recorder)
     tracker.log({"loss": 1.0}, 0)
     tracker.finish({}, [], failed=False)
-    assert recorder.told == ["init", "log", "finish"]
+    assert recorder.calls == ["init", "log", "finish"]
 
 
 def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(RuntimeError, match="the search broke"):
         fail()
-    assert recorder.told == ["init", "finish"]
+    assert recorder.calls == ["init", "finish"]
 
 
 def test_no_tracker_needs_no_wandb(
@@ -183,10 +183,10 @@ def test_tensorboard_shows_the_curve_the_keep_rates_and_the_metrics(
 
     with (
         caplog.at_level(logging.WARNING),
-        open_tracker(validated("tracker=tensorboard").tracker, some_record(), tmp_path) as own,
+        open_tracker(validated("tracker=tensorboard").tracker, some_record(), tmp_path) as tracker,
     ):
         for step in range(1, 4):
-            own.log({"loss": 1.0 / step, "keep": 0.8}, step)
+            tracker.log({"loss": 1.0 / step, "keep": 0.8}, step)
     assert not caplog.records
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     curve = [(point.step, point.value) for point in events.Scalars("search/loss")]

@@ -12,14 +12,14 @@ NEVER = ("model.", "evaluation.", "export.", "tracker.", "safety.")  # not part 
 ELSEWHERE = ("seed", "force", "method", "budget.keep", "tuning.name")  # seeds are averaged, the others have columns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """A row that a run has in a table, with values or not."""
 
     model: str
     task: str
     method: str
-    tuning: str
+    tuning: str = ""
 
     @property
     def title(self) -> str:
@@ -45,7 +45,11 @@ def lines_of(runs: Sequence[Run]) -> list[list[Line]]:
     for run, method, values in zip(runs, methods, settings, strict=True):
         name = _name(method, values, differing[run.model, run.task, method])
         tunings = ["", run.tuning] if run.tuning else [""]
-        lines.append([Line(run.model, run.task, name, tuning) for tuning in tunings] if run.content else [])
+        lines.append(
+            [Line(model=run.model, task=run.task, method=name, tuning=tuning) for tuning in tunings]
+            if run.content
+            else []
+        )
     return lines
 
 

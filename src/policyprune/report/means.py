@@ -149,12 +149,13 @@ def _finite(value: Any) -> float | None:
 
 def _line(subject: str, scope: str | None, method: str, run: Run) -> Line:
     if subject == DENSE:
-        return Line(run.model, run.task, DENSE, "")
+        return Line(model=run.model, task=run.task, method=DENSE)
     if subject == "one_shot":
         importance = run.config.get("importance", {}).get("name", "importance")
         name = f"{importance} alone" + (f", {scope.replace('_', ' ')}" if scope else "")
-        return Line(run.model, run.task, name, "")
-    return Line(run.model, run.task, method, run.tuning if subject == "tuned" else "")
+        return Line(model=run.model, task=run.task, method=name)
+    tuning = run.tuning if subject == "tuned" else ""
+    return Line(model=run.model, task=run.task, method=method, tuning=tuning)
 
 
 def _conditions(subject: str, conditions: dict[str, Any], run: Run) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def read_reference(table: str) -> list[Published]:
 def _published(table: str, number: int, row: dict[str, str]) -> Published:
     try:
         protocol = dict(part.split("=", 1) for part in row.pop("protocol").split(";") if part)
-        line = Line(*(row.pop(name) for name in ("model", "task", "method", "tuning")))
+        line = Line(**{name: row.pop(name) for name in ("model", "task", "method", "tuning")})
         keep, value = float(row.pop("keep")), row.pop("value")
         return Published(line=line, keep=keep, protocol=protocol, value=float(value) if value else None, **row)
     except (ValueError, TypeError) as error:

@@ -68,7 +68,7 @@ def results_of(
             if run.keep is not None:
                 for line in lines:
                     states[line, run.keep].append(run.status)
-        dense = Line(model, task, DENSE, "")
+        dense = Line(model=model, task=task, method=DENSE)
         lines = list(dict.fromkeys([dense, *(line for line, _ in states), *(mean.line for mean in of_task)]))
         yield TaskResults(
             model=model,

@@ -62,10 +62,10 @@ def only_one(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def finished_before(config: AnyConfig, folder: Path, mend: Callable[[Record], None] | None = None) -> Record | None:
+def finished_before(config: AnyConfig, folder: Path, repair: Callable[[Record], None] | None = None) -> Record | None:
     """The finished record of the same config in `folder`; None where it is to be run, or run again.
 
-    `mend(record)` makes again what a finished run has lost, unless its mask is lost too. UsageError when another
+    `repair(record)` makes again what a finished run has lost, unless its mask is lost too. UsageError when another
     config was run there and left something, and for a record that cannot be read.
     """
     status = status_of(config, folder, "hydra.run.dir")
@@ -81,11 +81,11 @@ def finished_before(config: AnyConfig, folder: Path, mend: Callable[[Record], No
         log.warning("%s: the run is finished, but %s", folder, ", ".join(status.lost.values()))
     if status.state == "finished":
         return record
-    if mend is None or MASK_FILE in status.lost:
+    if repair is None or MASK_FILE in status.lost:
         log.warning("it is run again")
         return None
     with only_one(folder):
-        mend(record)
+        repair(record)
         record.files = files_of(folder)
         record.write(folder)
     return record

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Status:
 
     state: str
     reason: str = ""
+    _: KW_ONLY
     record: Record | None = field(default=None, compare=False)
     lost: Mapping[str, str] = field(default_factory=dict, compare=False)  # what became of files that are lost
 
@@ -48,11 +49,11 @@ def status_of(config: AnyConfig, folder: Path, key: str) -> Status:
             f"{key}: {str(folder)!r} holds a run of another config ({record.config_hash}), name another folder"
         )
     if record.status != "finished":
-        return Status(record.status, record.error or "", record)
+        return Status(record.status, record.error or "", record=record)
     lost = lost_files(record.files, folder)
     if set(lost) - {CURVE_FILE}:  # only plots need the curve
-        return Status("incomplete", ", ".join(lost.values()), record, lost)
-    return Status("finished", record.error or "", record, lost)
+        return Status("incomplete", ", ".join(lost.values()), record=record, lost=lost)
+    return Status("finished", record.error or "", record=record, lost=lost)
 
 
 def unfinished_work(folder: Path) -> set[tuple[str, int]]:

@@ -1,0 +1,64 @@
+"""What the rows of a table are called."""
+
+from pathlib import Path
+
+from policyprune.report.table import Cell
+from records import Measured, perplexities, write_run
+from reports import report_on, row_of, table_of
+
+
+def test_a_tuned_run_fills_two_rows_and_the_checkpoint_none(tmp_path: Path) -> None:
+    stated = {"length": 128}
+    results: list[Measured] = [
+        *perplexities(20.0),
+        ("tuned", "perplexity", 18.0, stated),
+        ("reloaded", "perplexity", 18.0, stated),
+        ("one_shot", "perplexity", 60.0, {**stated, "scope": "per_layer"}),
+    ]
+    write_run(tmp_path, "ours", results=results, tuning="cg2")
+    table = table_of(report_on(tmp_path), "perplexity")
+    shown = {row.names[:2]: row.cells[0].value for row in table.rows}
+    assert shown == {
+        ("dense", ""): "10.00",
+        ("ours", ""): "20.00",
+        ("ours", "cg2"): "18.00",
+        ("wanda_sp alone, per layer", ""): "60.00",
+    }
+
+
+def test_rows_without_a_method_are_named_after_their_parts(tmp_path: Path) -> None:
+    write_run(tmp_path, None)
+    write_run(tmp_path, None, config={"optimizer": {"name": "one_shot"}})
+    names = [row.names[0] for row in table_of(report_on(tmp_path), "perplexity").rows]
+    assert names == ["dense", "policy_gradient from wanda_sp", "wanda_sp"]
+
+
+def test_an_ablation_has_a_row_per_value(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for masks in (2, 4):
+            results = perplexities(20.0 + masks + seed)
+            write_run(tmp_path, "ours", seed=seed, results=results, config={"optimizer.masks": masks})
+        for count in (64, 128):
+            write_run(tmp_path, "flap", seed=seed, config={"task.calibration": {"count": count, "seed": seed}})
+    table = table_of(report_on(tmp_path), "perplexity")
+    assert row_of(table, "ours (masks=2)").cells[0].value == "22.50"
+    assert row_of(table, "ours (masks=4)").cells[0].value == "24.50"
+    assert {row.names[0] for row in table.rows if "flap" in row.names[0]} == {
+        "flap (calibration.count=64)",
+        "flap (calibration.count=128)",
+    }
+
+
+def test_an_evaluated_checkpoint_says_the_same_at_every_keep_rate(tmp_path: Path) -> None:
+    results: list[Measured] = [("evaluated", "perplexity", 15.0, {"length": 128})]
+    nothing: dict[str, object] = {"budget": {}, "optimizer": {}, "importance": {}, "tuning": {}}
+    folder = write_run(tmp_path / "evaluated", None, results=results, config=nothing)
+    alone = table_of(report_on(tmp_path), "perplexity")
+    assert [(row.names[0], row.cells) for row in alone.rows] == [
+        (f"evaluated, {folder.name}", (Cell("15.00"),)),
+    ]
+    for keep in (0.8, 0.5):
+        write_run(tmp_path / "pruned", "ours", keep)
+    beside = table_of(report_on(tmp_path), "perplexity")
+    assert row_of(beside, f"evaluated, {folder.name}").cells == (Cell("15.00"), Cell("15.00"))
+    assert row_of(beside, "ours").cells[0].value == "20.00"
