@@ -11,7 +11,6 @@ from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_co
 from policyprune.commands.run import run
 from policyprune.errors import UsageError
 from policyprune.runs.record import Record
-from policyprune.surgery.plan import lay
 from policyprune.surgery.plan_file import read_plan
 
 QUICK = ["evaluation.fresh_process=false", *SMALL_EVALUATION]
@@ -73,7 +72,7 @@ def test_the_plan_makes_the_checkpoint_again(ran: Any, tiny_checkpoint: Path) ->
     ids = torch.arange(12)[None]
     checkpoint = AutoModelForCausalLM.from_pretrained(folder / "checkpoint", trust_remote_code=True).eval()
     dense = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=checkpoint.dtype).eval()
-    again = lay(read_plan(folder / "plan.json"), dense)
+    again = read_plan(folder / "plan.json").apply(dense)
     assert torch.equal(checkpoint(ids).logits, again(ids).logits)
 
 

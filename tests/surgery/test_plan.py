@@ -14,7 +14,7 @@ from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.mask_file import save_mask
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
-from policyprune.surgery.plan import Plan, base_of, lay
+from policyprune.surgery.plan import Plan, base_of
 from policyprune.surgery.plan_file import read_plan, write_plan
 from policyprune.surgery.shrink import shrink
 
@@ -36,7 +36,7 @@ def test_a_plan_gives_the_same_weights_again(tiny_llama: Any, tmp_path: Path, tu
     smaller = planned(model, tmp_path / "plan.json", tuned)
     plan = read_plan(tmp_path / "plan.json")
     assert (plan.base.source, plan.base.revision, plan.base.dtype) == ("some/model", "main", "float32")
-    again = lay(plan, model)
+    again = plan.apply(model)
     expected = smaller.state_dict()
     assert again.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
@@ -65,16 +65,16 @@ def test_a_plan_is_readable(tiny_llama: Any, tmp_path: Path) -> None:
 def test_another_shape_is_refused(tiny_llama: Any, tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     planned(tiny_llama(), tmp_path / "plan.json", tuned=False)
     with pytest.raises(UsageError, match=reason):
-        lay(read_plan(tmp_path / "plan.json"), tiny_llama(**changes))
+        read_plan(tmp_path / "plan.json").apply(tiny_llama(**changes))
 
 
 def test_another_type_or_head_is_refused(tiny_llama: Any, tmp_path: Path) -> None:
     planned(tiny_llama(), tmp_path / "plan.json", tuned=False)
     with pytest.raises(UsageError, match="of type 'llama', not 'bert'"):
-        lay(read_plan(tmp_path / "plan.json"), make_encoder())
+        read_plan(tmp_path / "plan.json").apply(make_encoder())
     planned(make_encoder(), tmp_path / "plan.json", tuned=False)
     with pytest.raises(UsageError, match="for AutoModelForSequenceClassification, not AutoModelForQuestionAnswering"):
-        lay(read_plan(tmp_path / "plan.json"), make_encoder("QuestionAnswering"))
+        read_plan(tmp_path / "plan.json").apply(make_encoder("QuestionAnswering"))
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_weights_and_biases_are_read_from_the_mask_file_beside_the_plan(tiny_lla
     with pytest.raises(UsageError, match="needs the weights in mask"):
         read_plan(plan)
     save_mask(masks, mask, space, mask.float(), compensation)
-    again, expected = lay(read_plan(plan), model), shrink(PrunableModel(model, adapter, space), mask, compensation)
+    again, expected = read_plan(plan).apply(model), shrink(PrunableModel(model, adapter, space), mask, compensation)
     assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in again.state_dict().items())
     assert again.config.to_dict() == expected.config.to_dict()
     save_mask(masks, ~mask, space, mask.float(), None)

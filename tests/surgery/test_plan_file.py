@@ -18,7 +18,7 @@ from policyprune.models.examples import example
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.mask_file import save_mask
 from policyprune.pruning.space import space_of
-from policyprune.surgery.plan import Plan, base_of, check_base, lay
+from policyprune.surgery.plan import Plan, base_of, check_base
 from policyprune.surgery.plan_file import read_plan, write_plan
 
 Change = Callable[[dict[str, Any]], Any]
@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_refused_by_name(written: dict[str, Any], tmp_path:
 def test_one_written_by_hand_is_taken(written: dict[str, Any], tiny_llama: Any, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(written))
-    assert lay(read_plan(path), tiny_llama()).config.per_layer_config
+    assert read_plan(path).apply(tiny_llama()).config.per_layer_config
 
 
 @pytest.mark.parametrize("kinds", [("attention",), ("ffn",), ("layer",), ("hidden",)])

@@ -22,7 +22,7 @@ from policyprune.storage.files import write_file, write_whole
 from policyprune.storage.record_file import MASK_FILE, PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.checkpoint import auto_class
-from policyprune.surgery.plan import Plan, check_base, lay
+from policyprune.surgery.plan import Plan, check_base
 from policyprune.surgery.plan_file import read_plan
 
 BEGINNINGS = {"gguf": re.compile(rb"GGUF"), "plan": re.compile(rb'\s*\{\s*"format": "policyprune-plan-')}
@@ -59,7 +59,7 @@ def export(config: Exporting) -> Path:
 def load(config: Model, kind: str, plan: Plan | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model of the class `kind` of transformers and its tokenizer, pruned where there is a plan."""
     model, tokenizer = load_as(config, getattr(transformers, kind))
-    return (lay(plan, model) if plan else model), tokenizer
+    return (plan.apply(model) if plan else model), tokenizer
 
 
 def _described(run: Path) -> tuple[Record, str] | None:

@@ -159,7 +159,7 @@ def _prune(run: Run, dense: Dense, task: BuiltTask) -> Pruned:
             compensation, record.tuning = fit(prunable, mask, usage, config.tuning, pruning.quick)
             record.calibration["tuning"] = usage.taken()
             models["tuned"] = shrink(prunable, mask, compensation)
-    return Pruned(scores=scores, found=found, mask=mask, compensation=compensation, models=models)
+    return Pruned(scores=scores, found=found, mask=mask, compensation=compensation, models=models, tuning=record.tuning)
 
 
 def _score(run: Run, pruning: Pruning, usage: CalibrationUsage) -> Scores:

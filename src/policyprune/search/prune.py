@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,8 @@ class Scores:
 class Pruned:
     """What a pruning found: the mask (n,) over the units, and how the kept ones are changed.
 
-    `models` are the smaller ones: `pruned` with the weights of the dense model, `tuned` with the compensation.
+    `models` are the smaller ones: `pruned` with the weights of the dense model, `tuned` with the compensation, of which
+    `tuning` has a row for each block.
     """
 
     scores: Scores
@@ -74,6 +76,7 @@ class Pruned:
     mask: Tensor
     compensation: Compensation | None
     models: dict[str, PreTrainedModel]
+    tuning: list[dict[str, Any]]
 
     @property
     def model(self) -> PreTrainedModel:
@@ -87,11 +90,11 @@ def prune(pruning: Pruning, optimizer: Optimizer, tuning: Tuning, report: Report
     scores = score(pruning)
     found = find_mask(pruning, scores, optimizer, report=report)
     mask = pruning.prunable.space.expand(found.mask)
-    compensation = None
+    compensation, rows = None, list[dict[str, Any]]()
     if isinstance(tuning, Calibrated):
-        compensation, _ = fit(pruning.prunable, mask, pruning.data, tuning, pruning.quick)
+        compensation, rows = fit(pruning.prunable, mask, pruning.data, tuning, pruning.quick)
     models = {"pruned" if compensation is None else "tuned": shrink(pruning.prunable, mask, compensation)}
-    return Pruned(scores=scores, found=found, mask=mask, compensation=compensation, models=models)
+    return Pruned(scores=scores, found=found, mask=mask, compensation=compensation, models=models, tuning=rows)
 
 
 @torch.no_grad()

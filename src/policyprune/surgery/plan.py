@@ -40,6 +40,14 @@ class Plan:
     mask: Tensor
     compensation: Compensation | None
 
+    def apply(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The dense model without what the plan leaves out; UsageError for a model of another shape.
+
+        Weights that are not cut are shared with the dense model, which stays as it is.
+        """
+        check_base(self, model)
+        return shrink(PrunableModel(model, adapt(model), self.space), self.mask, self.compensation)
+
 
 def base_of(model: PreTrainedModel, source: str, revision: str | None, task: str) -> Base:
     """Describe a dense model, before anything is cut from it."""
@@ -90,12 +98,6 @@ def check_base(plan: Plan, model: PreTrainedModel) -> None:
         )
     if plan.compensation is not None:
         _check_compensation(plan, plan.compensation, model, adapter)
-
-
-def lay(plan: Plan, model: PreTrainedModel) -> PreTrainedModel:
-    """The dense model without what the plan leaves out; UsageError for a model of another shape."""
-    check_base(plan, model)
-    return shrink(PrunableModel(model, adapt(model), plan.space), plan.mask, plan.compensation)
 
 
 def _check_compensation(plan: Plan, compensation: Compensation, model: PreTrainedModel, adapter: Adapter) -> None:

@@ -1,7 +1,7 @@
 """What a task gives to the search and to the evaluation, and how much of its data a stage of a run used."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from policyprune.errors import UsageError
 from policyprune.models.sequences import longest_sequence
 
 
+@runtime_checkable
 class CalibrationData(Protocol):
     """Calibration sequences 0, 1, ..., N - 1, each with a loss: all that pruning looks at."""
 
