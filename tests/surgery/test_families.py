@@ -120,7 +120,7 @@ def test_each_check_would_notice_a_single_wrong_unit(name: str) -> None:
     view = own.space.views(wrong)[1, "ffn"]
     view[view.nonzero()[0]] = False
     assert equivalence.gap(equivalence.outputs(shrink(own, wrong), own.ids), own.masked_outputs(mask)) > 1e-3
-    half = equivalence.bfloat16(own)
+    half = equivalence.in_bfloat16(own)
     empty = random_mask(own.space, without=[(1, "attention")])
     gap = equivalence.gap(half.masked_outputs(empty), half.masked_outputs(torch.ones(own.space.n)))
     assert gap > equivalence.TOLERANCE_BFLOAT16

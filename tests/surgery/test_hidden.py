@@ -156,7 +156,7 @@ def test_what_cannot_lose_channels_is_refused(monkeypatch: pytest.MonkeyPatch) -
     bare = random_model(type(example("opt").config)(**{**SIZES_OF_OPT, "_remove_final_layer_norm": True}), "CausalLM")
     with pytest.raises(UsageError, match=r"granularity: hidden channels cannot be removed.*no norm stands between"):
         space_of(adapt(bare), ["hidden"])
-    assert equivalence.hidden(probe_of(bare)) is None
+    assert equivalence.with_hidden_units(probe_of(bare)) is None
     monkeypatch.setitem(FAMILIES, "gpt2", replace(FAMILIES["gpt2"], residual=None))
     with pytest.raises(UsageError, match=r"granularity: hidden .*docs/add-a-model\.md"):
         space_of(adapt(example("gpt2")), ["hidden"])

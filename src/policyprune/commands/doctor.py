@@ -27,13 +27,13 @@ COLUMNS = ("masked = shrunk", "reloaded", "pruned again", "cache", "bfloat16", "
 def examine(config: Config) -> int:
     """Print the units and costs that a model's config says, and check a small random copy; 0 if all is well, else 1."""
     transformers.logging.set_verbosity_error()
-    said = read_config(config.model)
-    head = family_of(said).head
-    model = structure(config.model, said, getattr(transformers, f"AutoModelFor{head}"))
+    stated = read_config(config.model)
+    head = family_of(stated).head
+    model = structure(config.model, stated, getattr(transformers, f"AutoModelFor{head}"))
     adapter = adapt(model)
-    print(f"{config.model.source}: {said.model_type}, {type(model).__name__}, {parameters(model):,} parameters\n")
-    print(found(model, adapter, config.budget.sequence_length))
-    small = random_model(miniature(said, adapter), head)
+    print(f"{config.model.source}: {stated.model_type}, {type(model).__name__}, {parameters(model):,} parameters\n")
+    print(description(model, adapter, config.budget.sequence_length))
+    small = random_model(miniature(stated, adapter), head)
     probe = probe_of(small)
     print(f"\nchecked on random weights, a copy with {_size(probe)}:")
     worst = checked({"": probe})[""]
@@ -56,8 +56,8 @@ def examine_families() -> int:
 def checked(probes: dict[str, Probe]) -> dict[str, dict[str, float]]:
     """The largest deviations by name and column; one fresh process loads the checkpoints of all of them."""
     worst = {name: gaps(probe) for name, probe in probes.items()}
-    channels = {name: own for name, probe in probes.items() if (own := equivalence.hidden(probe)) is not None}
-    jobs = probes | {f"{name} hidden": own for name, own in channels.items()}
+    channels = {name: equivalence.with_hidden_units(probe) for name, probe in probes.items()}
+    jobs = probes | {f"{name} hidden": probe for name, probe in channels.items() if probe is not None}
     try:
         reloaded = reloaded_gaps(jobs)
     except RuntimeError as error:
@@ -65,7 +65,7 @@ def checked(probes: dict[str, Probe]) -> dict[str, dict[str, float]]:
         reloaded = dict.fromkeys(jobs, float("inf"))
     for name, row in worst.items():
         row["reloaded"] = reloaded[name]
-        if name in channels:
+        if channels[name] is not None:
             row["hidden"] = max(row["hidden"], reloaded[f"{name} hidden"])
     return worst
 
@@ -76,11 +76,14 @@ def table(probes: dict[str, Probe], worst: dict[str, dict[str, float]]) -> str:
     for name, probe in probes.items():
         attention = probe.adapter.blocks[0]
         unit = "the whole" if attention.together else "heads" if _queries(probe.adapter) == 1 else "groups of heads"
-        found = {column: worst[name][column] for column in COLUMNS if column in worst[name]}
-        failed = [f"{column} {_verdict(column, value)}" for column, value in found.items() if not _good(column, value)]
+        checks = {column: worst[name][column] for column in COLUMNS if column in worst[name]}
+        failed = [f"{column} {_verdict(column, value)}" for column, value in checks.items() if not _good(column, value)]
         rows.append([name, type(probe.model).__name__, unit, ", ".join(failed) or "ok"])
-        channels = equivalence.hidden(probe)
-        rows[-1] += [equivalence.stock(probe), equivalence.hidden_stock(channels) if channels else ""]
+        channels = equivalence.with_hidden_units(probe)
+        rows[-1] += [
+            equivalence.stock_class_when(probe),
+            equivalence.hidden_stock_class_when(channels) if channels else "",
+        ]
     headers = ["model type", "class", "attention by", "checks", "equal widths", "fewer hidden channels"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
@@ -90,18 +93,19 @@ def gaps(probe: Probe) -> dict[str, float]:
 
     `hidden` is that of any check with hidden channels as the units.
     """
-    half = equivalence.bfloat16(probe)
+    half = equivalence.in_bfloat16(probe)
     checks = {
-        "masked = shrunk": lambda: equivalence.worst(probe, equivalence.shrunk_gap),
-        "pruned again": lambda: equivalence.worst(probe, equivalence.again_gap),
-        "bfloat16": lambda: equivalence.worst(half, equivalence.shrunk_gap),
+        "masked = shrunk": lambda: equivalence.largest_gap(probe, equivalence.shrunk_gap),
+        "pruned again": lambda: equivalence.largest_gap(probe, equivalence.again_gap),
+        "bfloat16": lambda: equivalence.largest_gap(half, equivalence.shrunk_gap),
     }
     if probe.adapter.family.head == "CausalLM":
-        checks["cache"] = lambda: equivalence.worst(probe, equivalence.cache_gap)
-    channels = equivalence.hidden(probe)
+        checks["cache"] = lambda: equivalence.largest_gap(probe, equivalence.cache_gap)
+    channels = equivalence.with_hidden_units(probe)
     if channels is not None:
-        own = [equivalence.shrunk_gap, equivalence.again_gap, *([equivalence.cache_gap] if "cache" in checks else [])]
-        checks["hidden"] = lambda: max(equivalence.worst(channels, check) for check in own)
+        of_channels = [equivalence.shrunk_gap, equivalence.again_gap]
+        of_channels += [equivalence.cache_gap] if "cache" in checks else []
+        checks["hidden"] = lambda: max(equivalence.largest_gap(channels, check) for check in of_channels)
     return {column: _attempted(column, check) for column, check in checks.items()}
 
 
@@ -114,7 +118,7 @@ def _attempted(column: str, check: Callable[[], float]) -> float:
         return float("inf")
 
 
-def found(model: PreTrainedModel, adapter: Adapter, length: int) -> str:
+def description(model: PreTrainedModel, adapter: Adapter, length: int) -> str:
     """Units and costs by layer, and what stays dense."""
     rows = []
     for kind in ("attention", "ffn"):

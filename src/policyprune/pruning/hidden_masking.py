@@ -41,11 +41,11 @@ def _stretch(mask: Tensor) -> Tensor:
 
 def _entry(current: Current) -> Any:
     def multiply(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        found = current()
-        if found is None:
+        mask = current()
+        if mask is None:
             return None
         x = args[0] if args else kwargs["hidden_states"]
-        x = x * found.to(device=x.device, dtype=x.dtype)
+        x = x * mask.to(device=x.device, dtype=x.dtype)
         return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
 
     return multiply
@@ -53,10 +53,10 @@ def _entry(current: Current) -> Any:
 
 def _before(current: Current) -> Any:
     def stretch(module: nn.Module, args: tuple[Any, ...]) -> Any:
-        found = current()
-        if found is None:
+        mask = current()
+        if mask is None:
             return None
-        mask, x = _fitting(found, args[0])
+        mask, x = _fitting(mask, args[0])
         dtype = torch.float32  # of which RMSNorms make their statistics, whatever comes in
         if isinstance(module, nn.LayerNorm):
             x = x - (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
@@ -69,10 +69,10 @@ def _before(current: Current) -> Any:
 
 def _after(current: Current) -> Any:
     def shorten(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Any:
-        found = current()
-        if found is None:
+        mask = current()
+        if mask is None:
             return None
-        mask, y = _fitting(found, out)
+        mask, y = _fitting(mask, out)
         bias = getattr(module, "bias", None)
         y = y / _stretch(mask) if bias is None else (y - bias) / _stretch(mask) + bias * mask
         weight = getattr(module, "weight", None)

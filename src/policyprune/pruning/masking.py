@@ -17,7 +17,7 @@ from policyprune.pruning.space import HIDDEN, Space
 
 
 class Masking:
-    """Holds the masks that the hooks of `masked` multiply by."""
+    """Hooks that multiply by masks, and the masks."""
 
     def __init__(self, adapter: Adapter, space: Space) -> None:
         blocks = {(block.layer, block.kind): block for block in adapter.blocks}
@@ -30,7 +30,7 @@ class Masking:
             index.append(torch.arange(start, start + group.count).repeat_interleave(width))
             start += group.count
         self._unit_of_feature = torch.cat(index)
-        self._sizes = [len(own) for own in index]
+        self._sizes = [len(features) for features in index]
         self._silent = adapter.removable_layers  # a block without units adds nothing, not even its bias
         self._current: dict[str, Tensor] | None = None
 

@@ -39,7 +39,7 @@ def save_checkpoint(
 
 def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
     """The transformers class of a model, also of one that a checkpoint's own modelling file made."""
-    return next(own for own in type(model).__mro__ if own.__module__.startswith("transformers.models."))
+    return next(kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers.models."))
 
 
 def auto_class(model: PreTrainedModel) -> str:
@@ -96,5 +96,6 @@ def _table(adapter: Adapter) -> dict[str, Any]:
         }
     if adapter.hidden is not None:
         hidden = adapter.hidden
-        table["hidden"] = {"inside": [list(own) for own in hidden.inside], "outside": [list(o) for o in hidden.outside]}
+        places = {"inside": hidden.inside, "outside": hidden.outside}
+        table["hidden"] = {where: [list(place) for place in named] for where, named in places.items()}
     return table

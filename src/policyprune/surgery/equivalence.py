@@ -80,7 +80,7 @@ def hidden_mask(count: int, multiple: int) -> Tensor:
 
 
 def masks(probe: Probe) -> dict[str, Tensor]:
-    """Ends that a search could come to, by name."""
+    """Masks (n,) that a search could end with, by name."""
     if probe.has_hidden_units:
         heads = getattr(probe.model.config, probe.adapter.family.head_count)
         return {
@@ -104,7 +104,7 @@ def masks(probe: Probe) -> dict[str, Tensor]:
     }
 
 
-def worst(probe: Probe, gap_of: Callable[[Probe, Tensor], float]) -> float:
+def largest_gap(probe: Probe, gap_of: Callable[[Probe, Tensor], float]) -> float:
     """The largest gap over all masks."""
     return max(gap_of(probe, mask) for mask in masks(probe).values())
 
@@ -128,23 +128,23 @@ def cache_gap(probe: Probe, mask: Tensor) -> float:
     """Shrunk, read in two pieces with the key/value cache, against the whole sequence at once."""
     model, ids = shrink(probe, mask), probe.ids
     start = model(ids[:, :7], use_cache=True)
-    rest = model(ids[:, 7:], past_key_values=start.past_key_values, use_cache=True)
-    return gap(torch.cat([start.logits, rest.logits], 1).float(), outputs(model, ids))
+    end = model(ids[:, 7:], past_key_values=start.past_key_values, use_cache=True)
+    return gap(torch.cat([start.logits, end.logits], 1).float(), outputs(model, ids))
 
 
-def bfloat16(probe: Probe) -> Probe:
+def in_bfloat16(probe: Probe) -> Probe:
     """The same in bfloat16."""
     half = copy.deepcopy(probe.model).to(torch.bfloat16)  # type: ignore[arg-type]
     return Probe(half, probe.adapter, probe.space, probe.ids)
 
 
-def hidden(probe: Probe) -> Probe | None:
+def with_hidden_units(probe: Probe) -> Probe | None:
     """The same model with its hidden channels as units; None where they cannot be removed."""
     channels = probe.adapter.hidden
     return None if channels is None or channels.obstacle else probe_of(probe.model, (HIDDEN[1],))
 
 
-def hidden_stock(probe: Probe) -> str:
+def hidden_stock_class_when(probe: Probe) -> str:
     """When a model without some hidden channels, the units of `probe`, is one of the stock class."""
     alone = {name: not needs_code(shrink(probe, mask).config) for name, mask in masks(probe).items()}
     if all(alone.values()):
@@ -152,7 +152,7 @@ def hidden_stock(probe: Probe) -> str:
     return "stock class in multiples of the heads" if alone["multiple of the heads"] else "modelling file"
 
 
-def stock(probe: Probe) -> str:
+def stock_class_when(probe: Probe) -> str:
     """When the pruned model is one of the stock class, without a modelling file of its own."""
     for kinds, words in ((UNITS, "stock class"), (("ffn",), "stock class if all heads stay")):
         smaller = shrink(probe, equal_widths(probe.space, kinds))

@@ -14,7 +14,7 @@ from policyprune.surgery.onnx import check_onnx, write_onnx
 
 @dataclass(frozen=True)
 class Settings:
-    """What the formats can be told."""
+    """What can be set of the formats."""
 
     max_shard_size: str
     gguf_dtype: str

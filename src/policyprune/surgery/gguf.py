@@ -51,27 +51,27 @@ def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file:
     check_gguf(model, dtype, tokenizer)
     adapter = adapt(model)
     layers = [dict(_layer(model, adapter, index, dtype)) for index in range(len(adapter.layers))]
-    heads, groups, channels = zip(*(_counts(own, adapter.head_dim) for own in layers), strict=True)
+    heads, groups, channels = zip(*(_counts(weights, adapter.head_dim) for weights in layers), strict=True)
     alike = len(set(groups)) == len(set(heads)) == len(set(channels)) == 1
     logging.getLogger("gguf").setLevel(logging.WARNING)
     with write_file(file) as scratch:
-        own = llama_cpp.hyperparameters(model)
+        sizes = llama_cpp.hyperparameters(model)
         writer = gguf.GGUFWriter(scratch, "llama" if alike else "deci", use_temp_file=True)
         writer.add_name(file.stem)
         writer.add_file_type(KINDS[dtype][1])
         writer.add_block_count(len(layers))
-        writer.add_context_length(own.context_length)
-        writer.add_embedding_length(own.width)
+        writer.add_context_length(sizes.context_length)
+        writer.add_embedding_length(sizes.width)
         writer.add_head_count(heads[0] if alike else list(heads))
         writer.add_head_count_kv(groups[0] if alike else list(groups))
         writer.add_feed_forward_length(channels[0] if alike else list(channels))
         writer.add_key_length(adapter.head_dim)
         writer.add_value_length(adapter.head_dim)
         writer.add_rope_dimension_count(adapter.head_dim)
-        writer.add_rope_freq_base(own.rope_base)
-        writer.add_layer_norm_rms_eps(own.norm_epsilon)
-        writer.add_vocab_size(own.vocabulary)
-        write_vocabulary(writer, tokenizer, own.vocabulary)
+        writer.add_rope_freq_base(sizes.rope_base)
+        writer.add_layer_norm_rms_eps(sizes.norm_epsilon)
+        writer.add_vocab_size(sizes.vocabulary)
+        write_vocabulary(writer, tokenizer, sizes.vocabulary)
         factors = llama_cpp.rope_factors(model, adapter.head_dim)
         top = {**llama_cpp.top_weights(model), **({"rope_freqs": factors} if factors is not None else {})}
         for name, weight in top.items():
@@ -101,10 +101,10 @@ def _layer(model: PreTrainedModel, adapter: Adapter, index: int, dtype: str) -> 
     yield llama_cpp.norm_weight(layer, "ffn")
     channels = counts["ffn"]
     padded = max(1, channels) if dtype != "q8_0" else max(ROW, -(-channels // ROW) * ROW)
-    own = llama_cpp.block_weights(layer, "ffn") if channels else {}
+    weights = llama_cpp.block_weights(layer, "ffn") if channels else {}
     for name in llama_cpp.FFN.values():
         dimension = 1 if name == "ffn_down" else 0
-        weight = own.get(name, torch.zeros((width, 0) if dimension else (0, width)))
+        weight = weights.get(name, torch.zeros((width, 0) if dimension else (0, width)))
         zeros = weight.new_zeros((width, padded - channels) if dimension else (padded - channels, width))
         yield name, torch.cat([weight, zeros], dimension) if padded > channels else weight
 

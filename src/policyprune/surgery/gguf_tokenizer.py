@@ -42,12 +42,12 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     if model["type"] != "BPE":
         raise UsageError(f"format: gguf takes tokenizers of byte-pair encoding, this is {model['type']}")
     by_id = {index: token for token, index in model["vocab"].items()}
-    special = {own["id"]: own for own in stated["added_tokens"]}
-    by_id |= {index: own["content"] for index, own in special.items()}
-    _check_rows(tokenizer, by_id, special, size)
+    added = {token["id"]: token for token in stated["added_tokens"]}
+    by_id |= {index: token["content"] for index, token in added.items()}
+    _check_rows(tokenizer, by_id, added, size)
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     tokens = [by_id.get(index, f"[PAD{index}]") for index in range(size)]
-    types = [_type(index, by_id, special, model) for index in range(size)]
+    types = [_type(index, by_id, added, model) for index in range(size)]
     if model.get("byte_fallback"):
         return Vocabulary("llama", "default", tokens, types, merges, _scores(tokens, merges), _space_prefix(stated))
     return Vocabulary("gpt2", _pre_tokenizer(stated), tokens, types, merges, None, False)
@@ -55,19 +55,18 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
 
 def write_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
     """Tokens, merges, special ids and chat template."""
-    own = vocabulary(tokenizer, size)
-    lost = [
-        token for index, token in sorted((own, token) for token, own in tokenizer.get_vocab().items()) if index >= size
-    ]
+    words = vocabulary(tokenizer, size)
+    by_id = sorted((index, token) for token, index in tokenizer.get_vocab().items())
+    lost = [token for index, token in by_id if index >= size]
     if lost:
         log.warning("format: gguf leaves out %s, for which the model has no embedding", ", ".join(map(repr, lost[:5])))
-    writer.add_tokenizer_model(own.model)
-    writer.add_tokenizer_pre(own.pre)
-    writer.add_token_list(own.tokens)
-    writer.add_token_types(own.types)
-    if own.scores is not None:
-        writer.add_token_scores(own.scores)
-    writer.add_token_merges(own.merges)
+    writer.add_tokenizer_model(words.model)
+    writer.add_tokenizer_pre(words.pre)
+    writer.add_token_list(words.tokens)
+    writer.add_token_types(words.types)
+    if words.scores is not None:
+        writer.add_token_scores(words.scores)
+    writer.add_token_merges(words.merges)
     for name in ("bos", "eos", "unk", "pad"):
         index = getattr(tokenizer, f"{name}_token_id")
         if index is not None and index < size:
@@ -76,7 +75,7 @@ def write_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase
     assert isinstance(encoded, list)
     writer.add_add_bos_token(bool(encoded) and encoded[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(bool(encoded) and encoded[-1] == tokenizer.eos_token_id)
-    writer.add_add_space_prefix(own.space_prefix)
+    writer.add_add_space_prefix(words.space_prefix)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
 

@@ -107,24 +107,24 @@ def _compare_continuations(graph: Decoding, runtime: Any) -> None:
         logits, *mine = graph(*plain, *mine)  # type: ignore[assignment]
         again, *theirs = feed(runtime, (*plain, *theirs))  # type: ignore[assignment]
         _compare((logits,), [again])
-        ids, other = logits[:, -1:].argmax(-1), again[:, -1:].argmax(-1)
+        ids, onnx_ids = logits[:, -1:].argmax(-1), again[:, -1:].argmax(-1)
         top = logits[0, -1].topk(2).values
-        if not torch.equal(ids, other) and float(top[0] - top[1]) > TOLERANCE * float(logits.abs().max()):
+        if not torch.equal(ids, onnx_ids) and float(top[0] - top[1]) > TOLERANCE * float(logits.abs().max()):
             raise RuntimeError("ONNX Runtime continues a text differently from torch")
         positions = positions[:, -1:] + 1
 
 
 def feed(runtime: Any, arguments: tuple[Tensor, ...]) -> list[Tensor]:
     """The outputs of a session for arguments in the order of its inputs."""
-    names = [own.name for own in runtime.get_inputs()]
+    names = [node.name for node in runtime.get_inputs()]
     assert len(names) == len(arguments), names
-    given = {name: tensor.numpy() for name, tensor in zip(names, arguments, strict=True)}
-    return [torch.from_numpy(found) for found in runtime.run(None, given)]
+    inputs = {name: tensor.numpy() for name, tensor in zip(names, arguments, strict=True)}
+    return [torch.from_numpy(array) for array in runtime.run(None, inputs)]
 
 
-def _compare(expected: tuple[Tensor, ...], found: list[Tensor]) -> None:
-    for own, other in zip(expected, found, strict=True):
-        near = own.shape == other.shape and float((own - other).abs().max()) <= TOLERANCE * float(own.abs().max())
+def _compare(by_torch: tuple[Tensor, ...], by_onnx: list[Tensor]) -> None:
+    for one, two in zip(by_torch, by_onnx, strict=True):
+        near = one.shape == two.shape and float((one - two).abs().max()) <= TOLERANCE * float(one.abs().max())
         if not near:  # also where something is not a number
             raise RuntimeError("ONNX Runtime computes something else than torch, nothing is written")
 

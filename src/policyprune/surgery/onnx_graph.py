@@ -13,7 +13,7 @@ from policyprune.models.adapter import Adapter
 Shapes = dict[str, dict[int, str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cached:
     """The key/value heads of one layer, (B, heads, past, size) each; `empty`: its attention was removed."""
 
@@ -33,14 +33,14 @@ class Encoding(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Tensors in the order of `inputs`, each (B, T)."""
-        found = self.model(**dict(zip(self.inputs, tensors, strict=True)))
-        return tuple(found[name] for name in self.outputs)
+        out = self.model(**dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(out[name] for name in self.outputs)
 
     def example(self, batch: int, length: int) -> tuple[Tensor, ...]:
         """Random arguments."""
         ids = torch.randint(self.model.config.vocab_size, (batch, length))
-        rest = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-        return (ids, *(rest[name] for name in self.inputs[1:]))
+        masks = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+        return (ids, *(masks[name] for name in self.inputs[1:]))
 
     def shapes(self) -> Shapes:
         """Names of the axes that vary, by input."""
@@ -58,33 +58,33 @@ class Decoding(nn.Module):
         self.model, self.layers = model, layers
         positions = "position_ids" in inspect.signature(model.forward).parameters
         self.plain = ("input_ids", "attention_mask", *(["position_ids"] if positions else []))
-        cached = [f"{own.layer}.{part}" for own in layers if not own.empty for part in ("key", "value")]
-        self.inputs = (*self.plain, *(f"past_key_values.{name}" for name in cached))
-        self.outputs = ("logits", *(f"present.{name}" for name in cached))
+        names = [f"{cached.layer}.{part}" for cached in layers if not cached.empty for part in ("key", "value")]
+        self.inputs = (*self.plain, *(f"past_key_values.{name}" for name in names))
+        self.outputs = ("logits", *(f"present.{name}" for name in names))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """input_ids (B, T), attention_mask (B, past + T), position_ids (B, T), then keys and values of each layer."""
         count = len(self.plain)
-        given = dict(zip(self.plain, tensors[:count], strict=True))
+        inputs = dict(zip(self.plain, tensors[:count], strict=True))
         past = iter(tensors[count:])
         length = tensors[count].shape[2]
         cache = DynamicCache()
-        for own in self.layers:
-            if own.empty:  # its stand-in still counts the tokens that have passed
-                passed = self._zeros(tensors[0].shape[0], own.key, length)
-                cache.update(passed, passed, own.layer)
+        for cached in self.layers:
+            if cached.empty:  # its stand-in still counts the tokens that have passed
+                passed = self._zeros(tensors[0].shape[0], cached.key, length)
+                cache.update(passed, passed, cached.layer)
             else:
-                cache.update(next(past), next(past), own.layer)
-        found = self.model(**given, past_key_values=cache, use_cache=True)
-        kept = [found.past_key_values.layers[own.layer] for own in self.layers if not own.empty]
-        return (found.logits, *(tensor for layer in kept for tensor in (layer.keys, layer.values)))
+                cache.update(next(past), next(past), cached.layer)
+        out = self.model(**inputs, past_key_values=cache, use_cache=True)
+        kept = [out.past_key_values.layers[cached.layer] for cached in self.layers if not cached.empty]
+        return (out.logits, *(tensor for layer in kept for tensor in (layer.keys, layer.values)))
 
     def example(self, batch: int, length: int, past: int = 3) -> tuple[Tensor, ...]:
         """Random arguments, the cache included."""
         ids = torch.randint(self.model.config.vocab_size, (batch, length))
         positions = torch.arange(past, past + length).repeat(batch, 1)
         plain = {"attention_mask": torch.ones(batch, past + length, dtype=torch.long), "position_ids": positions}
-        shapes = [shape for own in self.layers if not own.empty for shape in (own.key, own.value)]
+        shapes = [shape for cached in self.layers if not cached.empty for shape in (cached.key, cached.value)]
         cache = [torch.randn(batch, heads, past, size) for heads, size in shapes]
         return (ids, *(plain[name] for name in self.plain[1:]), *cache)
 
@@ -96,7 +96,7 @@ class Decoding(nn.Module):
 
     def no_past(self, batch: int) -> tuple[Tensor, ...]:
         """The cache before the first token."""
-        shapes = [shape for own in self.layers if not own.empty for shape in (own.key, own.value)]
+        shapes = [shape for cached in self.layers if not cached.empty for shape in (cached.key, cached.value)]
         return tuple(self._zeros(batch, shape, 0) for shape in shapes)
 
     def _zeros(self, batch: int, shape: tuple[int, int], length: int) -> Tensor:
@@ -107,15 +107,17 @@ class Decoding(nn.Module):
 def graph_of(model: PreTrainedModel, adapter: Adapter, token_types: bool) -> Encoding | Decoding:
     """The graph of a float32 model on the CPU; a decoder gets its cache unless no layer has any attention left."""
     with torch.no_grad():
-        found: Any = model(torch.zeros(1, 2, dtype=torch.long))
-    if "start_logits" in found:
+        out: Any = model(torch.zeros(1, 2, dtype=torch.long))
+    if "start_logits" in out:
         return Encoding(model, ("start_logits", "end_logits"), token_types)
-    cache = getattr(found, "past_key_values", None)
+    cache = getattr(out, "past_key_values", None)
     empty = {block.layer for block in adapter.blocks if block.kind == "attention" and not block.count}
     if cache is None or len(empty) == len(adapter.layers) or not model.can_generate():
         return Encoding(model, ("logits",), token_types)
-    heads = [(_heads(own.keys), _heads(own.values)) for own in cache.layers]
-    layers = [Cached(index, *own, index in empty) for index, own in enumerate(heads)]
+    layers = [
+        Cached(layer=index, key=_heads(layer.keys), value=_heads(layer.values), empty=index in empty)
+        for index, layer in enumerate(cache.layers)
+    ]
     return Decoding(model, layers)
 
 

@@ -16,7 +16,7 @@ from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.shrink import shrink
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Base:
     """The dense model that a plan belongs to; `parameters` and `blocks` tell it from others."""
 
@@ -54,40 +54,40 @@ def base_of(model: PreTrainedModel, source: str, revision: str | None, task: str
     adapter = adapt(model)
     commit = getattr(model.config, "_commit_hash", None)
     return Base(
-        source,
-        commit or revision,
-        str(model.dtype).removeprefix("torch."),
-        task,
-        auto_class(model),
-        model.config.model_type,
-        sum(parameter.numel() for parameter in model.parameters()),
-        [[block.layer, block.kind, block.count] for block in adapter.blocks],
-        model.config._attn_implementation,
+        source=source,
+        revision=commit or revision,
+        dtype=str(model.dtype).removeprefix("torch."),
+        task=task,
+        head=auto_class(model),
+        model_type=model.config.model_type,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        blocks=[[block.layer, block.kind, block.count] for block in adapter.blocks],
+        attention=model.config._attn_implementation,
     )
 
 
 def check_base(plan: Plan, model: PreTrainedModel) -> None:
     """UsageError where a model (its structure is enough) is not of the shape that the plan was made for."""
-    wanted, found = plan.base, base_of(model, plan.base.source, None, plan.base.task)
-    if found.model_type != wanted.model_type:
+    wanted, actual = plan.base, base_of(model, plan.base.source, None, plan.base.task)
+    if actual.model_type != wanted.model_type:
         raise UsageError(
-            f"model.source: the plan is for a model of type {wanted.model_type!r}, not {found.model_type!r}"
+            f"model.source: the plan is for a model of type {wanted.model_type!r}, not {actual.model_type!r}"
         )
-    if found.head != wanted.head:
-        raise UsageError(f"model.source: the plan is for {wanted.head}, not {found.head}")
-    if len(found.blocks) != len(wanted.blocks):
+    if actual.head != wanted.head:
+        raise UsageError(f"model.source: the plan is for {wanted.head}, not {actual.head}")
+    if len(actual.blocks) != len(wanted.blocks):
         raise UsageError(
-            f"model.source: the plan is for {len(wanted.blocks)} blocks, this model has {len(found.blocks)}"
+            f"model.source: the plan is for {len(wanted.blocks)} blocks, this model has {len(actual.blocks)}"
         )
-    for (layer, kind, count), there in zip(wanted.blocks, found.blocks, strict=True):
-        if [layer, kind, count] != there:
+    for (layer, kind, count), block in zip(wanted.blocks, actual.blocks, strict=True):
+        if [layer, kind, count] != block:
             raise UsageError(
-                f"model.source: the plan is for {count} {kind} units in layer {layer}, this model has {there[2]} "
-                + (f"{there[1]} units in layer {there[0]}" if there[:2] != [layer, kind] else "")
+                f"model.source: the plan is for {count} {kind} units in layer {layer}, this model has {block[2]} "
+                + (f"{block[1]} units in layer {block[0]}" if block[:2] != [layer, kind] else "")
             )
-    if found.parameters != wanted.parameters:
+    if actual.parameters != wanted.parameters:
         raise UsageError(
-            f"model.source: the plan is for {wanted.parameters:,} parameters, this model has {found.parameters:,}"
+            f"model.source: the plan is for {wanted.parameters:,} parameters, this model has {actual.parameters:,}"
         )
     adapter = adapt(model)
     channels = adapter.hidden.count if adapter.hidden is not None and not adapter.hidden.obstacle else 0

@@ -81,17 +81,17 @@ def _parsed(stated: Any, path: Path) -> Plan:
         raise _WrongError('it was changed after it was written; one that is changed on purpose has no line "checksum"')
     units = stated["units"]
     _is(isinstance(units, list) and units, "units", "a list of groups", units)
-    space = Space(tuple(_group(own, f"units[{index}]") for index, own in enumerate(units)))
+    space = Space(tuple(_group(group, f"units[{index}]") for index, group in enumerate(units)))
     _check_groups(space, base, written=checksum is not None)
-    masks = [_mask(own, f"units[{index}].kept") for index, own in enumerate(units)]
+    masks = [_mask(group, f"units[{index}].kept") for index, group in enumerate(units)]
     mask = torch.cat(masks)
-    scaled = [index for index, own in enumerate(units) if "scales" in own]
+    scaled = [index for index, group in enumerate(units) if "scales" in group]
     compensation = None
     if scaled:
         _must(len(scaled) == len(units), f"units has scales in {len(scaled)} of {len(units)} groups")
         pairs = enumerate(zip(units, masks, strict=True))
         compensation = Compensation(
-            torch.cat([_scales(own["scales"], view, f"units[{index}].scales") for index, (own, view) in pairs])
+            torch.cat([_scales(group["scales"], view, f"units[{index}].scales") for index, (group, view) in pairs])
         )
     if EDITS in stated:
         _is(stated[EDITS] == MASK_FILE, EDITS, repr(MASK_FILE), stated[EDITS])
@@ -111,10 +111,11 @@ def _base(stated: Any) -> Base:
     _is(_number(stated["parameters"]) and stated["parameters"] > 0, "base.parameters", "a number", stated["parameters"])
     blocks = stated["blocks"]
     _is(isinstance(blocks, list) and blocks, "base.blocks", "a list of [layer, kind, units]", blocks)
-    for index, own in enumerate(blocks):
-        right = isinstance(own, list) and len(own) == 3 and _number(own[0]) and own[1] in KINDS and _number(own[2])
-        _is(right and 0 <= own[2] <= MOST, f"base.blocks[{index}]", "[layer, kind, units]", own)
-    keys = [(own[0], own[1]) for own in blocks]
+    for index, block in enumerate(blocks):
+        three = isinstance(block, list) and len(block) == 3
+        right = three and _number(block[0]) and block[1] in KINDS and _number(block[2])
+        _is(right and 0 <= block[2] <= MOST, f"base.blocks[{index}]", "[layer, kind, units]", block)
+    keys = [(block[0], block[1]) for block in blocks]
     wanted = [(layer, kind) for layer in range(len(keys) // 2) for kind in KINDS]
     _must(sorted(keys) == wanted, "base.blocks has not the attention and ffn of each layer once")
     return Base(**stated)
@@ -167,10 +168,11 @@ def _mask(stated: dict[str, Any], where: str) -> Tensor:
 def _scales(stated: Any, mask: Tensor, where: str) -> Tensor:
     kept = int(mask.sum())
     _is(isinstance(stated, list) and len(stated) == kept, where, f"a list of {kept} numbers", stated)
-    _is(all(isinstance(own, float | int) and not isinstance(own, bool) for own in stated), where, "numbers", stated)
-    _is(all(abs(own) <= torch.finfo(torch.float32).max for own in stated), where, "finite numbers", stated)
+    numbers = all(isinstance(scale, float | int) and not isinstance(scale, bool) for scale in stated)
+    _is(numbers, where, "numbers", stated)
+    _is(all(abs(scale) <= torch.finfo(torch.float32).max for scale in stated), where, "finite numbers", stated)
     spread = torch.ones(len(mask))
-    spread[mask] = torch.tensor([float(own) for own in stated])
+    spread[mask] = torch.tensor([float(scale) for scale in stated])
     return spread
 
 
@@ -223,8 +225,8 @@ def _has_keys(stated: Any, where: str, needed: list[str], more: list[str] | None
     _must(not unknown, f"{where} has also {', '.join(unknown[:3])}, which no plan has")
 
 
-def _is(right: Any, where: str, wanted: str, found: Any) -> None:
-    shown = "" if right else json.dumps(found)
+def _is(right: Any, where: str, wanted: str, value: Any) -> None:
+    shown = "" if right else json.dumps(value)
     _must(right, f"{where} is {shown if len(shown) < 60 else shown[:57] + '...'}, not {wanted}")
 
 

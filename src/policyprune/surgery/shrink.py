@@ -111,8 +111,8 @@ def _silence(model: nn.Module, block: Block) -> None:
 def _slice(model: nn.Module, block: Block, kept: Tensor) -> None:
     features: dict[tuple[str, str], list[Tensor]] = {}
     for part in block.parts:
-        own = part.offset + (kept[:, None] * part.width + torch.arange(part.width, device=kept.device)).flatten()
-        features.setdefault((part.module, part.axis), []).append(own)
+        of_part = part.offset + (kept[:, None] * part.width + torch.arange(part.width, device=kept.device)).flatten()
+        features.setdefault((part.module, part.axis), []).append(of_part)
     for (module, axis), indices in features.items():
         _take(model.get_submodule(module), axis, torch.cat(indices))
     if block.path and block.sizes:

@@ -65,22 +65,22 @@ def reconstruct(
 
 def _fit(task: BlockTask, ridges: list[float]) -> tuple[Tensor | None, dict[str, float | str]]:
     """The new weight (d, features) float64, None where the old one stays, and what became of the block."""
-    most, rest = Ridge.of(task.weight), Ridge.of(task.weight)
+    fitted, held_out = Ridge.of(task.weight), Ridge.of(task.weight)
     for x, target in task.samples:
         cut = len(x) - len(x) // HELD_OUT
-        most.add(x[:cut], target[:cut])
-        rest.add(x[cut:], target[cut:])
-    tried = {ridge: weight for ridge in ridges if (weight := most.solve(ridge)) is not None}
-    errors = {ridge: rest.error(weight) for ridge, weight in tried.items()}
+        fitted.add(x[:cut], target[:cut])
+        held_out.add(x[cut:], target[cut:])
+    tried = {ridge: weight for ridge in ridges if (weight := fitted.solve(ridge)) is not None}
+    errors = {ridge: held_out.error(weight) for ridge, weight in tried.items()}
     best = min(errors, key=lambda ridge: errors[ridge], default=None)
-    gains = best is not None and errors[best] < rest.error(rest.weight)
-    most += rest
-    before = most.error(most.weight)
+    gains = best is not None and errors[best] < held_out.error(held_out.weight)
+    fitted += held_out
+    before = fitted.error(fitted.weight)
     kept: dict[str, float | str] = {"error": before, "binary_error": before}
-    new = None if best is None else most.solve(best)
+    new = None if best is None else fitted.solve(best)
     if best is None or new is None:
         return None, {"outcome": "no solution", **kept}
-    after = most.error(new)
+    after = fitted.error(new)
     if not (gains and after < before):
         return None, {"outcome": "no gain", **kept}
     return new, {"outcome": "reconstructed", "error": after, "binary_error": before, "ridge": best}
