@@ -80,9 +80,9 @@ def small_run(checkpoint: Path, corpus: Path, *overrides: str) -> list[str]:
 
 def command() -> str:
     """The installed console command."""
-    found = shutil.which("policyprune", path=str(Path(sys.executable).parent))
-    assert found is not None, "the package is not installed"
-    return found
+    path = shutil.which("policyprune", path=str(Path(sys.executable).parent))
+    assert path is not None, "the package is not installed"
+    return path
 
 
 def clean_environment(**changes: str) -> dict[str, str]:

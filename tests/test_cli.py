@@ -1,5 +1,6 @@
 """The console command: help, printing the config, and refusing, fast and without torch."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from command_lines import TABLE, replaced
 from harness import clean_environment, command, console
-from policyprune.config.options import groups, options
+from policyprune.config.options import options
+from policyprune.errors import describe, on_one_line
 
 HEAVY = ("torch", "transformers", "datasets", "wandb", "lm_eval")
+PASSED_ON = [row for row in TABLE if "\0" not in "".join(row[0])]  # no process can be given a NUL
 LIGHT_CALLS = [["--help"], ["-h"], ["run", "--help"], ["doctor", "--help"], ["--cfg", "job"]]
 SWEEP_CALLS = [["sweep"], ["sweep", "smoke", "method=flap", "--dry-run"]]
 
@@ -44,19 +48,6 @@ def test_light_calls_import_nothing_heavy(arguments: list[str], tmp_path: Path) 
     assert status == (2 if arguments == ["budget.kep=1"] else 0)
     assert "policyprune.cli" in modules
     assert not set(HEAVY) & set(modules)
-
-
-def test_help_lists_every_group_and_option(tmp_path: Path) -> None:
-    done = console("--help", cwd=tmp_path)
-    assert done.returncode == 0
-    listed = done.stdout.partition("groups and their options:\n")[2].partition("\n\n")[0]
-    rows: dict[str, list[str]] = {}
-    for line in listed.splitlines():
-        words = line.replace(",", " ").split()
-        if not line.startswith("   "):
-            group = words.pop(0)
-        rows.setdefault(group, []).extend(words)
-    assert rows == {group: options(group) for group in groups()}
 
 
 def test_cfg_job_prints_the_composed_config_and_writes_nothing(tmp_path: Path) -> None:
@@ -103,3 +94,27 @@ def test_the_current_directory_is_not_searched_for_options(tmp_path: Path) -> No
     done = console("optimizer=mine", cwd=tmp_path)
     assert done.returncode == 2
     assert "optimizer: 'mine' is not one of" in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "words"), PASSED_ON[::5])
+def test_the_installed_command(arguments: list[str], words: str, tmp_path: Path) -> None:
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    began = time.monotonic()
+    done = console(*replaced(arguments, tmp_path), cwd=cwd)
+    assert time.monotonic() - began < 10
+    assert done.returncode == 2
+    assert done.stderr.startswith("policyprune: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert not list(cwd.iterdir())
+
+
+def test_enough_of_the_table_goes_through_the_installed_command() -> None:
+    assert len(PASSED_ON[::5]) >= 40
+
+
+def test_an_error_is_described_in_one_line() -> None:
+    assert describe(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
+    assert describe(ValueError("a\n b")) == "ValueError: a b"
+    assert on_one_line("a\r\n\tb\x1b[31m \u2028\udcff ä") == r"a b\x1b[31m \udcff ä"

@@ -37,7 +37,7 @@ def run(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals come before the weights are read."""
-    monkeypatch.setattr(exporting, "load_as", lambda *given: pytest.fail("weights are read"))
+    monkeypatch.setattr(exporting, "load_as", lambda *arguments: pytest.fail("weights are read"))
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -61,8 +61,8 @@ def test_a_record_that_makes_no_card_is_refused_before_the_checkpoint_is_written
     record = json.loads((run / "record.json").read_text())
     record["config"][missing] = {}
     (run / "record.json").write_text(json.dumps(record))
-    said = refused(verbs.export, [str(run), "format=hf", f"output={tmp_path / 'new'}"], tmp_path)
-    assert "no model card can be made from" in said
+    line = refused(verbs.export, [str(run), "format=hf", f"output={tmp_path / 'new'}"], tmp_path)
+    assert "no model card can be made from" in line
 
 
 @pytest.mark.usefixtures("_no_weights")
@@ -80,10 +80,10 @@ def test_units_that_do_not_fit_are_refused_before_weights_are_read(run: Path, tm
     plan["units"][1] |= {"of": 10, "kept": "0-9"}
     (run / "plan.json").write_text(json.dumps(plan))
     if verb == "apply":
-        said = refused(verbs.apply, [str(run / "plan.json")], tmp_path)
+        line = refused(verbs.apply, [str(run / "plan.json")], tmp_path)
     else:
-        said = refused(verbs.export, [str(run), "format=hf"], tmp_path)
-    assert "ffn of layer 0 is of 10, base.blocks says 48" in said
+        line = refused(verbs.export, [str(run), "format=hf"], tmp_path)
+    assert "ffn of layer 0 is of 10, base.blocks says 48" in line
 
 
 @pytest.mark.usefixtures("_no_weights")
@@ -100,11 +100,11 @@ def test_nothing_of_others_is_replaced(run: Path, tmp_path: Path, form: str) -> 
 @pytest.mark.usefixtures("_no_weights")
 def test_the_model_that_is_exported_is_not_replaced(run: Path, tmp_path: Path) -> None:
     checkpoint = run / "checkpoint"
-    given = ["format=hf", f"output={checkpoint}", "model.trust_remote_code=true"]
-    assert "is or holds what is exported" in refused(verbs.export, [str(checkpoint), *given], tmp_path)
+    arguments = ["format=hf", f"output={checkpoint}", "model.trust_remote_code=true"]
+    assert "is or holds what is exported" in refused(verbs.export, [str(checkpoint), *arguments], tmp_path)
     shutil.copytree(checkpoint, tmp_path / "dense")
-    given = [f"model.source={tmp_path / 'dense'}", f"output={tmp_path / 'dense'}"]
-    assert "is or holds what is exported" in refused(verbs.apply, [str(run / "plan.json"), *given], tmp_path)
+    arguments = [f"model.source={tmp_path / 'dense'}", f"output={tmp_path / 'dense'}"]
+    assert "is or holds what is exported" in refused(verbs.apply, [str(run / "plan.json"), *arguments], tmp_path)
 
 
 def test_an_export_is_replaced_by_the_next_one(run: Path, tmp_path: Path) -> None:

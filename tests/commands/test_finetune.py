@@ -90,11 +90,11 @@ def trained(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list
     steps: list[int] = []
     original = Trainer.training_step
 
-    def counting(self: Trainer, *given: Any, **named: Any) -> Any:
+    def counting(self: Trainer, *args: Any, **kwargs: Any) -> Any:
         if stop_at is not None and self.state.global_step + 1 == stop_at:
             raise StoppedError
         steps.append(self.state.global_step + 1)
-        return original(self, *given, **named)
+        return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "training_step", counting)
     return steps
@@ -150,8 +150,8 @@ def test_weights_are_trained_in_float32_on_every_device(arguments: list[str]) ->
 def test_regression_and_plain_labels(tmp_path: Path, arguments: list[str]) -> None:
     rows = [{**row, "label": float(row["label"])} for row in reviews(48, seed=3)]
     folders = {}
-    for name, own in (("train", rows[:40]), ("validation", rows[40:])):
-        Dataset.from_list(own).save_to_disk(tmp_path / name)
+    for name, part in (("train", rows[:40]), ("validation", rows[40:])):
+        Dataset.from_list(part).save_to_disk(tmp_path / name)
         folders[name] = str(tmp_path / name)
     changes = ["task.classes=1", "task.metrics=[pearson]", "training.epochs=1"]
     config = composed(*arguments, *changes)
@@ -192,7 +192,7 @@ def test_the_fine_tuned_checkpoint_is_what_a_run_prunes(arguments: list[str], tm
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *given: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
 
@@ -202,12 +202,12 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_trains_on_the_device_that_is_asked_for_with_the_batch_that_is_asked_for(
     device: str, half: bool, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TrainingArguments, "_validate_args", lambda own: None, raising=False)
-    told = finetuning.training_arguments(composed(*arguments), tmp_path, torch.device(device), torch.float32)
-    assert told.bf16 == half
-    assert told.use_cpu == (device == "cpu")
-    assert told.train_batch_size == 8
-    assert told.n_gpu <= 1
+    monkeypatch.setattr(TrainingArguments, "_validate_args", lambda self: None, raising=False)
+    settings = finetuning.training_arguments(composed(*arguments), tmp_path, torch.device(device), torch.float32)
+    assert settings.bf16 == half
+    assert settings.use_cpu == (device == "cpu")
+    assert settings.train_batch_size == 8
+    assert settings.n_gpu <= 1
 
 
 def test_other_gpus_and_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

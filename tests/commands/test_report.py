@@ -1,6 +1,7 @@
 """The verb `report`: what it writes, refuses and tracks."""
 
 import base64
+import errno
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from harness import clean_environment
+from policyprune import cli
 from policyprune.commands import report as reporting
 from policyprune.commands import verbs
 from policyprune.errors import UsageError
@@ -221,3 +223,17 @@ def test_a_tracker_that_fails_is_a_warning(
     assert verbs.report([str(few), "--wandb"]) == 0
     assert [record.name for record in caplog.records] == ["policyprune.tracking.wandb"]
     assert "the report was not tracked" in caplog.text
+
+
+def test_a_report_that_cannot_be_written_names_the_path(
+    few: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("policyprune.report.files.write_whole", refused)
+    assert cli.perform("report", [str(few)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("policyprune: ")
+    assert error.count("\n") == 1
+    assert "report.md: No space left on device" in error

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,11 +62,20 @@ def sweep(
     def call(*arguments: str) -> tuple[int, str]:
         capfd.readouterr()
         status = verbs.sweep(list(arguments))
-        told = capfd.readouterr()
-        print(told.out, told.err)
-        return status, told.out
+        printed = capfd.readouterr()
+        print(printed.out, printed.err)
+        return status, printed.out
 
     return call
+
+
+@pytest.fixture
+def workers() -> Iterator[None]:
+    """Processes that no other test has used: they would work in its folder."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    yield
+    loky = pytest.importorskip("joblib.externals.loky")
+    loky.get_reusable_executor().shutdown(wait=True)
 
 
 def axes(checkpoint: Path, corpus: Path, *more: str) -> list[str]:
@@ -74,8 +83,8 @@ def axes(checkpoint: Path, corpus: Path, *more: str) -> list[str]:
 
 
 def records() -> dict[str, Record]:
-    found = {path.parent.name: read_record(path.parent) for path in FOLDER.glob("*/record.json")}
-    return {name: record for name, record in found.items() if record is not None}
+    read = {path.parent.name: read_record(path.parent) for path in FOLDER.glob("*/record.json")}
+    return {name: record for name, record in read.items() if record is not None}
 
 
 def test_failed_runs_do_not_stop_the_others_and_are_the_only_ones_repeated(
@@ -85,46 +94,46 @@ def test_failed_runs_do_not_stop_the_others_and_are_the_only_ones_repeated(
     shutil.copytree(tiny_checkpoint, broken)
     weights = load_file(broken / "model.safetensors")
     save_file(
-        {name: torch.full_like(own, torch.nan) for name, own in weights.items()},
+        {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()},
         broken / "model.safetensors",
         {"format": "pt"},
     )
-    given = axes(tiny_checkpoint, corpus, f"model.source={broken},{tiny_checkpoint}")
-    given.append("optimizer.baseline=none,residual")
+    arguments = axes(tiny_checkpoint, corpus, f"model.source={broken},{tiny_checkpoint}")
+    arguments.append("optimizer.baseline=none,residual")
 
-    status, told = sweep(SWEEP, *given)
+    status, printed = sweep(SWEEP, *arguments)
     assert status == 1
-    found = records()
-    assert sorted(record.status for record in found.values()) == ["failed", "failed", "finished", "finished"]
-    assert "4 jobs: 2 failed, 2 finished" in told
-    for name, record in found.items():
+    first = records()
+    assert sorted(record.status for record in first.values()) == ["failed", "failed", "finished", "finished"]
+    assert "4 jobs: 2 failed, 2 finished" in printed
+    for name, record in first.items():
         if record.status == "failed":
-            assert f"failed: {FOLDER / name}: {record.error}" in told
+            assert f"failed: {FOLDER / name}: {record.error}" in printed
         assert record.command[1:3] == ["sweep", SWEEP]
         assert {record.config["method"]} <= {"baseline none", "baseline residual"}
     assert reported == [(FOLDER, SWEEP)]
-    assert "| the table |" in told
-    assert str(FOLDER / "table.md") in told
+    assert "| the table |" in printed
+    assert str(FOLDER / "table.md") in printed
 
-    status, told = sweep(SWEEP, *given, "--dry-run")
+    status, printed = sweep(SWEEP, *arguments, "--dry-run")
     assert status == 0
-    assert f"4 jobs in {FOLDER}: 2 failed, 2 finished" in told
+    assert f"4 jobs in {FOLDER}: 2 failed, 2 finished" in printed
     assert len(reported) == 1
 
     times = {path: path.stat().st_mtime_ns for path in FOLDER.glob("*/record.json")}
     shutil.copy(tiny_checkpoint / "model.safetensors", broken / "model.safetensors")
-    status, told = sweep(SWEEP, *given)
+    status, printed = sweep(SWEEP, *arguments)
     assert status == 0
-    assert "4 jobs: 2 finished, 2 skipped" in told
+    assert "4 jobs: 2 finished, 2 skipped" in printed
     repeated = {path.parent.name for path, before in times.items() if path.stat().st_mtime_ns != before}
-    assert repeated == {name for name, record in found.items() if record.status == "failed"}
+    assert repeated == {name for name, record in first.items() if record.status == "failed"}
 
     script = (
         "import sys, types\n"
         "reporting = sys.modules['policyprune.commands.report'] = types.ModuleType('policyprune.commands.report')\n"
         "reporting.report_folder = lambda folder, table: [folder / 'table.md']\n"
         "from policyprune.commands import verbs\n"
-        f"status = verbs.sweep({[SWEEP, *given]!r})\n"
+        f"status = verbs.sweep({[SWEEP, *arguments]!r})\n"
         "assert 'torch' not in sys.modules, 'a finished sweep needs no torch'\n"
         "sys.exit(status)"
     )
@@ -134,13 +143,13 @@ def test_failed_runs_do_not_stop_the_others_and_are_the_only_ones_repeated(
 
 
 def test_an_error_before_a_run_has_its_record_is_recorded(sweep: Sweep, tiny_checkpoint: Path, corpus: Path) -> None:
-    given = axes(tiny_checkpoint, corpus, "optimizer.baseline=none", "budget=params", "budget.keep=0.001")
-    status, told = sweep(SWEEP, *given)
+    arguments = axes(tiny_checkpoint, corpus, "optimizer.baseline=none", "budget=params", "budget.keep=0.001")
+    status, printed = sweep(SWEEP, *arguments)
     assert status == 1
     ((name, record),) = records().items()
     assert record.status == "failed"
     assert (record.error or "").startswith("UsageError: budget.keep: 0.001")
-    assert f"failed: {FOLDER / name}: {record.error}" in told
+    assert f"failed: {FOLDER / name}: {record.error}" in printed
 
 
 def test_a_signal_ends_the_sweep_and_it_still_tells(
@@ -153,11 +162,11 @@ def test_a_signal_ends_the_sweep_and_it_still_tells(
     from policyprune.commands import run as pipeline
 
     monkeypatch.setattr(pipeline, "check", lambda config: os.kill(os.getpid(), signal.SIGINT))
-    given = axes(tiny_checkpoint, corpus, "optimizer.baseline=none,residual")
+    arguments = axes(tiny_checkpoint, corpus, "optimizer.baseline=none,residual")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs that ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
-            sweep(SWEEP, *given)
+            sweep(SWEEP, *arguments)
     finally:
         signal.signal(signal.SIGINT, before)
     assert "2 jobs: 2 new" in capfd.readouterr().out
@@ -170,15 +179,19 @@ def test_a_launcher_that_breaks_down_is_one_line(
         raise RuntimeError("a worker\ndied")
 
     monkeypatch.setattr(sweeping, "launch", broken)
-    status, told = sweep(SWEEP, *axes(tiny_checkpoint, corpus, "optimizer.baseline=none,residual"))
+    status, printed = sweep(SWEEP, *axes(tiny_checkpoint, corpus, "optimizer.baseline=none,residual"))
     assert status == 1
-    assert "2 jobs: 2 new" in told
+    assert "2 jobs: 2 new" in printed
 
 
 def test_workers_of_a_multirun_report_what_ended_a_run(
-    tiny_checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_logging: None
+    tiny_checkpoint: Path,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own_logging: None,
+    workers: None,
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["policyprune"])
     axes = ["-m", "budget=params", "budget.keep=0.9,0.001", "optimizer=one_shot", "hydra/launcher=workers"]
@@ -190,11 +203,10 @@ def test_workers_of_a_multirun_report_what_ended_a_run(
     assert record.status == "finished"
 
 
-def test_workers(sweep: Sweep, tiny_checkpoint: Path, corpus: Path) -> None:
+def test_workers(sweep: Sweep, tiny_checkpoint: Path, corpus: Path, workers: None) -> None:
     """In processes of their own: the summary can only come from the records."""
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    given = axes(tiny_checkpoint, corpus, "optimizer.baseline=none", "budget=params", "budget.keep=0.9,0.001")
-    status, told = sweep(SWEEP, *given, "hydra/launcher=workers")
+    arguments = axes(tiny_checkpoint, corpus, "optimizer.baseline=none", "budget=params", "budget.keep=0.9,0.001")
+    status, printed = sweep(SWEEP, *arguments, "hydra/launcher=workers")
     assert status == 1
-    assert "2 jobs: 1 finished, 1 failed" in told
+    assert "2 jobs: 1 finished, 1 failed" in printed
     assert sorted(record.status for record in records().values()) == ["failed", "finished"]

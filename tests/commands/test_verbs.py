@@ -139,10 +139,10 @@ def test_evaluate_measures_a_run_again_and_only_once(run: Path, tmp_path: Path) 
     assert record.command[1:] == ["evaluate", str(run)]
     assert {row.subject for row in record.results} == {"evaluated"}
     for metric in ("perplexity", "parameters", "block_macs"):
-        (found,) = (row for row in record.results if row.metric == metric)
+        (again,) = (row for row in record.results if row.metric == metric)
         (wanted,) = (row for row in first.results if (row.metric, row.subject) == (metric, "pruned"))
-        assert found.value == pytest.approx(wanted.value, rel=1e-6)
-        assert found.protocol == wanted.protocol
+        assert again.value == pytest.approx(wanted.value, rel=1e-6)
+        assert again.protocol == wanted.protocol
     assert "evaluated" in done.stdout
 
     written = (tmp_path / "again" / "record.json").stat().st_mtime_ns
@@ -160,6 +160,6 @@ def test_evaluate_measures_anyones_checkpoint(tiny_checkpoint: Path, run: Path, 
     record, first = read_record(tmp_path / "dense"), read_record(run)
     assert record is not None
     assert first is not None
-    found = {row.subject: row.value for row in record.results if row.metric == "perplexity"}
+    values = {row.subject: row.value for row in record.results if row.metric == "perplexity"}
     (wanted,) = (row.value for row in first.results if (row.metric, row.subject) == ("perplexity", "dense"))
-    assert found == {"evaluated": pytest.approx(wanted, rel=1e-6), "reloaded": pytest.approx(wanted, rel=1e-4)}
+    assert values == {"evaluated": pytest.approx(wanted, rel=1e-6), "reloaded": pytest.approx(wanted, rel=1e-4)}

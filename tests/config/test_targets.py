@@ -1,4 +1,4 @@
-"""What stands in somebody's files is never interpolated, and never becomes an override of its own."""
+"""Targets of the verbs: what stands in somebody's files is not interpolated and becomes no override of its own."""
 
 import json
 from collections.abc import Callable
@@ -48,8 +48,8 @@ def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(TEXTS)
 def test_a_literal_is_what_it_was(text: str) -> None:
-    node = OmegaConf.create({"deep": [{"own": literal(text)}]})
-    assert OmegaConf.to_container(node, resolve=True) == {"deep": [{"own": text}]}
+    node = OmegaConf.create({"deep": [{"text": literal(text)}]})
+    assert OmegaConf.to_container(node, resolve=True) == {"deep": [{"text": text}]}
 
 
 @given(TEXTS)
@@ -72,7 +72,7 @@ def recorded(folder: Path, **changes: Any) -> Path:
 
 
 def target(source: Path | str) -> targets.Target:
-    """What is found there."""
+    """What the verbs make of a path."""
     return targets.find(str(source), brings_only_ours)
 
 
@@ -137,8 +137,8 @@ def test_files_of_another_shape_are_refused(refusal: Refusal, verb: str, content
     run.mkdir()
     file = run / ("plan.json" if verb == "apply" else "record.json")
     file.write_bytes(raw.encode(errors="surrogateescape"))
-    given = {"evaluate": [run], "export": [run, "format=hf"], "apply": [file]}
-    line = refusal(verb, *map(str, given[verb]))
+    arguments = {"evaluate": [run], "export": [run, "format=hf"], "apply": [file]}
+    line = refusal(verb, *map(str, arguments[verb]))
     assert str(run) in line
     assert [path.name for path in run.iterdir()] == [file.name]
 
@@ -167,8 +167,8 @@ def test_a_checkpoint_may_stand_in_a_folder_with_any_name(tmp_path: Path, monkey
     folder = tmp_path / "epoch=3, ${seed} 'best'"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    source, given = targets.split("evaluate", [str(folder), "seed=1"], "a checkpoint")
-    config = compose("evaluate", [*targets.evaluating(target(source), given), *given]).config
+    source, overrides = targets.split("evaluate", [str(folder), "seed=1"], "a checkpoint")
+    config = compose("evaluate", [*targets.evaluating(target(source), overrides), *overrides]).config
     assert config.model.source == str(folder)
     with pytest.raises(UsageError, match="evaluate: name"):
         verbs.evaluate(["epoch=4"])
