@@ -11,7 +11,7 @@ from policyprune.config.validate import fingerprint, run_label
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "budget.keep=0.7", "optimizer.steps=81", "model.revision=abc", "evaluation.lengths=[64]", "export=none"],
+    ["seed=1", "budget.keep=0.7", "optimizer.steps=33", "model.revision=abc", "evaluation.lengths=[64]", "export=none"],
 )
 def test_fingerprint_changes_with_what_changes_the_result(override: str) -> None:
     rest = ["evaluation.fresh_process=false"]
@@ -38,8 +38,10 @@ def test_fingerprint_is_the_same_in_another_process() -> None:
 
 def test_run_label_says_the_axes_and_tells_apart_what_it_does_not_say() -> None:
     label = run_label(composed("budget.keep=0.75", "seed=4"))
-    assert label.startswith("smollm2_135m-wikipedia-head_channel-rate0.75-policy_gradient-s4-")
-    assert label != run_label(composed("budget.keep=0.75", "seed=4", "optimizer.steps=81"))
+    assert label.startswith("smollm2_135m-wikipedia-head_channel-rate0.75-ours-s4-")
+    other = run_label(composed("budget.keep=0.75", "seed=4", "optimizer=ppo"))
+    assert other.startswith("smollm2_135m-wikipedia-head_channel-rate0.75-ppo-s4-")
+    assert label != run_label(composed("budget.keep=0.75", "seed=4", "optimizer.steps=33"))
 
 
 def test_run_label_names_the_method() -> None:

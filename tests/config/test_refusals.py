@@ -10,6 +10,7 @@ from policyprune.config.options import groups, options
 
 Refusal = Callable[..., str]
 CallMain = Callable[..., tuple[int, str]]
+PG = ["optimizer=policy_gradient"]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_number_out_of_range(refusal: Refusal, override: str, bounds: str) -> No
         "seed=1.5",
         "force=maybe",
         "optimizer.steps=many",
-        "optimizer.progressive=3.5",
+        "evaluation.fresh_process=3.5",
         "task.files=a.txt",
         "model.source=null",
         "evaluation.lengths=[long]",
@@ -103,11 +104,7 @@ def test_unknown_option_lists_the_options(refusal: Refusal, group: str) -> None:
         ("budget.scope=local", "global, per_layer, uniform"),
         ("importance.mapping=tanh", "sigmoid_norm, norm, score_const"),
         ("importance.normalize=none", "per_layer, global"),
-        ("optimizer.mask_per=token", "sequence, batch"),
-        ("optimizer.score=true_score", "textbook, released, natural"),
-        ("optimizer.baseline=critic", "none, moving_average, leave_one_out, residual"),
-        ("optimizer.schedule=step", "constant, linear, cosine"),
-        ("optimizer.projection=simplex", "cap, equality"),
+        ("optimizer.name=ppo", "straight_through"),
         ("evaluation.one_shot=[uniform]", "global, per_layer"),
         ("evaluation.zero_shot.tasks=[piqa,mmlu]", "piqa, hellaswag, winogrande, arc_easy, arc_challenge, boolq"),
         ("evaluation.zero_shot.source=disk", "auto, hub, embedded"),
@@ -119,6 +116,23 @@ def test_wrong_choice_lists_the_choices(refusal: Refusal, override: str, choices
     line = refusal(override)
     assert line.startswith(f"{override.partition('=')[0]}: ")
     assert line.endswith(f"is not one of {choices}")
+
+
+@pytest.mark.parametrize(
+    ("override", "choices"),
+    [
+        ("optimizer.mask_per=token", "sequence, batch"),
+        ("optimizer.score=true_score", "textbook, released, natural"),
+        ("optimizer.baseline=critic", "none, moving_average, leave_one_out, residual"),
+        ("optimizer.schedule=step", "constant, linear, cosine"),
+        ("optimizer.projection=simplex", "cap, equality"),
+        ("optimizer.progressive=3.5", ""),
+    ],
+)
+def test_wrong_choice_of_an_optimizer(refusal: Refusal, override: str, choices: str) -> None:
+    line = refusal("optimizer=policy_gradient", override)
+    assert line.startswith(f"{override.partition('=')[0]}: ")
+    assert line.endswith(f"is not one of {choices}" if choices else "")
 
 
 def test_wrong_tracker_mode_lists_the_choices(refusal: Refusal) -> None:
@@ -136,9 +150,18 @@ def test_grammar_error_names_the_key(refusal: Refusal, override: str) -> None:
     [
         (["task=text"], "task.source, task.files"),
         (["task=wikitext2", "task.files=[a.txt]"], "task.source, task.files"),
-        (["task.calibration.count=64"], "importance.sequences"),
-        (["optimizer.masks=1"], "optimizer.masks"),
-        (["optimizer.masks=1", "optimizer.baseline=none", "optimizer.divisor=masks_minus_one"], "optimizer.masks"),
+        (["importance=wanda_sp", "task.calibration.count=64"], "importance.sequences"),
+        (["task.calibration.count=64", "importance.sequences=65"], "importance.sequences"),
+        (["optimizer=policy_gradient", "optimizer.masks=1"], "optimizer.masks"),
+        (
+            [
+                "optimizer=policy_gradient",
+                "optimizer.masks=1",
+                "optimizer.baseline=none",
+                "optimizer.divisor=masks_minus_one",
+            ],
+            "optimizer.masks",
+        ),
         (["optimizer.batch_size=5000"], "optimizer.batch_size"),
         (["optimizer=evolution", "optimizer.batch_size=5000"], "optimizer.batch_size"),
         (["optimizer=gumbel", "optimizer.batch_size=5000"], "optimizer.batch_size"),
@@ -152,6 +175,8 @@ def test_grammar_error_names_the_key(refusal: Refusal, override: str) -> None:
         (["granularity=layer", "budget.scope=per_layer"], "budget.scope"),
         (["granularity=all", "budget.scope=uniform"], "budget.scope"),
         (["granularity=sublayer", "optimizer=kwon"], "optimizer"),
+        (["granularity=all", "optimizer=straight_through"], "optimizer"),
+        (["granularity=head", "optimizer=straight_through"], "optimizer.attention_rate"),
         (["granularity=hidden", "granularity.units=[hidden,ffn]"], "granularity.units"),
         (["granularity=hidden", "budget.scope=per_layer"], "budget.scope"),
         (["granularity=hidden", "budget=latency"], "budget"),
@@ -165,7 +190,15 @@ def test_grammar_error_names_the_key(refusal: Refusal, override: str) -> None:
         (["importance=block_influence", "granularity=sublayer"], "importance"),
         (["importance=block_influence", "granularity=all"], "importance"),
         (["importance=block_influence", "granularity=layer", "task.calibration.count=64"], "importance.sequences"),
-        (["optimizer.baseline=residual", "optimizer.masks=1", "optimizer.mask_per=batch"], "optimizer.masks"),
+        (
+            [
+                "optimizer=policy_gradient",
+                "optimizer.baseline=residual",
+                "optimizer.masks=1",
+                "optimizer.mask_per=batch",
+            ],
+            "optimizer.masks",
+        ),
     ],
 )
 def test_impossible_combination(refusal: Refusal, overrides: list[str], key: str) -> None:
@@ -175,13 +208,14 @@ def test_impossible_combination(refusal: Refusal, overrides: list[str], key: str
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["optimizer.masks=1", "optimizer.baseline=none"],
+        ["optimizer=policy_gradient", "optimizer.masks=1", "optimizer.baseline=none"],
         ["task.calibration.count=64", "importance=magnitude"],
+        ["task.calibration.count=64"],
         ["model.device_map=auto", "model.device=cuda"],
         ["export=none", "evaluation.fresh_process=false"],
         ["export=none", "evaluation=none"],
-        ["optimizer=one_shot", "task.calibration.count=128"],
-        ["granularity.units=[attention_block,ffn_block,layer]"],
+        ["optimizer=one_shot", "importance=wanda_sp", "task.calibration.count=128"],
+        ["optimizer=policy_gradient", "granularity.units=[attention_block,ffn_block,layer]"],
         ["granularity=channel", "granularity.align=64", "budget.scope=uniform"],
         ["granularity=layer", "importance=block_influence"],
         ["evaluation=zero_shot", "evaluation.zero_shot.tasks=[boolq]", "evaluation.lengths=[]"],

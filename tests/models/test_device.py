@@ -10,7 +10,7 @@ from policyprune.config.schema import Model
 from policyprune.errors import UsageError
 from policyprune.models.device import device_of, dtype_of, in_search_dtype, search_dtype_of
 
-CPU = Model(device="cpu", dtype="auto", search_dtype="auto")
+CPU = Model(name="tiny", source="nowhere", device="cpu")
 CPU_DEVICE, GPU = torch.device("cpu"), torch.device("cuda")
 
 

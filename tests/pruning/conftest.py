@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from policyprune.config.schema import Budget as BudgetConfig
-from policyprune.config.schema import PolicyGradient
 from policyprune.models.adapter import Adapter, Block
 from policyprune.models.families.llama import LLAMA
 from policyprune.pruning.budget.budget import Budget, make_budget
-from policyprune.pruning.optimizers import Problem
+from policyprune.pruning.optimizers.policy_gradient import PolicyGradient
+from policyprune.pruning.optimizers.problem import Problem
 from policyprune.pruning.space import Group, Space, space_of
 
 KINDS = ("attention", "ffn")
@@ -76,7 +76,6 @@ def budget_config(name: str, keep: float, scope: str = "global", sequence_length
 
 
 SEARCH = PolicyGradient(
-    name="policy_gradient",
     steps=100,
     batch_size=8,
     masks=2,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from policyprune.models.adapter import adapt
-from policyprune.pruning.importance import METRICS, Evidence
+from policyprune.pruning.importance.activations import BlockInfluence
+from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 
@@ -62,7 +63,7 @@ def plain(model: Any, batches: list[dict[str, Tensor]]) -> list[float]:
 def test_the_scores_of_a_layer_add_up_to_its_influence(tiny_llama: Any, kinds: list[str]) -> None:
     model, batches = tiny_llama(), padded()
     evidence = evidence_of(model, batches, kinds)
-    scores = METRICS["block_influence"](evidence)
+    scores = BlockInfluence().score(evidence)
     found = space_of(evidence.adapter, ["layer"]).pooled(scores)
     expected = torch.tensor(plain(model, batches))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
@@ -73,9 +74,9 @@ def test_the_scores_of_a_layer_add_up_to_its_influence(tiny_llama: Any, kinds: l
 
 def test_padding_does_not_count(tiny_llama: Any) -> None:
     model, batches = tiny_llama(), padded()
-    scores = METRICS["block_influence"](evidence_of(model, batches, ["layer"]))
+    scores = BlockInfluence().score(evidence_of(model, batches, ["layer"]))
     batches[0]["input_ids"][1, 7:] = 4
-    assert torch.equal(METRICS["block_influence"](evidence_of(model, batches, ["layer"])), scores)
+    assert torch.equal(BlockInfluence().score(evidence_of(model, batches, ["layer"])), scores)
 
 
 def test_a_layer_that_passes_its_input_on_has_no_influence(tiny_llama: Any) -> None:
@@ -83,6 +84,6 @@ def test_a_layer_that_passes_its_input_on_has_no_influence(tiny_llama: Any) -> N
     model.model.layers[1].self_attn.o_proj.weight.zero_()
     model.model.layers[1].mlp.down_proj.weight.zero_()
     evidence = evidence_of(model, batches, ["layer"])
-    found = space_of(evidence.adapter, ["layer"]).pooled(METRICS["block_influence"](evidence))
+    found = space_of(evidence.adapter, ["layer"]).pooled(BlockInfluence().score(evidence))
     assert found[1] == pytest.approx(0, abs=1e-9)
     assert found[[0, 2]].min() > 1e-3

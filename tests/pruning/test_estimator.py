@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import PolicyGradient
 from policyprune.pruning.optimizers.estimator import Baseline, gradient
+from policyprune.pruning.optimizers.policy_gradient import PolicyGradient
 
 K, M = 2, 2  # masks per step, sequences per batch
 PREVIOUS = 2.5  # an average from earlier steps
@@ -33,7 +33,7 @@ class Toy:
         def one(masks: Tensor, losses: Tensor) -> Tensor:
             start = None if average is None else torch.tensor(average, dtype=torch.float64)
             dense = self.dense if losses.shape[1] == M else self.dense.mean(0, keepdim=True)
-            advantages = Baseline(config, start).advantages(losses, dense)
+            advantages = Baseline(config.baseline, config.window, config.window_update, start).advantages(losses, dense)
             return gradient(masks.flatten(0, 1), advantages.flatten(), self.s, config.score, divisor)
 
         return torch.vmap(one)(self.masks, self.losses)
@@ -115,8 +115,8 @@ def test_baselines_lower_the_variance(toy: Toy, search_options: Any, baseline: s
     assert toy.variance(better) < 0.5 * toy.variance(plain)
 
 
-def test_the_average_follows_its_equation(search_options: Any) -> None:
-    baseline = Baseline(search_options(baseline="moving_average", window=4))
+def test_the_average_follows_its_equation() -> None:
+    baseline = Baseline("moving_average", 4, "after_use")
     first, second, third = torch.tensor([[1.0], [3.0]]), torch.tensor([[6.0], [6.0]]), torch.tensor([[0.0], [2.0]])
     assert baseline.advantages(first, None).tolist() == [[-1], [1]]
     assert baseline.advantages(second, None).tolist() == [[4], [4]]  # against 2, the average before this step
@@ -125,8 +125,8 @@ def test_the_average_follows_its_equation(search_options: Any) -> None:
     assert baseline.average.item() == pytest.approx(0.75 * 3 + 0.25 * 1)
 
 
-def test_updating_before_use_counts_this_step_in(search_options: Any) -> None:
-    baseline = Baseline(search_options(baseline="moving_average", window=4, window_update="before_use"))
+def test_updating_before_use_counts_this_step_in() -> None:
+    baseline = Baseline("moving_average", 4, "before_use")
     baseline.advantages(torch.tensor([[2.0], [2.0]]), None)
     assert baseline.advantages(torch.tensor([[6.0], [6.0]]), None).tolist() == [[3], [3]]
 

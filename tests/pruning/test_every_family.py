@@ -9,14 +9,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from harness import validated
+from policyprune.config.registry import option
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.models.families import FAMILIES
 from policyprune.models.layerwise import walk
 from policyprune.models.sequences import token_losses
-from policyprune.pruning.importance import METRICS
 from policyprune.pruning.importance.evidence import Evidence
 from policyprune.surgery.equivalence import Probe, outputs, probe_of, random_mask
-from policyprune.tuning.least_squares import rescale
 
 DECODERS = [name for name in EXAMPLES if FAMILIES[name.partition(",")[0]].head == "CausalLM"]
 
@@ -71,7 +70,7 @@ def test_a_walk_gives_each_layer_what_a_plain_forward_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_metrics_and_tuning_run(name: str) -> None:
+def test_scores_and_tuning_run(name: str) -> None:
     own = subject(name)
     evidence = Evidence(
         prunable=own,
@@ -82,14 +81,14 @@ def test_metrics_and_tuning_run(name: str) -> None:
         seed=0,
     )
     for metric in ("wanda_sp", "magnitude", "fisher"):
-        scores = METRICS[metric](evidence)
+        scores = option("importance", metric)().score(evidence)
         assert scores.shape == (own.space.n,)
         assert bool((scores >= 0).all())
         assert bool(scores.isfinite().all())
         assert bool((scores > 0).float().mean() > 0.5)  # OPT's ReLU leaves some channels silent
     mask = random_mask(own.space, keep=0.8)
     config = validated("task=glue/sst2", "budget=flops", "optimizer=kwon", "tuning=cg2", "tuning.damp=0.01").tuning
-    compensation, report = rescale(own, mask, evidence.batches(), config, first_token=False)
+    compensation, report = config.fit(own, mask, evidence.batches(), first_token=False)
     assert compensation.scales is not None
     assert bool((compensation.scales[~mask] == 0).all())
     assert "tuned" in {entry["outcome"] for entry in report}

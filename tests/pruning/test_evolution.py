@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import Evolution
 from policyprune.pruning.budget.budget import make_budget
-from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
-from policyprune.pruning.optimizers.evolution import crossed, mutated
+from policyprune.pruning.optimizers.evolution import Evolution, crossed, mutated
+from policyprune.pruning.optimizers.problem import Found, Problem
 from policyprune.pruning.space import space_of
 
-CONFIG = Evolution("evolution", steps=25, population=10, parents=3, mutation=0.2, batch_size=4, final_batches=3)
+CONFIG = Evolution(steps=25, population=10, parents=3, mutation=0.2, batch_size=4, final_batches=3)
 WORTH = torch.tensor([0.1, 0.9, 0.2, 0.6, 0.1, 0.8, 0.3, 0.7, 0.6, 0.2, 0.9, 0.0])
 
 
@@ -39,7 +38,7 @@ def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
 
 def run(problem: Problem, **changes: Any) -> tuple[Found, list[dict[str, Any]]]:
     reports: list[dict[str, Any]] = []
-    return OPTIMIZERS["evolution"](problem, replace(CONFIG, **changes), reports.append), reports
+    return replace(CONFIG, **changes).search(problem, reports.append), reports
 
 
 def test_finds_the_optimum(problem: Problem) -> None:

@@ -11,7 +11,8 @@ from torch.nn import functional
 from encoders import make_encoder
 from policyprune.models.adapter import adapt
 from policyprune.models.sequences import token_losses
-from policyprune.pruning.importance import METRICS, Evidence
+from policyprune.pruning.importance.evidence import Evidence
+from policyprune.pruning.importance.fisher_taylor import Fisher, Taylor
 from policyprune.pruning.importance.gradients import mask_gradients
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
@@ -104,12 +105,12 @@ def test_fisher_is_the_mean_square_and_taylor_the_mean_size(case: Case, per: str
     groups = [torch.tensor([row]) for row in ORDER.tolist()] if per == "example" else ROWS
     gradients = torch.stack([by_weights(case, rows) for rows in groups])
     evidence = evidence_of(case, per)
-    assert_near(METRICS["fisher"](evidence), gradients.square().mean(0))
-    assert_near(METRICS["taylor"](evidence), gradients.abs().mean(0))
+    assert_near(Fisher().score(evidence), gradients.square().mean(0))
+    assert_near(Taylor().score(evidence), gradients.abs().mean(0))
 
 
 def test_per_example_and_per_batch_are_not_the_same_metric(case: Case) -> None:
-    by_example, by_batch = (METRICS["fisher"](evidence_of(case, per)) for per in ("example", "batch"))
+    by_example, by_batch = (Fisher().score(evidence_of(case, per)) for per in ("example", "batch"))
     assert (by_batch <= by_example * (1 + 1e-4) + 1e-9).sum() > 0.5 * len(by_batch)  # what cancels counts less
     assert not torch.allclose(by_example, by_batch, rtol=0.05)
 

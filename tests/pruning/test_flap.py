@@ -9,8 +9,8 @@ from torch import Tensor
 from policyprune.models.adapter import adapt
 from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.budget.selection import one_shot_mask
-from policyprune.pruning.importance import METRICS, Evidence
-from policyprune.pruning.importance.flap import Moments
+from policyprune.pruning.importance.activations import Flap, Moments
+from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 
@@ -52,7 +52,7 @@ def inputs_of(model: Any, module: Any, batches: list[dict[str, Tensor]]) -> Tens
 def test_scores_are_the_standardised_fluctuation_times_the_squared_column_norm(tiny_llama: Any) -> None:
     model, batches = tiny_llama(), batches_of()
     evidence = evidence_of(model, batches)
-    views = evidence.space.views(METRICS["flap"](evidence))
+    views = evidence.space.views(Flap().score(evidence))
     for index, layer in enumerate(model.model.layers):
         for kind, module in (("attention", layer.self_attn.o_proj), ("ffn", layer.mlp.down_proj)):
             x, weight = inputs_of(model, module, batches), module.weight.double()

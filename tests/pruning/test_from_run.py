@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from policyprune.config.schema import Given
 from policyprune.errors import UsageError
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.budget.selection import select
 from policyprune.pruning.mask_file import save_mask
-from policyprune.pruning.optimizers import OPTIMIZERS, Problem
+from policyprune.pruning.optimizers.no_search import FromRun
+from policyprune.pruning.optimizers.problem import Problem
 from policyprune.pruning.space import space_of
 from policyprune.storage.record_file import MASK_FILE
 
@@ -35,24 +35,24 @@ def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
 
 
 @pytest.fixture
-def run(problem: Problem, tmp_path: Path) -> Given:
+def run(problem: Problem, tmp_path: Path) -> FromRun:
     save_mask(tmp_path / MASK_FILE, select(problem.start, problem.budget), problem.space, problem.start)
-    return Given("given", str(tmp_path))
+    return FromRun(folder=str(tmp_path))
 
 
-def test_the_mask_is_that_of_the_run(problem: Problem, run: Given) -> None:
-    found = OPTIMIZERS["given"](problem, run, lambda told: None)
+def test_the_mask_is_that_of_the_run(problem: Problem, run: FromRun) -> None:
+    found = run.search(problem, lambda told: None)
     assert torch.equal(found.mask, select(problem.start, problem.budget))
     assert found.forwards == 0
 
 
-def test_a_mask_of_other_units_is_refused(run: Given, synthetic_adapter: Any, budget_options: Any) -> None:
+def test_a_mask_of_other_units_is_refused(run: FromRun, synthetic_adapter: Any, budget_options: Any) -> None:
     other = problem_of(synthetic_adapter, budget_options, [(4, 6), (4, 7), (4, 6)])
     with pytest.raises(UsageError, match=r"optimizer\.folder: .* not of this model's units or granularity"):
-        OPTIMIZERS["given"](other, run, lambda told: None)
+        run.search(other, lambda told: None)
 
 
-def test_a_mask_beyond_the_budget_is_refused(problem: Problem, run: Given) -> None:
+def test_a_mask_beyond_the_budget_is_refused(problem: Problem, run: FromRun) -> None:
     tight = replace(problem, budget=replace(problem.budget, pool_limit=problem.budget.pool_limit * 0.9, keep=0.45))
     with pytest.raises(UsageError, match=r"optimizer\.folder: .* keeps more than budget\.keep=0\.45 allows"):
-        OPTIMIZERS["given"](tight, run, lambda told: None)
+        run.search(tight, lambda told: None)

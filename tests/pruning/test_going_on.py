@@ -14,11 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.config.schema import PPO, Evolution, Greedy, Gumbel, OneShot, Safety, StraightThrough
+from policyprune.config.schema import Safety
 from policyprune.errors import Interrupted
 from policyprune.pruning.budget.budget import make_budget
-from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
 from policyprune.pruning.optimizers.estimator import Baseline
+from policyprune.pruning.optimizers.evolution import Evolution
+from policyprune.pruning.optimizers.greedy import Greedy
+from policyprune.pruning.optimizers.gumbel import Gumbel
+from policyprune.pruning.optimizers.no_search import OneShot
+from policyprune.pruning.optimizers.ppo.ppo import PPO
+from policyprune.pruning.optimizers.problem import Found, Problem
+from policyprune.pruning.optimizers.straight_through import StraightThrough
 from policyprune.pruning.space import space_of
 from policyprune.runs.signals import INTERRUPTION, interruptible
 from policyprune.runs.state import SearchState, StateFile
@@ -70,22 +76,32 @@ def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
 
 
 def refining(**changes: Any) -> PPO:
-    config = PPO("ppo", 0, STEPS, 3, 2, 32, 0.25, 2, 2, 0.2, 0.95, 1.0, 0.003, 0.02, 0.05, False, 3)
+    config = PPO(
+        stages=0,
+        iterations=STEPS,
+        episodes=3,
+        horizon=2,
+        examples=32,
+        chunk=2,
+        epochs=2,
+        learning_rate=0.05,
+        sliced=False,
+        candidates=3,
+    )
     return replace(config, **changes)
 
 
 def compare_with_interrupted(problem: Problem, config: Any, at: list[int], every: int) -> None:
     """Search once in one go, once interrupted after so many further steps each; expect bit-equality."""
-    search = OPTIMIZERS[config.name]
     whole: list[dict[str, Any]] = []
-    expected = search(problem, config, whole.append)
+    expected = config.search(problem, whole.append)
     rows: dict[int, dict[str, Any]] = {}
     found, saved = None, None
     for stop in [*at, None]:
         memory = Memory(every, stop, saved)
         torch.rand(5)  # another process has other global random numbers
         try:
-            found = search(problem, config, lambda row: rows.update({int(row["step"]): row}), memory)
+            found = config.search(problem, lambda row: rows.update({int(row["step"]): row}), memory)
         except Stopped:
             saved = memory.saved
     assert isinstance(found, Found)
@@ -121,10 +137,10 @@ def test_ppo_goes_on_bit_for_bit(problem: Problem, at: list[int], every: int) ->
 
 
 OTHERS = [
-    Evolution("evolution", steps=STEPS, population=5, parents=2, mutation=0.2, batch_size=4, final_batches=2),
-    Gumbel("gumbel", STEPS, 4, 2, 0.05, 1.0, 0.2, True),
-    Greedy("greedy", sequences=8, batch_size=4),
-    StraightThrough("straight_through", STEPS, 4, 3, 0.05, 0.5, 0.9, 0.9),
+    Evolution(steps=STEPS, population=5, parents=2, mutation=0.2, batch_size=4, final_batches=2),
+    Gumbel(steps=STEPS, batch_size=4, learning_rate=0.05),
+    Greedy(sequences=8, batch_size=4),
+    StraightThrough(steps=STEPS, batch_size=4, backward_batch=3, attention_rate=0.5),
 ]
 
 
@@ -148,7 +164,7 @@ def test_a_mask_without_a_loss_says_nothing(
     dense = torch.rand(4, dtype=torch.float64) if baseline == "residual" else None
     losses.view(-1)[where] = bad
     average = torch.tensor(1.5, dtype=torch.float64)
-    got = Baseline(search_options(baseline=baseline), average)
+    got = Baseline(baseline, 5, "after_use", average)
     advantages = got.advantages(losses, dense)
     assert advantages.isfinite().all()
     assert advantages.view(-1)[where] == 0
@@ -171,7 +187,7 @@ def test_a_step_without_any_loss_changes_nothing(problem: Problem, search_option
     rows: list[dict[str, Any]] = []
     config = search_options(steps=3, batch_size=4, masks=2, baseline=baseline)
     start = problem.start * 0.9  # inside the budget, so that the projection does not move it
-    found = OPTIMIZERS["policy_gradient"](replace(broken, start=start), config, rows.append)
+    found = config.search(replace(broken, start=start), rows.append)
     torch.testing.assert_close(found.probabilities, start)
     assert [int(row["skipped"]) for row in rows] == [8, 8, 8]
 
@@ -194,7 +210,7 @@ def test_the_search_goes_on_past_masks_without_a_loss(
     if baseline in ("none", "moving_average"):
         config = replace(config, learning_rate=1e-4)
     rows: list[dict[str, Any]] = []
-    found = OPTIMIZERS["policy_gradient"](sometimes_nan(problem), config, rows.append)
+    found = config.search(sometimes_nan(problem), rows.append)
     assert found.probabilities.isfinite().all()
     assert sum(int(row["skipped"]) for row in rows) > 0
     samples = 4 if mask_per == "batch" else 16
@@ -204,7 +220,7 @@ def test_the_search_goes_on_past_masks_without_a_loss(
 def test_ppo_never_chooses_a_mask_without_a_loss(problem: Problem) -> None:
     unit = int(problem.metric.argmax())
     rows: list[dict[str, Any]] = []
-    found = OPTIMIZERS["ppo"](sometimes_nan(problem), refining(entropy=0.5), rows.append)
+    found = refining(entropy=0.5).search(sometimes_nan(problem), rows.append)
     assert found.mask[unit]
     assert found.probabilities.isfinite().all()
     assert sum(row["skipped"] for row in rows) > 0
@@ -213,7 +229,7 @@ def test_ppo_never_chooses_a_mask_without_a_loss(problem: Problem) -> None:
 def test_ppo_survives_losses_that_are_never_numbers(problem: Problem) -> None:
     broken = replace(problem, evaluate=lambda masks, rows: torch.full((len(rows),), torch.nan))
     rows: list[dict[str, Any]] = []
-    found = OPTIMIZERS["ppo"](broken, refining(), rows.append)
+    found = refining().search(broken, rows.append)
     assert bool((problem.budget.spent(found.mask) <= problem.budget.pool_limit).all())
     assert [row["skipped"] for row in rows] == [6] * STEPS
 
@@ -222,9 +238,9 @@ def test_going_on_where_losses_round_differently_ends_well(problem: Problem) -> 
     """No loss that was computed on another machine, here of half the size, is compared with one of this machine."""
     memory = Memory(stop=STEPS)
     with pytest.raises(Stopped):
-        OPTIMIZERS["ppo"](problem, refining(), lambda told: None, memory)
+        refining().search(problem, lambda told: None, memory)
     other = replace(problem, evaluate=lambda masks, rows: problem.evaluate(masks, rows) * 2)
-    found = OPTIMIZERS["ppo"](other, refining(), lambda told: None, Memory(saved=memory.saved))
+    found = refining().search(other, lambda told: None, Memory(saved=memory.saved))
     assert bool(found.mask.any())
 
 
@@ -235,8 +251,7 @@ STEP_BY_STEP = [*OTHERS, refining()]
 def test_a_signal_waits_for_the_save_of_every_search_that_goes_step_by_step(
     problem: Problem, config: Any, tmp_path: Path
 ) -> None:
-    search = OPTIMIZERS[config.name]
-    expected = search(problem, config, lambda told: None)
+    expected = config.search(problem, lambda told: None)
     calls = 0
 
     def signalled(masks: Tensor, rows: Tensor) -> Tensor:
@@ -248,9 +263,10 @@ def test_a_signal_waits_for_the_save_of_every_search_that_goes_step_by_step(
 
     def run(own: Problem) -> Found:
         file = StateFile(tmp_path / "search.state", {"config": "abc"})
-        state = SearchState(file=file, safety=Safety(None, None, 9), before=file.read(), around=dict)
+        state = SearchState(file=file, safety=Safety(save_seconds=None, max_skipped=9), before=file.read(), around=dict)
         with interruptible(), state as saving:
-            return search(own, config, lambda told: None, saving)
+            found: Found = config.search(own, lambda told: None, saving)
+            return found
 
     with pytest.raises(Interrupted):
         run(replace(problem, evaluate=signalled))
@@ -262,6 +278,6 @@ def test_a_signal_waits_for_the_save_of_every_search_that_goes_step_by_step(
 @pytest.mark.parametrize("config", STEP_BY_STEP, ids=lambda config: config.name)
 def test_the_number_of_steps_is_declared_by_the_config(problem: Problem, config: Any) -> None:
     told: list[dict[str, Any]] = []
-    OPTIMIZERS[config.name](problem, config, told.append)
+    config.search(problem, told.append)
     assert config.length in (None, len(told))
-    assert OneShot("one_shot").length is None
+    assert OneShot().length is None

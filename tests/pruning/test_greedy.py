@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import Greedy
 from policyprune.pruning.budget.budget import make_budget
-from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
+from policyprune.pruning.optimizers.greedy import Greedy
+from policyprune.pruning.optimizers.problem import Found, Problem
 from policyprune.pruning.space import Group, Space, space_of
 
-CONFIG = Greedy("greedy", sequences=6, batch_size=4)
+CONFIG = Greedy(sequences=6, batch_size=4)
 MATRIX = torch.randn(8, 8, generator=torch.Generator().manual_seed(4)) / 4
 WORTH = torch.tensor([0.3, 0.1, 0.5, 0.2, 0.9, 0.25, 0.4, 0.8])
 
@@ -34,7 +34,7 @@ def make(budget_options: Any, adapter_of: Any, scope: str = "global", keep: floa
 
 def run(problem: Problem) -> tuple[Found, list[dict[str, Any]]]:
     reports: list[dict[str, Any]] = []
-    return OPTIMIZERS["greedy"](problem, CONFIG, reports.append), reports
+    return CONFIG.search(problem, reports.append), reports
 
 
 def by_hand(removals: int) -> list[int]:

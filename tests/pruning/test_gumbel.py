@@ -7,17 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import Gumbel
 from policyprune.models.adapter import adapt
 from policyprune.models.sequences import token_losses
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.masking import Masking
-from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
-from policyprune.pruning.optimizers.gumbel import along, relaxed
+from policyprune.pruning.optimizers.gumbel import Gumbel, along, relaxed
+from policyprune.pruning.optimizers.problem import Found, Problem
 from policyprune.pruning.space import space_of
 
 CONFIG = Gumbel(
-    "gumbel",
     steps=60,
     batch_size=4,
     masks=2,
@@ -42,7 +40,7 @@ def problem(small_problem: Any) -> Problem:
 @torch.no_grad()
 def run(problem: Problem, **changes: Any) -> tuple[Found, list[dict[str, Any]]]:
     reports: list[dict[str, Any]] = []
-    return OPTIMIZERS["gumbel"](problem, replace(CONFIG, **changes), reports.append), reports
+    return replace(CONFIG, **changes).search(problem, reports.append), reports
 
 
 def test_relaxed_masks_are_open_as_often_as_their_probability_says() -> None:

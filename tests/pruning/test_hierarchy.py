@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.config.schema import Importance
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter
 from policyprune.pruning.budget.block_latency import BlockLatency
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.budget.projection import project
 from policyprune.pruning.budget.selection import select
+from policyprune.pruning.importance.data_free import Constant
 from policyprune.pruning.importance.initialisation import initial_probabilities
-from policyprune.pruning.optimizers import OPTIMIZERS, Problem
 from policyprune.pruning.optimizers.kwon import best_split
+from policyprune.pruning.optimizers.problem import Problem
 from policyprune.pruning.space import Space, space_of
 
 ALL = ("attention", "ffn", "attention_block", "ffn_block", "layer")
@@ -210,8 +210,7 @@ def synthetic_problem(adapter: Adapter, options: Any, keep: float) -> tuple[Prob
         return missing[:, 0] + missing[:, 2] + (1 - gone) * missing[:, 1] + 0.1 * gone
 
     metric = space.pooled(worth)
-    mapping = Importance("constant", 1, "batch", "sigmoid_norm", "per_layer", 0.9)
-    start = initial_probabilities(torch.ones(space.n), space, budget, mapping)
+    start = initial_probabilities(torch.ones(space.n), space, budget, Constant())
     lengths = torch.ones(20, dtype=torch.long)
     evaluate = lambda masks, rows: loss(space.expand(masks)).expand(len(rows)) + 2  # noqa: E731
     return Problem(evaluate, space, budget, metric, start, lengths, seed=0), loss
@@ -229,7 +228,7 @@ def test_the_search_drops_the_layer_that_is_best_dropped(
 ) -> None:
     problem, loss = synthetic_problem(synthetic_adapter([(1, 3)] * 3), budget_options, keep=0.67)
     config = search_options(steps=250, masks=4, learning_rate=0.05)
-    found = OPTIMIZERS["policy_gradient"](problem, config, lambda step: None)
+    found = config.search(problem, lambda step: None)
     kept = problem.space.expand(found.mask)
     assert problem.space.units.views(kept)[1, "ffn"].sum() == 0
     assert float(loss(kept.float()[None])) == pytest.approx(best_mask(problem, loss))

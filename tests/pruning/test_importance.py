@@ -7,10 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from policyprune.config.registry import names, option
 from policyprune.errors import RunError
 from policyprune.models.adapter import adapt
 from policyprune.models.sequences import token_losses
-from policyprune.pruning.importance import METRICS, Evidence, scores_of
+from policyprune.pruning.importance.activations import WandaSp
+from policyprune.pruning.importance.data_free import Magnitude, Random
+from policyprune.pruning.importance.evidence import Evidence
+from policyprune.pruning.importance.initialisation import scores_of
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.shrink import shrink
@@ -60,7 +64,7 @@ def naive_magnitude(layer: Any, kind: str, unit: int) -> float:
 
 
 def test_magnitude_is_the_norm_of_all_that_goes_with_a_unit(evidence: Evidence) -> None:
-    scores = METRICS["magnitude"](evidence)
+    scores = Magnitude().score(evidence)
     expected = [
         naive_magnitude(evidence.model.model.layers[group.layer], group.kind, unit)  # type: ignore[union-attr,index]
         for group in evidence.space.groups
@@ -108,55 +112,57 @@ def naive_wanda(model: Any, evidence: Evidence) -> dict[tuple[int, str], list[fl
 def test_wanda_sp_scores_each_layer_on_what_the_pruned_layers_before_it_produce(
     evidence: Evidence, tiny_llama: Any
 ) -> None:
-    scores = METRICS["wanda_sp"](evidence)
+    scores = WandaSp().score(evidence)
     expected = naive_wanda(tiny_llama(), evidence)
     for key, view in evidence.space.views(scores).items():
         torch.testing.assert_close(view, torch.tensor(expected[key]), rtol=1e-3, atol=1e-4)
 
 
 def test_wanda_sp_of_later_layers_depends_on_what_is_kept(evidence: Evidence) -> None:
-    half = evidence.space.views(METRICS["wanda_sp"](evidence))
-    dense = evidence.space.views(METRICS["wanda_sp"](replace(evidence, keep=1.0)))
+    half = evidence.space.views(WandaSp().score(evidence))
+    dense = evidence.space.views(WandaSp().score(replace(evidence, keep=1.0)))
     torch.testing.assert_close(half[0, "ffn"], dense[0, "ffn"])
     assert not torch.allclose(half[2, "ffn"], dense[2, "ffn"], rtol=1e-2)
 
 
-def test_no_metric_changes_the_model(evidence: Evidence) -> None:
+def test_no_score_changes_the_model(evidence: Evidence) -> None:
     before = evidence.model(**evidence.batches()[0]).logits
-    for metric in METRICS.values():
-        metric(evidence)
+    for name in names("importance"):
+        option("importance", name)().score(evidence)
     assert torch.equal(evidence.model(**evidence.batches()[0]).logits, before)
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_every_metric_gives_finite_float32_scores_on_the_cpu(evidence: Evidence, name: str) -> None:
-    scores = METRICS[name](evidence)
+@pytest.mark.parametrize("name", names("importance"))
+def test_every_importance_gives_finite_float32_scores_on_the_cpu(evidence: Evidence, name: str) -> None:
+    scores = option("importance", name)().score(evidence)
     assert scores.shape == (evidence.space.n,)
     assert (scores.dtype, scores.device.type) == (torch.float32, "cpu")
     assert scores.isfinite().all()
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_every_metric_scores_what_an_earlier_pruning_left(evidence: Evidence, name: str) -> None:
+@pytest.mark.parametrize("name", names("importance"))
+def test_every_importance_scores_what_an_earlier_pruning_left(evidence: Evidence, name: str) -> None:
     mask = torch.rand(evidence.space.n) < 0.5
     evidence.space.views(mask)[1, "ffn"].zero_()
     half = shrink(evidence.prunable, mask)
     kinds = {group.kind for group in evidence.space.groups}
     evidence = replace(evidence, prunable=PrunableModel.of(half, tuple(kinds)))
     ids = evidence.inputs
-    scores = METRICS[name](replace(evidence, loss=lambda own: token_losses(half, ids(own)["input_ids"]).mean(-1)))
+    scores = option("importance", name)().score(
+        replace(evidence, loss=lambda own: token_losses(half, ids(own)["input_ids"]).mean(-1))
+    )
     assert scores.shape == (int(mask.sum()),)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", names("importance"))
 def test_a_score_that_is_not_finite_is_refused_by_name(evidence: Evidence, name: str, value: float) -> None:
     evidence.model.model.layers[1].mlp.down_proj.weight[:, 3] = value  # type: ignore[union-attr,index,operator]
     if name in ("random", "constant"):
-        assert scores_of(name, evidence).isfinite().all()
+        assert scores_of(option("importance", name)(), evidence).isfinite().all()
         return
     with pytest.raises(RunError) as raised:
-        scores_of(name, evidence)
+        scores_of(option("importance", name)(), evidence)
     assert str(raised.value).startswith(f"importance: {name} gives ")
     assert "\n" not in str(raised.value)
     if name in ("magnitude", "wanda_sp"):
@@ -164,8 +170,8 @@ def test_a_score_that_is_not_finite_is_refused_by_name(evidence: Evidence, name:
 
 
 def test_random_scores_depend_on_the_seed_alone(evidence: Evidence) -> None:
-    first = METRICS["random"](evidence)
+    first = Random().score(evidence)
     torch.rand(3)
-    assert torch.equal(METRICS["random"](evidence), first)
-    assert not torch.equal(METRICS["random"](replace(evidence, seed=8)), first)
+    assert torch.equal(Random().score(evidence), first)
+    assert not torch.equal(Random().score(replace(evidence, seed=8)), first)
     assert ((first >= 0) & (first < 1)).all()

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.config.schema import Kwon
 from policyprune.pruning.budget.budget import Budget, make_budget
-from policyprune.pruning.optimizers import OPTIMIZERS, Problem
-from policyprune.pruning.optimizers.kwon import best_split, rearrange
+from policyprune.pruning.optimizers.kwon import Kwon, best_split, rearrange
+from policyprune.pruning.optimizers.problem import Problem
 from policyprune.pruning.space import Group, Space, space_of
 
 COUNTS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 12)), min_size=1, max_size=3)
@@ -188,12 +187,12 @@ def test_the_search_is_the_split_and_then_the_swaps(
 
     lengths, ones = torch.ones(12, dtype=torch.long), torch.ones(space.n)
     problem = Problem(evaluate, space, budget, ones, ones, lengths, seed=0, gradients=lambda: gradients)
-    found = OPTIMIZERS["kwon"](problem, Kwon("kwon", rearranged), lambda row: None)
+    found = Kwon(rearrange=rearranged).search(problem, lambda row: None)
     split = best_split(gradients.square().mean(0), space, budget)
     expected = rearrange(gradients, split, space) if rearranged else split
     assert torch.equal(found.mask, expected)
     assert torch.equal(found.probabilities, expected.float())
     assert found.forwards == 0
     assert float(budget.spent(found.mask)) <= float(budget.pool_limit)
-    again = OPTIMIZERS["kwon"](replace(problem, seed=9), Kwon("kwon", rearranged), lambda row: None)
+    again = Kwon(rearrange=rearranged).search(replace(problem, seed=9), lambda row: None)
     assert torch.equal(again.mask, found.mask)

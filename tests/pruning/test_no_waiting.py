@@ -14,8 +14,8 @@ from harness import validated
 from policyprune.models.adapter import adapt
 from policyprune.models.sequences import token_losses
 from policyprune.pruning.budget.budget import make_budget
-from policyprune.pruning.optimizers import Problem
 from policyprune.pruning.optimizers.policy_gradient import Descent
+from policyprune.pruning.optimizers.problem import Problem
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.search.forwards import Forwards

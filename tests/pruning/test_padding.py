@@ -12,16 +12,16 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTra
 
 import harness
 from encoders import make_encoder
+from policyprune.config.registry import names, option
 from policyprune.config.schema import Classification, QuestionAnswering
 from policyprune.models.adapter import Adapter, adapt
-from policyprune.pruning.importance import METRICS, Evidence
+from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of
 from policyprune.tasks import Task
 from policyprune.tasks.classification import ClassificationTask, LabelledExamples
 from policyprune.tasks.labelled import Encoded
 from policyprune.tasks.question_answering import QuestionAnsweringTask, Windows
-from policyprune.tuning import TUNINGS
 
 validated = cache(harness.validated)
 LENGTHS, PAD, MORE = torch.tensor([5, 9, 12, 7, 12, 3]), 2, 8
@@ -84,8 +84,8 @@ def parts(model: PreTrainedModel) -> tuple[Adapter, Space]:
 
 
 @pytest.mark.parametrize("make", [encoder, decoder])
-@pytest.mark.parametrize("name", METRICS)
-def test_no_metric_sees_padding(name: str, make: Callable[[], PreTrainedModel]) -> None:
+@pytest.mark.parametrize("name", names("importance"))
+def test_no_score_sees_padding(name: str, make: Callable[[], PreTrainedModel]) -> None:
     model = make()
     adapter, space = parts(model)
     rows = [torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])]
@@ -100,14 +100,15 @@ def test_no_metric_sees_padding(name: str, make: Callable[[], PreTrainedModel]) 
             keep=0.5,
             seed=0,
         )
-        return METRICS[name](evidence)
+        scores: Tensor = option("importance", name)().score(evidence)
+        return scores
 
     same(scores)
 
 
 @pytest.mark.parametrize("first_token", [False, True])
 @pytest.mark.parametrize("make", [encoder, decoder])
-@pytest.mark.parametrize("name", TUNINGS)
+@pytest.mark.parametrize("name", [name for name in names("tuning") if name != "none"])
 def test_no_tuning_sees_padding(name: str, make: Callable[[], PreTrainedModel], first_token: bool) -> None:
     model = make()
     adapter, space = parts(model)
@@ -116,7 +117,7 @@ def test_no_tuning_sees_padding(name: str, make: Callable[[], PreTrainedModel], 
 
     def compensation(encoded: Encoded) -> list[dict[Any, Tensor]]:
         batches = [encoded.inputs(torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4, 5])]
-        found, report = TUNINGS[name](PrunableModel(model, adapter, space), mask, batches, config, first_token)
+        found, report = config.fit(PrunableModel(model, adapter, space), mask, batches, first_token)
         errors = {f"{row['kind']}.{row['layer']}": torch.tensor(float(row["error"])) for row in report}
         scales = {} if found.scales is None else {"scales": found.scales}
         return [scales, found.weights, found.biases, errors]

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import OneShot, PolicyGradient
 from policyprune.pruning.budget.budget import make_budget
-from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
+from policyprune.pruning.optimizers.no_search import OneShot
+from policyprune.pruning.optimizers.policy_gradient import PolicyGradient
+from policyprune.pruning.optimizers.problem import Found, Problem
 from policyprune.pruning.space import space_of
 
 SEQUENCES = 20
@@ -56,7 +57,7 @@ def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
 
 def run(problem: Problem, config: PolicyGradient) -> tuple[Found, list[dict[str, Any]]]:
     reports: list[dict[str, Any]] = []
-    return OPTIMIZERS["policy_gradient"](problem, config, reports.append), reports
+    return config.search(problem, reports.append), reports
 
 
 def best_mask(problem: Problem, loss: Loss) -> Tensor:
@@ -227,7 +228,7 @@ def test_the_start_is_left_as_it_was(problem: Problem, search_options: Any) -> N
 
 def test_one_shot_keeps_the_best_units_and_spends_nothing(problem: Problem) -> None:
     counted, calls = counting(problem)
-    found = OPTIMIZERS["one_shot"](counted, OneShot(name="one_shot"), lambda _: None)
+    found = OneShot().search(counted, lambda _: None)
     assert found.forwards == len(calls) == 0
     for pool, kept in ((0, 2), (1, 4)):
         own = (problem.budget.pool == pool).nonzero().flatten()

@@ -11,19 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.config.schema import PPO
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.budget.selection import select
-from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
-from policyprune.pruning.optimizers.held_out_losses import Jury
 from policyprune.pruning.optimizers.ppo.actor_critic import ActorCritic
 from policyprune.pruning.optimizers.ppo.decisions import make_decisions
-from policyprune.pruning.optimizers.ppo.ppo import clipped_surrogate, generalised_advantages
-from policyprune.pruning.optimizers.ppo.warm_starts import in_stages, warm_starts
+from policyprune.pruning.optimizers.ppo.episodes import clipped_surrogate, generalised_advantages
+from policyprune.pruning.optimizers.ppo.held_out_losses import HeldOutLosses, in_stages, warm_starts
+from policyprune.pruning.optimizers.ppo.ppo import PPO
+from policyprune.pruning.optimizers.problem import Found, Problem
 from policyprune.pruning.space import Group, Space, space_of
 
 CONFIG = PPO(
-    name="ppo",
     stages=0,
     iterations=40,
     episodes=16,
@@ -50,11 +48,13 @@ def uniform(*shape: int, seed: int) -> Tensor:
 
 def run(problem: Problem, **changes: Any) -> tuple[Found, list[dict[str, Any]]]:
     reports: list[dict[str, Any]] = []
-    return OPTIMIZERS["ppo"](problem, replace(CONFIG, **changes), reports.append), reports
+    return replace(CONFIG, **changes).search(problem, reports.append), reports
 
 
 def starts_of(problem: Problem, budget: Budget) -> list[Tensor]:
-    return warm_starts(problem, budget, Jury(problem, CONFIG, torch.Generator()), CONFIG.stages)
+    return warm_starts(
+        problem, budget, HeldOutLosses(problem, CONFIG.held_out, CONFIG.examples, torch.Generator()), CONFIG.stages
+    )
 
 
 # What it is made of
@@ -281,8 +281,8 @@ def test_stages_keep_one_of_two_units_that_stand_in_for_each_other() -> None:
     at_once = select(gradient[0].square(), problem.budget)
     assert not at_once[0], "seen from the dense model neither is worth anything"
     assert not at_once[1]
-    jury = Jury(problem, CONFIG, torch.Generator().manual_seed(0))
-    in_steps = in_stages(problem, problem.budget, jury, problem.space.n // 2)
+    losses = HeldOutLosses(problem, CONFIG.held_out, CONFIG.examples, torch.Generator().manual_seed(0))
+    in_steps = in_stages(problem, problem.budget, losses, problem.space.n // 2)
     assert int(in_steps[:2].sum()) == 1
     assert float(problem.budget.spent(in_steps)) <= float(problem.budget.pool_limit) + 1e-6
 
@@ -290,15 +290,15 @@ def test_stages_keep_one_of_two_units_that_stand_in_for_each_other() -> None:
 @pytest.mark.parametrize("stages", [1, 3, 50])
 def test_stages_end_within_the_budget(stages: int) -> None:
     problem = stuck_problem()
-    jury = Jury(problem, CONFIG, torch.Generator().manual_seed(0))
-    mask = in_stages(problem, problem.budget, jury, stages)
+    losses = HeldOutLosses(problem, CONFIG.held_out, CONFIG.examples, torch.Generator().manual_seed(0))
+    mask = in_stages(problem, problem.budget, losses, stages)
     assert int(mask.sum()) == problem.space.n // 2
 
 
 def test_gradients_that_are_no_numbers_leave_a_mask_within_the_budget() -> None:
     problem = stuck_problem(loss=lambda masks: masks.sum(1) * torch.nan)
-    jury = Jury(problem, CONFIG, torch.Generator().manual_seed(0))
-    assert int(in_stages(problem, problem.budget, jury, 3).sum()) == problem.space.n // 2
+    losses = HeldOutLosses(problem, CONFIG.held_out, CONFIG.examples, torch.Generator().manual_seed(0))
+    assert int(in_stages(problem, problem.budget, losses, 3).sum()) == problem.space.n // 2
 
 
 def noisy_problem(seed: int) -> Problem:
@@ -312,7 +312,7 @@ def noisy_problem(seed: int) -> Problem:
 def test_it_is_never_worse_than_the_warm_starts_on_the_examples_held_out(seed: int) -> None:
     problem = noisy_problem(seed)
     config = replace(CONFIG, iterations=6, chunk=1)
-    held_out = Jury(problem, config, torch.Generator().manual_seed(seed))._held_out
+    held_out = HeldOutLosses(problem, config.held_out, config.examples, torch.Generator().manual_seed(seed))._held_out
     assert sum(len(rows) for rows in held_out) == 16
 
     def score(mask: Tensor) -> float:
@@ -325,10 +325,10 @@ def test_it_is_never_worse_than_the_warm_starts_on_the_examples_held_out(seed: i
 def test_rewards_never_come_from_the_examples_held_out() -> None:
     problem = stuck_problem()
     rewarded: list[Tensor] = []
-    jury = Jury(problem, CONFIG, torch.Generator().manual_seed(0))
+    losses = HeldOutLosses(problem, CONFIG.held_out, CONFIG.examples, torch.Generator().manual_seed(0))
     for _ in range(50):
-        rewarded += jury.draw()
-    held_out = set(torch.cat(jury._held_out).tolist())
+        rewarded += losses.draw()
+    held_out = set(torch.cat(losses._held_out).tolist())
     seen = set(torch.cat(rewarded).tolist())
     assert not held_out & seen
     assert held_out | seen == set(range(64))

@@ -9,14 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policyprune.config.schema import StraightThrough
 from policyprune.pruning.budget.budget import Budget, make_budget
-from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
-from policyprune.pruning.optimizers.straight_through import direction, slopes
+from policyprune.pruning.optimizers.problem import Found, Problem
+from policyprune.pruning.optimizers.straight_through import StraightThrough, direction, slopes
 from policyprune.pruning.space import space_of
 
 CONFIG = StraightThrough(
-    "straight_through",
     steps=60,
     batch_size=4,
     backward_batch=3,
@@ -43,7 +41,7 @@ def problem(small_problem: Any) -> Problem:
 @torch.no_grad()
 def run(problem: Problem, **changes: Any) -> tuple[Found, list[dict[str, Any]]]:
     reports: list[dict[str, Any]] = []
-    return OPTIMIZERS["straight_through"](problem, replace(CONFIG, **changes), reports.append), reports
+    return replace(CONFIG, **changes).search(problem, reports.append), reports
 
 
 def test_it_finds_the_best_units_from_the_worst_mask(problem: Problem) -> None:

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from harness import SMALL_SEARCH, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import run as pipeline
 from policyprune.commands.checks import check_owner
-from policyprune.config.schema import Config, Given
+from policyprune.config.schema import Config
 from policyprune.errors import UsageError
+from policyprune.pruning.optimizers.no_search import FromRun
 from policyprune.runs.folder import finished_before
 from policyprune.runs.record import Record, read_record
 
@@ -100,7 +101,7 @@ def test_a_given_mask_is_looked_at_before_weights_are_loaded(
         tiny_llama(num_hidden_layers=2).save_pretrained(tmp_path / "model")
         model = replace(model, source=str(tmp_path / "model"))
     monkeypatch.setattr(pipeline, "load", lambda *arguments: pytest.fail("weights were loaded"))
-    given = replace(config, optimizer=Given("given", str(tmp_path)), model=model)
+    given = replace(config, optimizer=FromRun(folder=str(tmp_path)), model=model)
     with pytest.raises(UsageError, match=r"^optimizer\.folder: [^\n]+$"):
         pipeline.run(given, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -109,4 +110,4 @@ def test_a_given_mask_is_looked_at_before_weights_are_loaded(
 def test_a_given_mask_of_another_type_of_model_is_refused(finished: Path, tiny_llama: Any) -> None:
     """Equal counts of layers, heads and channels do not make it the same model."""
     with pytest.raises(UsageError, match=r"^optimizer\.folder: the mask in .* is not this model's: the plan is for"):
-        check_owner(Given("given", str(finished)), tiny_llama(vocab_size=77))
+        check_owner(FromRun(folder=str(finished)), tiny_llama(vocab_size=77))

@@ -14,7 +14,8 @@ from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.models.device import in_search_dtype
 from policyprune.pruning.budget.budget import make_budget
-from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
+from policyprune.pruning.optimizers.ppo.ppo import PPO
+from policyprune.pruning.optimizers.problem import Found, Problem
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.search.log import Keeping, search
@@ -58,7 +59,7 @@ def test_masks_are_evaluated_alike_on_smaller_models(
     batches = [torch.tensor([0, 3, 2]), torch.tensor([5])]
     found: list[Tensor] = []
 
-    def evaluating(problem: Problem, config: Any, report: Any, state: Any) -> Found:
+    def evaluating(options: PPO, problem: Problem, report: Any, state: Any) -> Found:
         with torch.enable_grad():  # as a warm start does, before any mask is sliced by
             every = torch.ones(3, space.n, requires_grad=True)
             (gradient,) = torch.autograd.grad(problem.evaluate(every, batches[0]).sum(), every)
@@ -66,7 +67,7 @@ def test_masks_are_evaluated_alike_on_smaller_models(
         found.extend(problem.evaluate(mask.float()[None], rows) for mask in masks for rows in batches)
         return Found(masks[0], masks[0].float(), 0)
 
-    monkeypatch.setitem(OPTIMIZERS, "ppo", evaluating)
+    monkeypatch.setattr(PPO, "search", evaluating)
     task = Examples()
     before = task.loss(model, batches[0])
     searched(PrunableModel(model, adapter, space), model, config, tmp_path)

@@ -51,7 +51,7 @@ def test_masked_is_shrunk_is_reloaded_within_the_budget(
 ) -> None:
     adapter = adapt(model)
     space = space_of(adapter, UNITS[granularity])
-    budget = make_budget(BudgetConfig("params", 0.75, "global", 9), adapter, space)
+    budget = make_budget(BudgetConfig(name="params", keep=0.75, sequence_length=9), adapter, space)
     scores = torch.rand(space.n, generator=torch.Generator().manual_seed(3))
     if granularity == "all":
         scores[space.group_of // 5 == 1] = 0  # all of layer 1

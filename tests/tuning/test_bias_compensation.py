@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from policyprune.config.schema import BiasCompensation
 from policyprune.evaluation.fresh_process import logits_elsewhere
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.pruning.compensation import Compensation
@@ -27,15 +26,15 @@ from policyprune.surgery.equivalence import (
     random_mask,
 )
 from policyprune.surgery.shrink import shrink
-from policyprune.tuning.bias_compensation import compensate
+from policyprune.tuning.options import BiasCompensation
 
-CONFIG = BiasCompensation("bias_compensation", sequences=4)
+CONFIG = BiasCompensation(sequences=4)
 
 
 def compensated(
     subject: Probe, mask: Tensor, batches: Any = None, first_token: bool = False
 ) -> tuple[Compensation, Any]:
-    return compensate(subject, mask, batches or [{"input_ids": subject.ids}], CONFIG, first_token)
+    return CONFIG.fit(subject, mask, batches or [{"input_ids": subject.ids}], first_token)
 
 
 @contextmanager

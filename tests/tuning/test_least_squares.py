@@ -1,6 +1,6 @@
 """Scales of the kept units: what they improve, what they look at, and what happens where there are none."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,15 +12,15 @@ from transformers import LlamaForSequenceClassification
 import residuals
 from encoders import make_encoder
 from harness import validated
-from policyprune.config.schema import LeastSquares
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space
 from policyprune.tuning.fit import fit
-from policyprune.tuning.least_squares import SOLVERS, rescale
+from policyprune.tuning.options import CG2, LSMR
 from policyprune.tuning.solvers import cg2
 
 LENGTHS = [[24, 21, 19, 16, 12, 9], [8, 7, 7, 6, 5, 4, 4, 3]]
-CONFIG = LeastSquares("cg2", sequences=8, damp=1e-2, tolerance=1e-6, iterations=200, limit=10.0)
+SETTINGS: dict[str, Any] = {"sequences": 8, "damp": 1e-2, "tolerance": 1e-6, "iterations": 200, "limit": 10.0}
+TUNINGS = {"cg2": CG2(**SETTINGS), "lsmr": LSMR(**SETTINGS)}
 Report = list[dict[str, Any]]
 
 
@@ -113,9 +113,9 @@ def tuned(subject: Subject, mask: Tensor, solver: Any = None, first_token: bool 
     """Scales and report, by the solver of this name, or by a function in its place."""
     with pytest.MonkeyPatch.context() as patched:
         if callable(solver):
-            patched.setitem(SOLVERS, "cg2", solver)
-        config = replace(CONFIG, name=solver) if isinstance(solver, str) else CONFIG
-        compensation, report = rescale(subject, mask, subject.batches, config, first_token)
+            patched.setattr(CG2, "solve", solver)
+        tuning = TUNINGS[solver if isinstance(solver, str) else "cg2"]
+        compensation, report = tuning.fit(subject, mask, subject.batches, first_token)
     assert compensation.scales is not None
     return compensation.scales, report
 
@@ -125,7 +125,7 @@ def outcomes(report: Report) -> dict[tuple[int, str], str]:
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.7])
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", TUNINGS)
 def test_no_block_gets_worse_and_some_get_better(subject: Subject, name: str, keep: float) -> None:
     _, report = tuned(subject, some_mask(subject.space, keep), name)
     assert [(row["layer"], row["kind"]) for row in report] == [(b.layer, b.kind) for b in subject.adapter.blocks]
@@ -160,7 +160,7 @@ def test_binary_errors_are_those_of_a_block_with_its_binary_mask(subject: Subjec
         assert row["binary_error"] == pytest.approx(expected, rel=1e-2)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", TUNINGS)
 def test_nothing_pruned_needs_no_scales(subject: Subject, name: str) -> None:
     scales, _ = tuned(subject, torch.ones(subject.space.n, dtype=torch.bool), name)
     torch.testing.assert_close(scales, torch.ones(subject.space.n), atol=0.02, rtol=0)
@@ -177,7 +177,7 @@ def test_pruned_units_have_scale_zero_and_the_mask_stays_as_it_was(subject: Subj
     assert (scales[mask] != 1).any()
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", TUNINGS)
 def test_the_tuned_model_is_closer_to_the_dense_one(subject: Subject, name: str) -> None:
     mask = some_mask(subject.space)
     scales, _ = tuned(subject, mask, name)
@@ -253,7 +253,7 @@ def test_a_classifier_is_tuned_on_the_token_that_it_reads(family: str, tiny_llam
     found = prunable.units.views(fit(prunable, mask, task, config.tuning)[0].scales)  # type: ignore[arg-type]
     fitted = task.lengths[:-1]  # the last one is held out
     batches = [task.inputs(fitted.argsort(stable=True))]
-    first = rescale(prunable, mask, batches, config.tuning, first_token=True)[0]  # type: ignore[arg-type]
+    first = config.tuning.fit(prunable, mask, batches, first_token=True)[0]  # type: ignore[arg-type]
     expected = prunable.units.views(first.scales)  # type: ignore[arg-type]
     same = [torch.equal(found[key], expected[key]) for key in found if key[0] == len(prunable.adapter.layers) - 1]
     assert same == [family == "bert"] * 2
@@ -274,9 +274,11 @@ NOTHING = {
 def test_a_block_that_fails_stays_binary_and_the_others_are_tuned(subject: Subject, kind: str, call: int) -> None:
     calls = []
 
-    def solver(matrix: Tensor, right: Tensor, tolerance: float, iterations: int) -> Tensor | None:
+    def solver(tuning: CG2, matrix: Tensor, right: Tensor) -> Tensor | None:
         calls.append(len(right))
-        return NOTHING[kind](right) if len(calls) == call + 1 else cg2(matrix, right, tolerance, iterations)
+        return (
+            NOTHING[kind](right) if len(calls) == call + 1 else cg2(matrix, right, tuning.tolerance, tuning.iterations)
+        )
 
     mask = some_mask(subject.space)
     scales, report = tuned(subject, mask, solver)

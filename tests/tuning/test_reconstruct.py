@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 import residuals
-from policyprune.config.schema import LeastSquares, Reconstruct
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.pruning.compensation import Compensation
@@ -16,10 +15,9 @@ from policyprune.pruning.mask_file import load_compensation, save_mask
 from policyprune.pruning.space import space_of
 from policyprune.surgery.equivalence import Probe, equal_widths, outputs, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
-from policyprune.tuning.least_squares import rescale
-from policyprune.tuning.reconstruct import reconstruct
+from policyprune.tuning.options import CG2, Reconstruct
 
-SCALES = LeastSquares("cg2", sequences=8, damp=1e-6, tolerance=1e-9, iterations=400, limit=1e3)
+SCALES = CG2(sequences=8, damp=1e-6, tolerance=1e-9, iterations=400, limit=1e3)
 
 
 def batches_of(count: int = 3) -> list[dict[str, Tensor]]:
@@ -32,8 +30,8 @@ def batches_of(count: int = 3) -> list[dict[str, Tensor]]:
 def reconstructed(
     subject: Probe, mask: Tensor, batches: list[dict[str, Tensor]], ridge: float = 1e-4, first_token: bool = False
 ) -> tuple[Compensation, Any]:
-    config = Reconstruct("reconstruct", sequences=8, ridge=[ridge])
-    return reconstruct(subject, mask, batches, config, first_token)
+    config = Reconstruct(sequences=8, ridge=[ridge])
+    return config.fit(subject, mask, batches, first_token)
 
 
 def pruned(subject: Probe, mask: Tensor, compensation: Compensation | None) -> Any:
@@ -105,7 +103,7 @@ def test_every_block_gets_nearer_than_with_its_old_weights_and_the_first_nearer_
 ) -> None:
     mask, batches = equal_widths(llama.space), batches_of(16)
     _, report = reconstructed(llama, mask, batches)
-    _, scaled = rescale(llama, mask, batches, SCALES, first_token=False)
+    _, scaled = SCALES.fit(llama, mask, batches, first_token=False)
     assert {row["outcome"] for row in report} == {"reconstructed"}
     assert all(row["error"] < row["binary_error"] for row in report)
     assert report[0]["binary_error"] == pytest.approx(scaled[0]["binary_error"], rel=1e-4)
@@ -117,8 +115,8 @@ def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: 
     mask = equal_widths(llama.space)
 
     def chosen(count: int, ridges: list[float]) -> set[float]:
-        config = Reconstruct("reconstruct", sequences=8, ridge=ridges)
-        _, report = reconstruct(llama, mask, batches_of(count), config, first_token=False)
+        config = Reconstruct(sequences=8, ridge=ridges)
+        _, report = config.fit(llama, mask, batches_of(count), first_token=False)
         return {row["ridge"] for row in report if row["outcome"] == "reconstructed"}
 
     assert chosen(16, [1e6, 0.1]) == {0.1}
@@ -128,7 +126,7 @@ def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: 
 def test_new_text_is_nearer_to_the_dense_model_than_with_scales_or_with_neither(llama: Probe) -> None:
     mask, batches = equal_widths(llama.space), batches_of(8)
     compensation, _ = reconstructed(llama, mask, batches, ridge=0.01)
-    scales, _ = rescale(llama, mask, batches, SCALES, first_token=False)
+    scales, _ = SCALES.fit(llama, mask, batches, first_token=False)
     fresh = torch.randint(5, 300, (4, 20))
     dense = outputs(llama.model, fresh)
     with_weights, with_scales, bare = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from policyprune.config.schema import Config, Given
+from policyprune.config.schema import Config
 from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency.table import block_latency
@@ -15,7 +15,7 @@ from policyprune.evaluation.zero_shot_tasks import embedded_files
 from policyprune.models.device import device_of
 from policyprune.models.loading import skeleton
 from policyprune.pruning.budget.budget import Budget, make_budget
-from policyprune.pruning.optimizers.from_run import mask_of
+from policyprune.pruning.optimizers.no_search import FromRun
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.storage.record_file import PLAN_FILE
 from policyprune.surgery import formats
@@ -36,20 +36,22 @@ def check(config: Config) -> None:
     formats.check_formats(config.export.formats, empty, formats.Settings.of(config.export))
     prunable = PrunableModel.of(empty, config.granularity.units, config.granularity.spared)
     budget = budgets_of(config, prunable)(config.budget.scope)
-    if isinstance(config.optimizer, Given):
-        mask_of(config.optimizer, prunable.space, budget)
+    if isinstance(config.optimizer, FromRun):
+        config.optimizer.mask(prunable.space, budget)
         check_owner(config.optimizer, empty)
 
 
-def check_owner(given: Given, model: PreTrainedModel) -> None:
+def check_owner(options: FromRun, model: PreTrainedModel) -> None:
     """UsageError for the mask of a model of another type or size, as far as the plan beside it tells."""
-    plan = Path(given.folder).expanduser() / PLAN_FILE
+    plan = Path(options.folder).expanduser() / PLAN_FILE
     if plan.is_file():
         try:
             check_base(read_plan(plan), model)
         except UsageError as error:
             reason = str(error).removeprefix("model.source: ")
-            raise UsageError(f"optimizer.folder: the mask in {given.folder!r} is not this model's: {reason}") from error
+            raise UsageError(
+                f"optimizer.folder: the mask in {options.folder!r} is not this model's: {reason}"
+            ) from error
 
 
 def budgets_of(config: Config, prunable: PrunableModel) -> Callable[[str], Budget]:

@@ -21,7 +21,7 @@ from policyprune.models.loading import load
 from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.budget.selection import one_shot_mask
 from policyprune.pruning.mask_file import keep_rates, save_mask
-from policyprune.pruning.optimizers import Found
+from policyprune.pruning.optimizers.problem import Found
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.runs.card import write_card
 from policyprune.runs.folder import finished_before, recorded

@@ -1,117 +1,72 @@
-"""Combinations of valid values that make no sense together."""
+"""Combinations of valid values that make no sense together.
 
+What only one optimizer, importance or tuning forbids is in its own `check`; what it can do, it declares on its class.
+"""
+
+from policyprune.config.registry import able
 from policyprune.config.schema import (
     Classification,
     Config,
     Evaluating,
     Evaluation,
-    Evolution,
     Exporting,
-    Gumbel,
     Labelled,
     LanguageModeling,
-    PolicyGradient,
-    Reconstruct,
-    StraightThrough,
     Task,
 )
+from policyprune.config.schema.model import UNITS
 from policyprune.errors import UsageError
 from policyprune.processes import processes
-
-UNITS = ("attention", "ffn", "attention_block", "ffn_block", "layer", "hidden")
-OF_HIDDEN = ("fisher", "taylor", "magnitude", "random", "constant")  # metrics that know hidden channels
-LOOKING = ("wanda_sp", "fisher", "taylor", "flap", "block_influence")  # metrics that look at calibration sequences
 
 
 def check_combinations(config: Config) -> None:
     """Raise UsageError naming the keys that contradict each other and what would work."""
-    task, optimizer = config.task, config.optimizer
-    if isinstance(task, LanguageModeling):
-        if (task.source is None) == (task.files is None):
-            raise UsageError("task.source, task.files: give exactly one of them, a hub data set or a list of files")
-        if task.calibration.count < config.importance.sequences and config.importance.name in LOOKING:
-            raise UsageError(
-                f"importance.sequences: {config.importance.sequences} is more than task.calibration.count="
-                f"{task.calibration.count}"
-            )
-    if isinstance(optimizer, PolicyGradient):
-        if optimizer.baseline == "leave_one_out" and optimizer.masks < 2:
-            raise UsageError("optimizer.masks: 1 leaves nothing to leave out, baseline=leave_one_out needs 2 or more")
-        if optimizer.divisor == "masks_minus_one" and optimizer.masks < 2:
-            raise UsageError("optimizer.masks: 1 cannot be divided by K - 1, use 2 or more or divisor=masks")
-        samples = optimizer.masks * (1 if optimizer.mask_per == "batch" else optimizer.batch_size)
-        if optimizer.baseline == "residual" and samples < 2:
-            raise UsageError("optimizer.masks: 1 leaves nothing to leave out, baseline=residual needs 2 or more")
-    if isinstance(optimizer, PolicyGradient | Evolution | Gumbel | StraightThrough):
-        _check_batch(config, optimizer.batch_size)
-    if (
-        isinstance(optimizer, StraightThrough)
-        and optimizer.attention_rate == 0
-        and set(config.granularity.units) == {"attention"}
-    ):
-        raise UsageError(
-            f"optimizer.attention_rate: 0 holds all that granularity={config.granularity.name} decides on, use more"
-        )
-    if isinstance(config.tuning, Reconstruct) and not config.tuning.ridge:
-        raise UsageError("tuning.ridge: [] leaves nothing to choose from, give one or more such as [0.1, 1]")
-    if isinstance(optimizer, Evolution) and optimizer.parents >= optimizer.population:
-        raise UsageError(
-            f"optimizer.parents: {optimizer.parents} leaves no place for children in optimizer.population="
-            f"{optimizer.population}"
-        )
-    if optimizer.name == "kwon" and config.importance.name != "fisher":
-        raise UsageError(
-            f"importance: {config.importance.name!r}, but optimizer=kwon searches by Fisher alone; use fisher"
-        )
-    if optimizer.name == "greedy" and "ffn" in config.granularity.units:
-        raise UsageError(
-            f"optimizer: greedy tries every unit before each removal, far too many with granularity="
-            f"{config.granularity.name}; use granularity=head, sublayer or layer"
-        )
-    if optimizer.name == "greedy" and config.budget.name == "latency":
-        raise UsageError(
-            "optimizer: greedy adds up costs unit by unit, which budget=latency does not; use budget=flops"
-        )
+    check_task(config.task)
+    _check_calibration(config)
+    for part in (config.optimizer, config.importance, config.tuning):
+        part.check(config)
     if config.model.device_map is not None and config.model.device not in ("auto", "cuda"):
         raise UsageError(
             f"model.device: {config.model.device!r} contradicts model.device_map={config.model.device_map}, use auto"
         )
-    check_processes(config, processes())
-    check_granularity(config)
-    if config.tuning.name == "bias_compensation" and "gguf" in config.export.formats:
+    _check_processes(config, processes())
+    _check_granularity(config)
+    if config.tuning.adds_biases and "gguf" in config.export.formats:
         raise UsageError(
-            "export: gguf cannot hold the biases of tuning=bias_compensation, use another tuning or export"
+            f"export: gguf cannot hold the biases of tuning={config.tuning.name}, use another tuning or export"
         )
     if config.evaluation.fresh_process and "hf" not in config.export.formats:
         raise UsageError("evaluation.fresh_process: true needs a checkpoint to load, use export=hf")
     check_zero_shot(config.evaluation, config.task)
-    check_columns(config.task)
 
 
-def check_columns(task: Task) -> None:
-    """Raise UsageError for labelled examples without text or without a test split."""
+def check_task(task: Task) -> None:
+    """Raise UsageError for a text from nowhere, and for labelled examples without text or without a test split."""
+    if isinstance(task, LanguageModeling) and (task.source is None) == (task.files is None):
+        raise UsageError("task.source, task.files: give exactly one of them, a hub data set or a list of files")
     if isinstance(task, Classification) and len(task.text_columns) not in (1, 2):
         raise UsageError(f"task.text_columns: {task.text_columns} is not one or two columns, such as [sentence]")
     if isinstance(task, Labelled) and not task.test_splits:
         raise UsageError("task.test_splits: [] leaves nothing to measure, name one or more such as [validation]")
 
 
-SHARING = ("policy_gradient", "ppo", "evolution", "greedy")  # searches with masks that do not wait for one another
+def _check_calibration(config: Config) -> None:
+    """Raise UsageError for more sequences than there are."""
+    task, wanted = config.task, config.importance.sequences
+    if not isinstance(task, LanguageModeling) or not config.importance.needs_calibration or wanted is None:
+        return
+    if wanted > task.calibration.count:
+        raise UsageError(f"importance.sequences: {wanted} is more than task.calibration.count={task.calibration.count}")
 
 
-def check_processes(config: Config, count: int) -> None:
+def _check_processes(config: Config, count: int) -> None:
     """Raise UsageError for a run that `count` processes cannot share."""
     if count == 1:
         return
-    if config.optimizer.name not in SHARING:
+    if not config.optimizer.shares_masks:
         raise UsageError(
             f"optimizer: {config.optimizer.name!r} has nothing to share between {count} processes, start one, or use "
-            f"{', '.join(SHARING)}"
-        )
-    if isinstance(config.optimizer, PolicyGradient) and config.optimizer.masks < count:
-        raise UsageError(
-            f"optimizer.masks: {config.optimizer.masks} masks leave some of {count} processes without work, use a "
-            f"multiple of {count}"
+            f"{', '.join(able('optimizer', 'shares_masks'))}"
         )
     if config.model.device_map is not None:
         raise UsageError(
@@ -120,44 +75,7 @@ def check_processes(config: Config, count: int) -> None:
         )
 
 
-def _check_batch(config: Config, size: int) -> None:
-    if isinstance(config.task, LanguageModeling) and size > config.task.calibration.count:
-        raise UsageError(
-            f"optimizer.batch_size: {size} is more than task.calibration.count={config.task.calibration.count}"
-        )
-
-
-DTYPES = {"hf": ("f32", "f16", "bf16"), "onnx": ("f32",), "gguf": ("f32", "f16", "q8_0"), "plan": ()}
-
-
-def check_exporting(config: Exporting) -> None:
-    """Raise UsageError for a dtype that a format lacks."""
-    choices = DTYPES[config.format]
-    if config.dtype is not None and config.dtype not in choices:
-        known = f"is not one of {', '.join(choices)}" if choices else "was given, it has none"
-        raise UsageError(f"dtype: for format={config.format} {config.dtype!r} {known}")
-    if config.format == "plan" and config.run is None:
-        raise UsageError("format: plan needs the folder of a run, a checkpoint does not tell which units it lost")
-
-
-def check_evaluating(config: Evaluating) -> None:
-    """Raise UsageError for what a checkpoint alone cannot be asked."""
-    if config.evaluation.one_shot:
-        raise UsageError("evaluation.one_shot: metric-only masks are compared in a run, not in an evaluation")
-    check_zero_shot(config.evaluation, config.task)
-    check_columns(config.task)
-
-
-def check_zero_shot(evaluation: Evaluation, task: Task) -> None:
-    """Raise UsageError for questions to a model that is no language model."""
-    if evaluation.zero_shot.tasks and not isinstance(task, LanguageModeling):
-        raise UsageError(
-            f"evaluation.zero_shot.tasks: {task.name!r} is no language modelling, only language models are asked; "
-            "use evaluation=perplexity"
-        )
-
-
-def check_granularity(config: Config) -> None:
+def _check_granularity(config: Config) -> None:
     """Raise UsageError for units that do not go together, or not with the budget's scope or the optimizer."""
     units, scope = set(config.granularity.units), config.budget.scope
     blocks = sorted(units & {"attention_block", "ffn_block", "layer"})
@@ -176,22 +94,12 @@ def check_granularity(config: Config) -> None:
         raise UsageError(
             f"budget.scope: {scope} asks every layer to keep its share, {', '.join(blocks)} cannot; use global"
         )
-    if config.importance.name == "block_influence" and units != {"layer"}:
-        raise UsageError(
-            f"importance: block_influence scores whole layers, granularity={config.granularity.name} has "
-            f"{', '.join(sorted(finer))}; use granularity=layer or another importance"
-        )
     pairs = ({"attention", "attention_block"}, {"ffn", "ffn_block"})
     nested = ("layer" in units and finer) or any(pair <= units for pair in pairs)
-    if nested and config.optimizer.name in ("greedy", "gumbel", "straight_through"):
+    if nested and not config.optimizer.handles_nested:
         raise UsageError(
             f"optimizer: {config.optimizer.name} takes units one by one, granularity={config.granularity.name} has "
-            "some inside others; use one_shot, policy_gradient, ppo or evolution"
-        )
-    if blocks and config.optimizer.name == "kwon":
-        raise UsageError(
-            f"optimizer: kwon splits a budget between heads and channels, granularity={config.granularity.name} has "
-            f"{', '.join(blocks)}; use one_shot with importance=fisher, policy_gradient or ppo"
+            f"some inside others; use {', '.join(able('optimizer', 'handles_nested'))}"
         )
 
 
@@ -213,7 +121,7 @@ def _check_spared(config: Config) -> None:
 
 
 def _check_hidden(config: Config) -> None:
-    """Raise UsageError for what works on the output projections of blocks, which hidden channels have none of."""
+    """Raise UsageError for what is about the units of layers, to which hidden channels do not belong."""
     if len(config.granularity.units) > 1:
         raise UsageError(
             f"granularity.units: {config.granularity.units} prices units by each other, hidden channels go alone; "
@@ -225,18 +133,39 @@ def _check_hidden(config: Config) -> None:
         )
     if config.budget.name == "latency":
         raise UsageError("budget: latency has no times for hidden channels; use rate, params or flops")
-    if config.importance.name not in OF_HIDDEN:
+    for group, part in (("importance", config.importance), ("optimizer", config.optimizer), ("tuning", config.tuning)):
+        if not part.handles_hidden:
+            raise UsageError(
+                f"{group}: {part.name} is for heads and channels of layers, not for hidden channels; use "
+                f"{', '.join(able(group, 'handles_hidden'))}"
+            )
+
+
+DTYPES = {"hf": ("f32", "f16", "bf16"), "onnx": ("f32",), "gguf": ("f32", "f16", "q8_0"), "plan": ()}
+
+
+def check_exporting(config: Exporting) -> None:
+    """Raise UsageError for a dtype that a format lacks."""
+    choices = DTYPES[config.format]
+    if config.dtype is not None and config.dtype not in choices:
+        known = f"is not one of {', '.join(choices)}" if choices else "was given, it has none"
+        raise UsageError(f"dtype: for format={config.format} {config.dtype!r} {known}")
+    if config.format == "plan" and config.run is None:
+        raise UsageError("format: plan needs the folder of a run, a checkpoint does not tell which units it lost")
+
+
+def check_evaluating(config: Evaluating) -> None:
+    """Raise UsageError for what a checkpoint alone cannot be asked."""
+    if config.evaluation.one_shot:
+        raise UsageError("evaluation.one_shot: masks by scores alone are compared in a run, not in an evaluation")
+    check_zero_shot(config.evaluation, config.task)
+    check_task(config.task)
+
+
+def check_zero_shot(evaluation: Evaluation, task: Task) -> None:
+    """Raise UsageError for questions to a model that is no language model."""
+    if evaluation.zero_shot.tasks and not isinstance(task, LanguageModeling):
         raise UsageError(
-            f"importance: {config.importance.name} scores inputs of output projections, which hidden channels are not; "
-            f"use {', '.join(OF_HIDDEN)}"
-        )
-    if config.optimizer.name in ("greedy", "kwon"):
-        raise UsageError(
-            f"optimizer: {config.optimizer.name} is for heads and channels of layers, not for hidden channels; use "
-            "one_shot, policy_gradient, ppo, evolution or gumbel"
-        )
-    if config.tuning.name != "none":
-        raise UsageError(
-            f"tuning: {config.tuning.name} repairs what blocks that lost units put out, with granularity=hidden none "
-            "did; use none"
+            f"evaluation.zero_shot.tasks: {task.name!r} is no language modelling, only language models are asked; "
+            "use evaluation=perplexity"
         )

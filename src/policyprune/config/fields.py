@@ -1,61 +1,84 @@
-"""Field declarations for the schemas: the valid values stand beside the type, the defaults stand in conf/."""
+"""Fields of the schemas: a default, what it means, and which values are valid."""
 
+import copy
 import re
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import MISSING as REQUIRED
 from dataclasses import field, fields, is_dataclass
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from policyprune.errors import UsageError
 
 SEEDS = 2**32 - 1  # the largest that all generators take
+SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)[KMGT]B", re.IGNORECASE)
 
 
-def choice(*choices: str) -> Any:
-    """A string that must be one of `choices`; a list of strings must hold nothing else."""
-    return field(default=MISSING, metadata={"choices": choices})
+def setting(default: Any = REQUIRED, *, help: str) -> Any:
+    """Any value of the type. Without a default it has to be given."""
+    return _field(default, help)
+
+
+def choice(default: Any = REQUIRED, *, choices: Sequence[str], help: str) -> Any:
+    """A string that must be one of `choices`; a list of strings must hold nothing else, and none twice."""
+    return _field(default, help, choices=tuple(choices))
+
+
+def named(name: str) -> Any:
+    """The name of an option, which is the only valid value."""
+    return choice(name, choices=[name], help="which option this is")
 
 
 def number(
+    default: Any = REQUIRED,
+    *,
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
+    help: str,
 ) -> Any:
-    """A number inside the given bounds (None is allowed where the type is optional)."""
+    """A number, or a list of numbers, inside the given bounds (None is allowed where the type is optional)."""
     bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
-    return field(default=MISSING, metadata={"bounds": {k: v for k, v in bounds.items() if v is not None}})
+    return _field(default, help, bounds={name: bound for name, bound in bounds.items() if bound is not None})
 
 
-def size() -> Any:
+def size(default: str, *, help: str) -> Any:
     """A number of bytes as transformers reads it: 5GB, 200MB."""
-    return field(default=MISSING, metadata={"size": re.compile(r"(\d+(?:\.\d*)?|\.\d+)[KMGT]B", re.IGNORECASE)})
+    return _field(default, help, size=True)
 
 
-def check(key: str, value: Any, metadata: Any) -> None:
+def _field(default: Any, help: str, **rule: Any) -> Any:
+    metadata = {"help": help, **rule}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check(key: str, value: Any, rule: Any) -> None:
     """Raise UsageError when `value` of the field named `key` breaks the rule in its metadata."""
     items = value if isinstance(value, list) else [value]
     for item in items:
         if item is not None:
-            _check_one(key, item, metadata)
-    twice = [item for item, count in Counter(items).items() if count > 1] if metadata.get("choices") else []
+            _check_one(key, item, rule)
+    twice = [item for item, count in Counter(items).items() if count > 1] if rule.get("choices") else []
     if twice:
         raise UsageError(f"{key}: names {twice[0]!r} twice")
 
 
-def _check_one(key: str, item: Any, metadata: Any) -> None:
-    choices = metadata.get("choices")
+def _check_one(key: str, item: Any, rule: Any) -> None:
+    choices = rule.get("choices")
     if choices and item not in choices:
         raise UsageError(f"{key}: {item!r} is not one of {', '.join(choices)}")
-    form = metadata.get("size")
-    if form is not None:
-        found = form.fullmatch(item.strip())
-        if found is None or float(found.group(1)) <= 0:
+    if rule.get("size"):
+        form = SIZE.fullmatch(item.strip())
+        if form is None or float(form.group(1)) <= 0:
             raise UsageError(
                 f"{key}: {item!r} is no size of a file, give a number above 0 and a unit such as 5GB or 200MB"
             )
-    bounds = metadata.get("bounds")
+    bounds = rule.get("bounds")
     if not bounds:
         return
     if not isinstance(item, int | float) or isinstance(item, bool):
@@ -68,13 +91,17 @@ def _check_one(key: str, item: Any, metadata: Any) -> None:
         "at most": lambda bound: number <= bound,
     }
     if not (number - number == 0 and all(tests[name](bound) for name, bound in bounds.items())):
-        wanted = " and ".join(f"{name} {bound:.15g}" for name, bound in bounds.items())
-        raise UsageError(f"{key}: {number} is out of range, it must be {wanted}")
+        raise UsageError(f"{key}: {number} is out of range, it must be {in_words(bounds)}")
+
+
+def in_words(bounds: dict[str, float]) -> str:
+    """The bounds of a number as a message or a page tells them."""
+    return " and ".join(f"{name} {bound:.15g}" for name, bound in bounds.items())
 
 
 def check_added(config: DictConfig, key: str) -> None:
     """Raise UsageError for a key that was added where a dataclass says which there are."""
     parent, _, name = key.rpartition(".")
     schema = OmegaConf.get_type(OmegaConf.select(config, parent))
-    if is_dataclass(schema) and name not in (known := [own.name for own in fields(schema)]):
+    if is_dataclass(schema) and name not in (known := [known.name for known in fields(schema)]):
         raise UsageError(f"{key}: unknown key, the choices are {', '.join(known)}")

@@ -1,6 +1,8 @@
-"""Where the option files are, and which there are. Imports neither Hydra nor torch."""
+"""Where the option files are, and which options there are. Imports neither Hydra nor torch."""
 
 from pathlib import Path
+
+from policyprune.config import registry
 
 PACKAGED = Path(__file__).resolve().parents[1]
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -17,14 +19,21 @@ def sweeps_dir() -> Path:
 
 
 def groups() -> list[str]:
-    """The config groups, without the shared defaults that options build on and without Hydra's own."""
-    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in ("base", "hydra"))
+    """The config groups, without Hydra's own."""
+    folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    return sorted((folders | set(registry.OPTIONS)) - {"hydra"})
 
 
 def options(group: str) -> list[str]:
-    """The names that may stand behind `group=`."""
+    """The names that may stand behind `group=`: classes of the registry, and presets in conf/."""
     folder = conf_dir() / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    files = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
+    return sorted({*files, *registry.names(group)})
+
+
+def preset(group: str, name: str) -> bool:
+    """Whether an option has a file in conf/."""
+    return (conf_dir() / group / f"{name}.yaml").is_file()
 
 
 def sweeps() -> dict[str, str]:

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from policyprune.config.schema import Config, Evaluating, Finetuning, Given, Labelled, LanguageModeling
+from policyprune.config.schema import Config, Evaluating, Finetuning, Labelled, LanguageModeling
 from policyprune.errors import UsageError
-from policyprune.storage.record_file import MASK_FILE
 from policyprune.storage.sources import check_source, locate
 
 QUESTIONS = "allenai/ai2_arc"  # the data set that the hub is asked for, of those with questions
@@ -32,8 +31,8 @@ def _files(config: Config | Finetuning | Evaluating) -> list[tuple[str, str]]:
         files += [(f"task.data_files.{split}", path) for split, path in task.data_files.items()]
         if task.origin == "embedded":
             files += [(f"task.offline_files.{split}", path) for split, path in task.offline_files.items()]
-    if isinstance(config, Config) and isinstance(config.optimizer, Given):
-        files.append(("optimizer.folder", f"{config.optimizer.folder}/{MASK_FILE}"))
+    if isinstance(config, Config):
+        files += config.optimizer.files().items()
     return files
 
 

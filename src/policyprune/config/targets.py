@@ -116,7 +116,7 @@ def applying(plan: str, overrides: list[str]) -> list[str]:
     if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in ("source", "dtype")):
         raise UsageError(f"plan: {plan!r} is no plan of policyprune: it names no model")
     stated = literal({key: base.get(key) for key in ("source", "revision", "dtype")})
-    node = {"defaults": ["/base/model@_here_", "_self_"], "name": "as_planned", **stated}
+    node = {"name": "as_planned", **stated}
     ConfigStore.instance().store(group="model", name="as_planned", node=node)
     if any(override.startswith("model.source=") for override in overrides):
         return [f"plan={quoted(plan)}", "model.revision=null"]

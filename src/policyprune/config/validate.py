@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
+from copy import deepcopy
 from typing import Any
 
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
@@ -11,7 +13,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from policyprune.config.combinations import check_combinations, check_evaluating, check_exporting
 from policyprune.config.fields import check
 from policyprune.config.origins import decide_origins, questions_origin, task_origin
-from policyprune.config.schema import Applying, Config, Evaluating, Exporting, Finetuning
+from policyprune.config.schema import Applying, Calibrated, Config, Evaluating, Exporting, Finetuning, Wandb
 from policyprune.errors import UsageError
 
 UNNAMED = re.compile(r"[^\w.,+=@() -]+")  # stands in no folder's name; a run's name may come from anyone's file
@@ -33,6 +35,7 @@ def validate(composed: DictConfig) -> Any:
     except MissingMandatoryValue as error:
         raise UsageError(f"{error.full_key}: no value given") from error
     assert isinstance(config, Config | Finetuning | Evaluating | Exporting | Applying)
+    fill(config)
     _check(OmegaConf.to_container(composed, resolve=True), config, "")
     if isinstance(config, Config):
         check_combinations(config)
@@ -46,13 +49,35 @@ def validate(composed: DictConfig) -> Any:
     return config
 
 
+def fill(config: Any) -> None:
+    """Put values where None stands for another of the run's: its seed, all of its calibration sequences.
+
+    `config` is that of a verb, typed or composed.
+    """
+    verb = OmegaConf.get_type(config)
+    if verb not in (Config, Finetuning, Evaluating):
+        return
+    calibration = config.task.calibration
+    if calibration.seed is None:
+        calibration.seed = config.seed
+    if verb is not Config:
+        return
+    if config.importance.sequences is None:
+        config.importance.sequences = calibration.count
+    tuning = OmegaConf.get_type(config.tuning)
+    if tuning is not None and issubclass(tuning, Calibrated) and config.tuning.sequences is None:
+        config.tuning.sequences = calibration.count
+    if OmegaConf.get_type(config.tracker) is Wandb and config.tracker.mode is None:
+        config.tracker.mode = os.environ.get("WANDB_MODE", "offline")
+
+
 def _check(raw: Any, config: Any, prefix: str) -> None:
     fields = {field.name: field for field in dataclasses.fields(config)}
     for key in raw:
         if key not in fields:
             raise UsageError(f"{prefix}{key}: unknown key, the choices are {', '.join(fields)}")
     values = {key: getattr(config, key) for key in fields}
-    for key, value in values.items():  # first what stands here: groups may refer to it, as task.calibration.seed does
+    for key, value in values.items():  # first what stands here: groups may take it over, as task.calibration.seed does
         if not dataclasses.is_dataclass(value):
             check(f"{prefix}{key}", value, fields[key].metadata)
     for key, value in values.items():
@@ -68,6 +93,8 @@ def fingerprint(config: Config | Finetuning | Evaluating) -> str:
 
 def run_label(composed: DictConfig) -> str:
     """Folder name of a run: what was composed, and a short hash that tells apart what the name does not say."""
+    composed = deepcopy(composed)
+    fill(composed)
     content: dict[str, Any] = {
         str(key): OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         for key, node in composed.items()

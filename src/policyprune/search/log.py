@@ -14,8 +14,7 @@ from torch import Tensor
 from policyprune.config.schema import Optimizer, Safety
 from policyprune.errors import RunError, UsageError
 from policyprune.progress import bar
-from policyprune.pruning.optimizers import Found
-from policyprune.pruning.optimizers.problem import Each, Job
+from policyprune.pruning.optimizers.problem import Each, Found, Job
 from policyprune.runs.curve import EMPTY, Curve, read_curve
 from policyprune.runs.state import Content, SearchState, StateFile
 from policyprune.search.prune import Pruning, Scores, find_mask

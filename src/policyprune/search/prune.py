@@ -12,10 +12,9 @@ from transformers import PreTrainedModel
 from policyprune.config.schema import Calibrated, Importance, Optimizer, Tuning
 from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.compensation import Compensation
-from policyprune.pruning.importance import Evidence, scores_of
-from policyprune.pruning.importance.initialisation import initial_probabilities
-from policyprune.pruning.optimizers import OPTIMIZERS, Found, Problem
-from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Report, State
+from policyprune.pruning.importance.evidence import Evidence
+from policyprune.pruning.importance.initialisation import initial_probabilities, scores_of
+from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Found, Problem, Report, State
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.search.forwards import Forwards
 from policyprune.surgery.shrink import shrink
@@ -101,7 +100,7 @@ def prune(pruning: Pruning, optimizer: Optimizer, tuning: Tuning, report: Report
 def score(pruning: Pruning) -> Scores:
     """Importance of the decisions, the sum over the units below each, and the probabilities that spend the budget."""
     space = pruning.prunable.space
-    importance = space.pooled(scores_of(pruning.importance.name, pruning.evidence))
+    importance = space.pooled(scores_of(pruning.importance, pruning.evidence))
     return Scores(importance, initial_probabilities(importance, space, pruning.budget, pruning.importance))
 
 
@@ -134,7 +133,8 @@ def find_mask(
         each=forwards.each if share is None else share(forwards.each),
     )
     with forwards.on():
-        return OPTIMIZERS[optimizer.name](problem, optimizer, report or _ignore, state)
+        found: Found = optimizer.search(problem, report or _ignore, state)
+        return found
 
 
 def _ignore(step: dict[str, Tensor | float]) -> None:

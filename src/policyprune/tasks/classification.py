@@ -106,7 +106,7 @@ def build(
     train = drawn(train, config.calibration)
     protocol = {
         "task": config.name,
-        "calibration": {"source": origin, "count": len(train), "seed": config.calibration.seed},
+        "calibration": {"source": origin, "count": len(train), "seed": config.calibration.drawn_by},
         "tests": {split: {"source": where, "examples": len(rows)} for split, (rows, where) in loaded.items()},
         "max_length": config.max_length,
         "classes": names.names if names else None,

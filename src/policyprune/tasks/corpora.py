@@ -54,12 +54,12 @@ def calibration_documents(task: LanguageModeling, held_out: set[str]) -> Iterato
     documents: Iterable[Document]
     if task.source is not None:
         stream = _own_split(task, task.calibration_split).shuffle(
-            seed=task.calibration.seed, buffer_size=SHUFFLE_BUFFER
+            seed=task.calibration.drawn_by, buffer_size=SHUFFLE_BUFFER
         )
         documents = _of_hub("task.source", task.source, stream, task)
     else:
         documents = [d for d in _files(task.files or [], task) if task.test_files or d.share() >= task.test_fraction]
-        random.Random(task.calibration.seed).shuffle(documents)
+        random.Random(task.calibration.drawn_by).shuffle(documents)
     yield from (d for d in documents if d.text.strip() and d.key not in held_out)
 
 

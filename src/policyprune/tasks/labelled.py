@@ -85,7 +85,7 @@ def drawn(rows: Dataset, examples: Examples) -> Dataset:
     count = examples.count or len(rows)
     if len(rows) < count:
         raise UsageError(f"task.calibration.count: {count} is more than the {len(rows)} there are")
-    return rows.shuffle(seed=examples.seed).select(range(count))
+    return rows.shuffle(seed=examples.drawn_by).select(range(count))
 
 
 def _letters(row: dict[str, Any], columns: list[str]) -> str:

@@ -79,7 +79,7 @@ def build(
             "split": config.calibration_split,
             "count": config.calibration.count,
             "length": config.calibration.length,
-            "seed": config.calibration.seed,
+            "seed": config.calibration.drawn_by,
         },
         "test_split": config.test_split if config.source or config.test_source else "held-out documents",
         "test_text": hashlib.sha256(text.encode()).hexdigest()[:12],
@@ -142,7 +142,7 @@ def _calibration(
             f"task.calibration.count: {count} sequences of {length} tokens are "
             f"more than the corpus holds, use at most {len(tokens) // fresh}"
         )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(config.calibration.seed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(config.calibration.drawn_by))
     return cut(torch.tensor(tokens, dtype=torch.long), length, bos)[order]
 
 

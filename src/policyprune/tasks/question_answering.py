@@ -129,7 +129,7 @@ def build(
         tests[split] = Questions(first, make_windows(first, config, tokenizer))
     protocol = {
         "task": config.name,
-        "calibration": {"source": train_source, "count": len(train), "seed": config.calibration.seed},
+        "calibration": {"source": train_source, "count": len(train), "seed": config.calibration.drawn_by},
         "tests": {split: {"source": splits[split][1], "questions": len(test.rows)} for split, test in tests.items()},
         "max_length": config.max_length,
         "stride": config.stride,

@@ -1,21 +1,16 @@
 """FLAP's compensation (An et al., AAAI 2024): what the removed units give on average becomes a bias."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import BiasCompensation
 from policyprune.models.layerwise import columns_of, projection, walk, watch
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.tuning.teacher_student import Batch
+from policyprune.tuning.teacher_student import Batch, Fitted
 
 
 @torch.no_grad()
-def compensate(
-    prunable: PrunableModel, mask: Tensor, batches: list[Batch], config: BiasCompensation, first_token: bool
-) -> tuple[Compensation, list[dict[str, Any]]]:
+def compensate(prunable: PrunableModel, mask: Tensor, batches: list[Batch], first_token: bool) -> Fitted:
     """A bias (d,) for each block that loses units of mask (n,): W mean(X) over their columns, and a report.
 
     X are the inputs in the dense model. Padding is left out; with `first_token` the last layer looks at the first

@@ -14,7 +14,7 @@ from policyprune.pruning.prunable import PrunableModel
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks.task import CalibrationData, by_length
-from policyprune.tuning import TUNINGS, Report
+from policyprune.tuning.teacher_student import Report
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +35,15 @@ def fit(
 
     `quick` is the model in the data type of the forward passes, the model itself where there is none. `strength` in the
     report is the share of the change that is kept: the best one on calibration sequences that it was not fitted to.
-    `bias_compensation` has none, it is a baseline as published.
+    A tuning that is a baseline as published has none.
     """
     quick = quick or prunable
     fitted, held_out = config.sequences, torch.arange(0)
-    if config.name != "bias_compensation":
+    if config.chooses_strength:
         fitted, held_out = split(len(data.lengths), config.sequences)
     rows = by_length(data.lengths[:fitted], BATCH)
     batches = [{name: tensor.to(quick.device) for name, tensor in data.inputs(batch).items()} for batch in rows]
-    compensation, report = TUNINGS[config.name](quick, mask, batches, config, reads_first_token(quick.model))
+    compensation, report = config.fit(quick, mask, batches, reads_first_token(quick.model))
     if len(held_out):
 
         def loss(smaller: PreTrainedModel) -> float:
@@ -61,13 +61,13 @@ def reads_first_token(model: PreTrainedModel) -> bool:
     return auto_class(model) == "AutoModelForSequenceClassification" and not hasattr(model, "score")
 
 
-def split(sequences: int, fitted: int) -> tuple[int, Tensor]:
-    """How many rows a tuning is fitted to, the first `fitted`, and those held out: the next, `HELD_OUT` at most.
+def split(sequences: int, fitted: int | None) -> tuple[int, Tensor]:
+    """How many rows a tuning is fitted to, and those held out, `HELD_OUT` at most.
 
-    Where fewer than an eighth as many follow, the last eighth of the fitted ones is held out instead; none of one
-    sequence.
+    It is fitted to the first `fitted` (None: all), the next are held out. Where fewer
+    than an eighth as many follow, the last eighth of the fitted ones is held out instead; none of one sequence.
     """
-    fitted = min(fitted, sequences)
+    fitted = sequences if fitted is None else min(fitted, sequences)
     wanted = min(HELD_OUT, max(1, fitted // 8))
     cut = fitted if sequences - fitted >= wanted else max(1, fitted - wanted)
     return cut, torch.arange(cut, min(sequences, cut + HELD_OUT))

@@ -2,33 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import LeastSquares
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.tuning import solvers
-from policyprune.tuning.teacher_student import Batch, block_tasks
+from policyprune.tuning.teacher_student import Batch, Fitted, block_tasks
 
-Solver = Callable[[Tensor, Tensor, float, int], Tensor | None]
-SOLVERS: dict[str, Solver] = {"cg2": solvers.cg2, "lsmr": solvers.lsmr}
+FitBlock = Callable[["NormalEquations", int], tuple[Tensor, dict[str, float | str]]]
 
 
 @torch.no_grad()
 def rescale(
-    prunable: PrunableModel, mask: Tensor, batches: list[Batch], config: LeastSquares, first_token: bool
-) -> tuple[Compensation, list[dict[str, Any]]]:
-    """Scales (n,) float32 of the units, 0 where mask (n,) is 0, and a report of each block. `config.name` solves.
+    prunable: PrunableModel, mask: Tensor, batches: list[Batch], fit_block: FitBlock, first_token: bool
+) -> Fitted:
+    """Scales (n,) float32 of the units, 0 where mask (n,) is 0, and a report of each block.
 
     The inputs of a block are those that the already tuned layers before it produce, its target is the dense model's
     output of the same block (methods, section 5). Padding is left out; with `first_token` the last layer is fitted to
-    the first token alone, since a classifier looks at no other. A block keeps its binary mask where the solver finds
-    nothing finite, a scale is beyond +-limit or the error would grow; the other blocks are tuned all the same.
+    the first token alone, since a classifier looks at no other. `fit_block(equations, count)`
+    gives the scales (count,) of a block and what became of it.
     """
-    solver = SOLVERS[config.name]
     scales = mask.float().cpu().clone()
     views = prunable.units.views(scales)
     report = []
@@ -41,31 +36,10 @@ def rescale(
             block, equations = task.block, NormalEquations(task.weight, task.block.width)
             for x, target in task.samples:
                 equations.add(x, target)
-            fitted, outcome = _fit(equations, len(task.kept), config, solver)
+            fitted, outcome = fit_block(equations, len(task.kept))
             views[block.layer, block.kind][task.kept] = fitted.float().cpu()
             report.append({"layer": block.layer, "kind": block.kind, **outcome})
     return Compensation(scales), report
-
-
-def _fit(
-    equations: "NormalEquations", count: int, config: LeastSquares, solver: Solver
-) -> tuple[Tensor, dict[str, float | str]]:
-    """Scales (count,) and what became of the block: solve (A^T A + damp I) r = A^T (b - A 1), scales 1 + r."""
-    matrix, right = equations.system()
-    ones = torch.ones_like(right)
-    damped = matrix + config.damp * matrix.diagonal().mean() * torch.eye(
-        count, dtype=matrix.dtype, device=matrix.device
-    )
-    r = solver(damped, right - matrix @ ones, config.tolerance, config.iterations)
-    before = equations.error(ones)
-    if r is None or not bool(r.isfinite().all()):
-        return ones, {"outcome": "no solution", "error": before, "binary_error": before}
-    if float((1 + r).abs().max()) > config.limit:
-        return ones, {"outcome": "beyond the limit", "error": before, "binary_error": before}
-    after = equations.error(1 + r)
-    if not after <= before:
-        return ones, {"outcome": "no gain", "error": before, "binary_error": before}
-    return 1 + r, {"outcome": "tuned", "error": after, "binary_error": before}
 
 
 @dataclass

@@ -7,24 +7,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from policyprune.config.schema import Reconstruct
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Key
-from policyprune.tuning.teacher_student import Batch, BlockTask, block_tasks
+from policyprune.tuning.teacher_student import Batch, BlockTask, Fitted, block_tasks
 
 HELD_OUT = 4  # one token of so many judges the ridge
 
 
 @torch.no_grad()
 def reconstruct(
-    prunable: PrunableModel, mask: Tensor, batches: list[Batch], config: Reconstruct, first_token: bool
-) -> tuple[Compensation, list[dict[str, Any]]]:
+    prunable: PrunableModel, mask: Tensor, batches: list[Batch], ridges: list[float], first_token: bool
+) -> Fitted:
     """New weights (d, kept features) of the output projections, and a report of each block.
 
     With X (tokens, features) what the already reconstructed student brings to an output projection W and Y its output
     in the dense model without the bias, W + D with the least ||X (W + D)^T - Y||^2 + r ||D||^2 takes the place of W. Of
-    several `ridge` a block takes the one that, fitted to three quarters of the tokens, has the least error on the last
+    several `ridges` a block takes the one that, fitted to three quarters of the tokens, has the least error on the last
     quarter. It keeps its weights where there is no finite solution or the error, there or of all tokens, would grow.
     """
     weights: dict[Key, Tensor] = {}
@@ -52,7 +51,7 @@ def reconstruct(
         try:
             for task in block_tasks(prunable, mask, batches, prune, first_token):
                 block = task.block
-                fitted, outcome = _fit(task, config.ridge)
+                fitted, outcome = _fit(task, ridges)
                 if fitted is not None:
                     weights[block.layer, block.kind] = fitted.float().cpu()
                     replaced[block.out] = task.columns, fitted.to(task.weight.dtype), task.bias

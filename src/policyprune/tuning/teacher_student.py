@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from policyprune.models.adapter import Block
 from policyprune.models.layerwise import columns_of, projection, walk, watch
+from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 
 Batch = dict[str, Tensor]  # arguments of the model's forward: token ids (B, T), attention mask (B, T), ...
+Report = list[dict[str, Any]]  # a row for each block: layer, kind, outcome, error, binary_error
+Fitted = tuple[Compensation, Report]
 
 
 @dataclass(frozen=True)

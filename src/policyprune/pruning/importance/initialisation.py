@@ -1,22 +1,38 @@
-"""From a metric to initial keep probabilities (methods, section 3)."""
+"""Importance scores, and the initial keep probabilities that they become (methods, section 3)."""
 
 import torch
 from torch import Tensor
 
 from policyprune.config.schema import Importance
+from policyprune.errors import RunError
 from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.budget.projection import project
 from policyprune.pruning.budget.selection import select
+from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.space import GATES, Space
 
 DOUBT = 0.1
 
 
+def scores_of(importance: Importance, evidence: Evidence) -> Tensor:
+    """Scores (n,) of the units; RunError where some are NaN or infinite, which no order of units can be made of."""
+    scores: Tensor = importance.score(evidence)
+    wrong = (~scores.isfinite()).nonzero().flatten().tolist()
+    if wrong:
+        group = evidence.space.groups[int(evidence.space.group_of[wrong[0]])]
+        where = f"the {group.kind} of layer {group.layer}" if group.layer >= 0 else f"the {group.kind} channels"
+        raise RunError(
+            f"importance: {importance.name} gives {len(wrong)} of {len(scores)} units a score that is NaN or infinite, "
+            f"the first in {where}; weights or gradients overflow, try model.dtype=float32 model.search_dtype=float32"
+        )
+    return scores
+
+
 def initial_probabilities(scores: Tensor, space: Space, budget: Budget, config: Importance) -> Tensor:
-    """Map metric scores (n,) to keep probabilities (n,) float32 that spend the budget.
+    """Map scores (n,) to keep probabilities (n,) float32 that spend the budget.
 
     `sigmoid_norm`: sigmoid of the standardised score; `norm`: score between minimum and maximum; both shifted onto the
-    budget. `score_const`: `confidence` for the units that the metric keeps, 1 - confidence for the others.
+    budget. `score_const`: `confidence` for the units that the score keeps, 1 - confidence for the others.
     Standardised within each block (`per_layer`) or over all blocks of a kind (`global`, and always for whole blocks and
     layers). A gate begins between 1 - `DOUBT` and 1, so that units carry the budget until the search finds out.
     """

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import PolicyGradient
-
 EDGE = 1e-4  # probabilities nearer to 0 or 1 are taken as this far away where something is divided by s (1 - s)
 
 
@@ -26,13 +24,15 @@ def gradient(masks: Tensor, advantages: Tensor, s: Tensor, score: str, divisor: 
 
 @dataclass
 class Baseline:
-    """Turns losses into advantages; keeps the moving average, NaN before its first step.
+    """Turns losses into advantages; keeps the moving average of `window` steps, None before its first step.
 
     `losses` is (K, M): K masks for each of M sequences, or (K, 1) when one mask serves the whole batch. `dense` (M,)
     are the dense model's losses of the same sequences, used by `residual` alone.
     """
 
-    config: PolicyGradient
+    kind: str
+    window: int
+    window_update: str
     average: Tensor | None = None
 
     def advantages(self, losses: Tensor, dense: Tensor | None) -> Tensor:
@@ -40,27 +40,27 @@ class Baseline:
 
         A loss that is NaN or infinite has the advantage 0, and no part in the baseline of the others.
         """
-        kind = self.config.baseline
         values = losses if dense is None else losses - dense
         valid = values.isfinite()
-        if kind == "none":
-            found = losses
-        elif kind == "leave_one_out":
-            found = _minus_the_others(_filled(losses, valid))
-        elif kind == "residual":
+        if self.kind == "none":
+            advantages = losses
+        elif self.kind == "leave_one_out":
+            advantages = _minus_the_others(_filled(losses, valid))
+        elif self.kind == "residual":
             assert dense is not None
-            found = _minus_the_others(_filled(values.reshape(-1), valid.reshape(-1))).view_as(losses)
+            advantages = _minus_the_others(_filled(values.reshape(-1), valid.reshape(-1))).view_as(losses)
         else:
-            found = self._minus_moving_average(_filled(losses.reshape(-1), valid.reshape(-1)).view_as(losses), valid)
-        return torch.where(valid, found, 0)
+            filled = _filled(losses.reshape(-1), valid.reshape(-1)).view_as(losses)
+            advantages = self._minus_moving_average(filled, valid)
+        return torch.where(valid, advantages, 0)
 
     def _minus_moving_average(self, losses: Tensor, valid: Tensor) -> Tensor:
         """delta <- (1 - 1/T) delta + (1/T) mean; the first step only sets it, its advantages are zero in the mean."""
-        mean, share = losses.mean(), 1 / self.config.window
+        mean, share = losses.mean(), 1 / self.window
         before = torch.full_like(mean, torch.nan) if self.average is None else self.average
         new = torch.where(before.isnan(), mean, (1 - share) * before + share * mean)
         self.average = torch.where(valid.any(), new, before)
-        used = self.average if self.config.window_update == "before_use" else before
+        used = self.average if self.window_update == "before_use" else before
         return losses - torch.where(before.isnan(), mean, used)
 
 

@@ -1,23 +1,55 @@
 """Kwon et al., NeurIPS 2022: Fisher search for the split between heads and channels, then greedy rearrangement."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
 
-from policyprune.config.schema import Kwon
-from policyprune.pruning.budget.budget import Budget
-from policyprune.pruning.budget.selection import Items, items_of, select
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from policyprune.config.fields import named, setting
+from policyprune.config.schema import Config, Optimizer
+from policyprune.errors import UsageError
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
-from policyprune.pruning.space import Space
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from policyprune.pruning.budget.budget import Budget
+    from policyprune.pruning.budget.selection import Items
+    from policyprune.pruning.space import Space
 
 
-def search(problem: Problem, config: Kwon, report: Report, state: State = FORGETFUL) -> Found:
-    """The mask with the least Fisher loss under the budget; back-propagates once, searches without the model."""
-    assert problem.gradients is not None
-    gradients = problem.gradients()
-    mask = best_split(gradients.square().mean(0), problem.space, problem.budget)
-    if config.rearrange:
-        mask = rearrange(gradients, mask, problem.space)
-    return Found(mask, mask.float(), forwards=0)
+@dataclass(kw_only=True)
+class Kwon(Optimizer):
+    """Fisher search and rearrangement of Kwon et al., NeurIPS 2022."""
+
+    name: str = named("kwon")
+    rearrange: bool = setting(True, help="swap units within each block while that lowers the Fisher loss")
+
+    back_propagates: ClassVar[bool] = True
+    handles_nested: ClassVar[bool] = False
+    handles_hidden: ClassVar[bool] = False
+
+    def check(self, config: Config) -> None:
+        """Heads and channels, by Fisher scores."""
+        if config.importance.name != "fisher":
+            raise UsageError(
+                f"importance: {config.importance.name!r}, but optimizer=kwon searches by Fisher alone; use fisher"
+            )
+        blocks = sorted(set(config.granularity.units) & {"attention_block", "ffn_block", "layer"})
+        if blocks:
+            raise UsageError(
+                f"optimizer: kwon splits a budget between heads and channels, granularity={config.granularity.name} "
+                f"has {', '.join(blocks)}; use one_shot with importance=fisher, policy_gradient or ppo"
+            )
+
+    def search(self, problem: Problem, report: Report, state: State = FORGETFUL) -> Found:
+        """The mask with the least Fisher loss under the budget; back-propagates once, searches without the model."""
+        assert problem.gradients is not None
+        gradients = problem.gradients()
+        mask = best_split(gradients.square().mean(0), problem.space, problem.budget)
+        if self.rearrange:
+            mask = rearrange(gradients, mask, problem.space)
+        return Found(mask, mask.float(), forwards=0)
 
 
 def best_split(fisher: Tensor, space: Space, budget: Budget) -> Tensor:
@@ -27,6 +59,10 @@ def best_split(fisher: Tensor, space: Space, budget: Budget) -> Tensor:
     split that loses the least information is taken (algorithm 1 of the paper); what a block costs besides its units
     is paid by the first of them. Otherwise, and with whole blocks or layers as units, the most informative are taken.
     """
+    import torch
+
+    from policyprune.pruning.budget.selection import items_of, select
+
     kinds = sorted({group.kind for group in space.groups})
     if kinds != ["attention", "ffn"] or len(budget.pool_limit) > 1 or len(budget.limit) != len(budget.pool_limit):
         return select(fisher, budget)
@@ -63,11 +99,11 @@ def rearrange(gradients: Tensor, mask: Tensor, space: Space) -> Tensor:
     """
     result = mask.clone()
     blocks, views = space.views(gradients), space.views(result)
-    for key, own in views.items():
+    for key, block_mask in views.items():
         g = blocks[key].double()
         matrix = g.T @ g / len(g)
-        for _ in range(len(own)):
-            pruned, kept = (~own).nonzero().flatten(), own.nonzero().flatten()
+        for _ in range(len(block_mask)):
+            pruned, kept = (~block_mask).nonzero().flatten(), block_mask.nonzero().flatten()
             if not len(pruned) or not len(kept):
                 break
             pull = matrix[:, pruned].sum(1)
@@ -76,5 +112,5 @@ def rearrange(gradients: Tensor, mask: Tensor, space: Space) -> Tensor:
             best = int(change.argmin())
             if float(change.flatten()[best]) >= -1e-12 * float(matrix.diagonal().sum()):
                 break
-            own[pruned[best // len(kept)]], own[kept[best % len(kept)]] = True, False
+            block_mask[pruned[best // len(kept)]], block_mask[kept[best % len(kept)]] = True, False
     return result

@@ -1,18 +1,21 @@
-"""All that an optimizer may know of the model."""
+"""All that an optimizer may know of the model. Imports no torch, so that the files of optimizers can import it."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from policyprune.pruning.budget.budget import Budget
-from policyprune.pruning.space import Space
+    from policyprune.pruning.budget.budget import Budget
+    from policyprune.pruning.space import Space
 
-Evaluate = Callable[[Tensor, Tensor], Tensor]
-Job = tuple[Tensor, Tensor]  # masks (B, n) or (1, n), and the rows (B,) that they are tried on
-Each = Callable[[Sequence[Job]], list[Tensor]]
-Report = Callable[[dict[str, Tensor | float]], None]
+Evaluate = Callable[["Tensor", "Tensor"], "Tensor"]
+Job = tuple["Tensor", "Tensor"]  # masks (B, n) or (1, n), and the rows (B,) that they are tried on
+Each = Callable[[Sequence[Job]], list["Tensor"]]
+Report = Callable[[dict[str, "Tensor | float"]], None]
 
 
 class State(Protocol):
@@ -48,10 +51,10 @@ class Problem:
 
     `evaluate(masks, rows)` gives the losses (B,) of the calibration sequences `rows` (B,) under masks (B, n), one for
     each sequence, or (1, n), the same for all; with gradients where these are enabled and the masks have them.
-    `lengths` (N,) are the tokens of each sequence there is. `metric` (n,) is the raw importance, `start` (n,) the
-    initial keep probabilities, on the model's device. `gradients()` are those of the loss with respect to the mask, a
-    row per example (rows, n), for the methods that may back-propagate; None where there are none. `per_cost`: a unit's
-    worth is its metric divided by its cost. `each(jobs)` evaluates several masks that do not wait for one another, on
+    `lengths` (N,) are the tokens of each sequence there is. `metric` (n,) are the raw importance scores, `start` (n,)
+    the initial keep probabilities, on the model's device. `gradients()` are those of the loss with respect to the mask,
+    a row per example (rows, n), for those that may back-propagate; None where there are none. `per_cost`: a unit's
+    worth is its score divided by its cost. `each(jobs)` evaluates several masks that do not wait for one another, on
     as many processes as there are; without it they are evaluated one after the other.
     """
 

@@ -1,1 +1,1 @@
-"""Mask search by proximal policy optimisation (G-Pruner's PPOM)."""
+"""Mask search by proximal policy optimisation."""

@@ -1,0 +1,74 @@
+"""Which optimizers, importances and tunings there are. Their classes are read without torch.
+
+Another package adds its own by entry points of the groups `policyprune.optimizer`, `policyprune.importance` and
+`policyprune.tuning` (docs/add-an-optimizer.md).
+"""
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from policyprune.errors import UsageError, describe
+
+OPTIMIZERS = "policyprune.pruning.optimizers"
+IMPORTANCE = "policyprune.pruning.importance"
+TUNING = "policyprune.tuning"
+
+OPTIONS: dict[str, dict[str, str]] = {  # group -> option -> module:class
+    "optimizer": {
+        "evolution": f"{OPTIMIZERS}.evolution:Evolution",
+        "from_run": f"{OPTIMIZERS}.no_search:FromRun",
+        "greedy": f"{OPTIMIZERS}.greedy:Greedy",
+        "gumbel": f"{OPTIMIZERS}.gumbel:Gumbel",
+        "kwon": f"{OPTIMIZERS}.kwon:Kwon",
+        "one_shot": f"{OPTIMIZERS}.no_search:OneShot",
+        "policy_gradient": f"{OPTIMIZERS}.policy_gradient:PolicyGradient",
+        "ppo": f"{OPTIMIZERS}.ppo.ppo:PPO",
+        "straight_through": f"{OPTIMIZERS}.straight_through:StraightThrough",
+    },
+    "importance": {
+        "block_influence": f"{IMPORTANCE}.activations:BlockInfluence",
+        "constant": f"{IMPORTANCE}.data_free:Constant",
+        "fisher": f"{IMPORTANCE}.fisher_taylor:Fisher",
+        "flap": f"{IMPORTANCE}.activations:Flap",
+        "magnitude": f"{IMPORTANCE}.data_free:Magnitude",
+        "random": f"{IMPORTANCE}.data_free:Random",
+        "taylor": f"{IMPORTANCE}.fisher_taylor:Taylor",
+        "wanda_sp": f"{IMPORTANCE}.activations:WandaSp",
+    },
+    "tuning": {
+        "bias_compensation": f"{TUNING}.options:BiasCompensation",
+        "cg2": f"{TUNING}.options:CG2",
+        "lsmr": f"{TUNING}.options:LSMR",
+        "none": f"{TUNING}.options:NoTuning",
+        "reconstruct": f"{TUNING}.options:Reconstruct",
+    },
+}
+
+
+def names(group: str) -> list[str]:
+    """The options of a group that are classes, ours and those of other packages."""
+    return sorted({*OPTIONS.get(group, {}), *_foreign(group)})
+
+
+def option(group: str, name: str) -> Any:
+    """The class of an option; UsageError where another package's cannot be imported."""
+    if name in OPTIONS[group]:
+        module, _, attribute = OPTIONS[group][name].partition(":")
+        return getattr(import_module(module), attribute)
+    entry = _foreign(group)[name]
+    try:
+        return entry.load()
+    except Exception as error:
+        raise UsageError(f"{group}: {name!r}, which another package adds, cannot be read: {describe(error)}") from error
+
+
+def able(group: str, ability: str) -> list[str]:
+    """The options of a group whose class declares an ability, such as `shares_masks`."""
+    return [name for name in names(group) if getattr(option(group, name), ability)]
+
+
+@cache
+def _foreign(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=f"policyprune.{group}")}

@@ -1,0 +1,210 @@
+"""One run: base classes of what an optimizer, an importance or a tuning is, and the config that holds one of each."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from policyprune.config.fields import SEEDS, choice, named, number, setting, size
+from policyprune.config.schema.evaluation import Evaluation
+from policyprune.config.schema.model import Budget, Granularity, Model
+from policyprune.config.schema.task import LanguageModeling, Task
+from policyprune.errors import UsageError
+
+NAME = "which option this is"
+SEQUENCES = "calibration sequences to look at; null: all"
+PER_COST = "one-shot masks take the units with the highest score per cost, or else with the highest score"
+
+
+@dataclass(kw_only=True)
+class Optimizer:
+    """Base of the optimizers: what each can do, what can be set of it, and its search.
+
+    The file of an optimizer is read before torch is imported, so `search` imports torch itself.
+    """
+
+    name: str = setting(help=NAME)
+
+    shares_masks: ClassVar[bool] = False  # has masks that do not wait for one another: several processes share them
+    back_propagates: ClassVar[bool] = False  # needs gradients, not forward passes alone
+    handles_nested: ClassVar[bool] = True  # units inside others: heads beside whole blocks, blocks beside layers
+    handles_hidden: ClassVar[bool] = True  # channels of the residual stream, which belong to no layer
+
+    @property
+    def length(self) -> int | None:
+        """Number of steps of the search; None where it has none, or they are not known before."""
+        return None
+
+    @property
+    def sliced(self) -> bool:
+        """Whether forward passes leave out what a mask prunes, instead of multiplying it by zero."""
+        return False
+
+    def files(self) -> dict[str, str]:
+        """Files that have to be there, by the key that names them."""
+        return {}
+
+    def check(self, config: "Config") -> None:
+        """Raise UsageError for what in the config only this optimizer forbids."""
+
+    def search(self, problem: Any, report: Any, state: Any) -> Any:
+        """The mask that is found: (`Problem`, `Report`, `State`) -> `Found` (pruning/optimizers/problem.py)."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Stepwise(Optimizer):
+    """Base of the optimizers that take a given number of steps, each on a batch of calibration sequences."""
+
+    steps: int = number(at_least=1, help="steps of the search")
+    batch_size: int = number(8, at_least=1, help="calibration sequences per step")
+
+    @property
+    def length(self) -> int | None:
+        """Number of steps of the search."""
+        return self.steps
+
+    def check(self, config: "Config") -> None:
+        """A batch may not be more than there is."""
+        task = config.task
+        if isinstance(task, LanguageModeling) and self.batch_size > task.calibration.count:
+            raise UsageError(
+                f"optimizer.batch_size: {self.batch_size} is more than task.calibration.count={task.calibration.count}"
+            )
+
+
+@dataclass(kw_only=True)
+class Importance:
+    """A score for each unit, and how it becomes the initial keep probability.
+
+    The file of an importance score is read before torch is imported, so `score` imports torch itself.
+    """
+
+    name: str = setting(help=NAME)
+    sequences: int | None = number(128, at_least=1, help=SEQUENCES)
+    gradient_per: str = choice(
+        "example", choices=("example", "batch"), help="fisher, taylor: whose gradient is squared or made absolute"
+    )
+    per_cost: bool = setting(True, help=PER_COST)
+    mapping: str = choice(
+        "sigmoid_norm",
+        choices=("sigmoid_norm", "norm", "score_const"),
+        help="from scores to keep probabilities: sigmoid of the standardised score, score between minimum and maximum, "
+        "or `confidence` for what the score keeps",
+    )
+    normalize: str = choice("per_layer", choices=("per_layer", "global"), help="over which units scores are compared")
+    confidence: float = number(
+        0.9, above=0.5, below=1, help="mapping=score_const: keep probability of the units that the score keeps"
+    )
+
+    needs_calibration: ClassVar[bool] = True  # looks at calibration sequences
+    back_propagates: ClassVar[bool] = False  # needs gradients, not forward passes alone
+    handles_hidden: ClassVar[bool] = False  # channels of the residual stream, which belong to no layer
+
+    def check(self, config: "Config") -> None:
+        """Raise UsageError for what in the config only this importance forbids."""
+
+    def score(self, evidence: Any) -> Any:
+        """Scores (n,) float32 on the CPU, of `Evidence` (pruning/importance/evidence.py). The higher, the better."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Tuning:
+    """What is done to the output projections of the kept units.
+
+    The file of a tuning is read before torch is imported, so `fit` imports torch itself.
+    """
+
+    name: str = setting(help=NAME)
+
+    handles_hidden: ClassVar[bool] = False  # a model that lost channels of the residual stream
+    adds_biases: ClassVar[bool] = False  # to projections that have none
+    chooses_strength: ClassVar[bool] = True  # kept as far as it lowers the loss of other sequences
+
+    def check(self, config: "Config") -> None:
+        """Raise UsageError for what in the config only this tuning forbids."""
+
+
+@dataclass(kw_only=True)
+class Calibrated(Tuning):
+    """A tuning that looks at calibration sequences."""
+
+    sequences: int | None = number(1024, at_least=1, help=SEQUENCES)
+
+    def fit(self, prunable: Any, mask: Any, batches: Any, first_token: bool) -> Any:
+        """What changes in the units that a mask (n,) keeps, and a report of each block.
+
+        (`PrunableModel`, mask, inputs of the model in batches, whether its head reads the first token alone) ->
+        (`Compensation`, report), as tuning/teacher_student.py has them.
+        """
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Export:
+    """How the pruned model is written: `export=[hf,onnx]` merges the options, so each of them sets its own switch."""
+
+    name: str = choice(choices=("hf", "onnx", "gguf", "none"), help=NAME)
+    hf: bool = setting(False, help="a checkpoint that transformers loads")
+    onnx: bool = setting(False, help="a graph for ONNX Runtime")
+    gguf: bool = setting(False, help="a file for llama.cpp")
+    max_shard_size: str = size("5GB", help="size of the largest safetensors file")
+    gguf_dtype: str = choice("f16", choices=("f32", "f16", "q8_0"), help="of the weights in the GGUF file")
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats to write."""
+        written = {"hf": self.hf, "onnx": self.onnx, "gguf": self.gguf}
+        return [name for name, wanted in written.items() if wanted]
+
+
+@dataclass(kw_only=True)
+class Tracker:
+    """Base of the trackers; the local record is the truth with any of them."""
+
+    name: str = choice(choices=("none", "tensorboard"), help=NAME)
+
+
+@dataclass(kw_only=True)
+class Wandb(Tracker):
+    """Weights & Biases."""
+
+    name: str = named("wandb")
+    project: str = setting("policyprune", help="project of Weights & Biases")
+    entity: str | None = setting(None, help="user or team; null: that of the login")
+    mode: str | None = choice(
+        None,
+        choices=("online", "offline", "disabled", "shared"),
+        help="null: the environment's WANDB_MODE, offline where that is not set",
+    )
+    group: str | None = setting(None, help="runs that stand together; null: the name of the sweep")
+    job_type: str = setting("prune", help="kind of run")
+    tags: list[str] = setting([], help="words to find the run by")
+
+
+@dataclass(kw_only=True)
+class Safety:
+    """What keeps the work of a search; none of it changes what is found."""
+
+    save_seconds: float | None = number(30.0, at_least=0, help="between two saves of the search; null: not by time")
+    save_steps: int | None = number(None, at_least=1, help="steps between two saves of the search; null: not by steps")
+    max_skipped: int = number(100, at_least=0, help="masks whose loss is NaN or infinite; more of them end the run")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """One run: model x task x granularity x budget x optimizer, and what they lean on."""
+
+    model: Model
+    task: Task
+    granularity: Granularity
+    budget: Budget
+    importance: Importance
+    optimizer: Optimizer
+    tuning: Tuning
+    evaluation: Evaluation
+    export: Export
+    tracker: Tracker
+    safety: Safety = field(default_factory=Safety)
+    method: str | None = setting(None, help="names the row of a table; set by the options of the group `method`")
+    seed: int = number(0, at_least=0, at_most=SEEDS, help="of all random numbers")
+    force: bool = setting(False, help="run again although a finished record of the same config is there")

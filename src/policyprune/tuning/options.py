@@ -1,0 +1,138 @@
+"""The tunings: what can be set of each, and what it does. No torch at the top."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from policyprune.config.fields import named, number
+from policyprune.config.schema import Calibrated, Config, Tuning
+from policyprune.config.schema.run import SEQUENCES
+from policyprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from policyprune.pruning.prunable import PrunableModel
+    from policyprune.tuning.least_squares import NormalEquations
+    from policyprune.tuning.teacher_student import Batch, Fitted
+
+
+@dataclass(kw_only=True)
+class NoTuning(Tuning):
+    """The kept units stay as they are."""
+
+    name: str = named("none")
+
+    handles_hidden: ClassVar[bool] = True
+
+
+@dataclass(kw_only=True)
+class LeastSquares(Calibrated):
+    """Real-valued scales of the kept units, by layer-wise least squares against the dense model's outputs."""
+
+    damp: float = number(1.0, at_least=0, help="ridge, relative to the mean diagonal of the normal matrix")
+    tolerance: float = number(1e-5, above=0, help="relative residual at which the solver ends")
+    iterations: int = number(200, at_least=1, help="of the solver, at most")
+    limit: float = number(10.0, above=0, help="a layer with a scale beyond +-limit keeps its binary mask")
+
+    def fit(self, prunable: PrunableModel, mask: Tensor, batches: list[Batch], first_token: bool) -> Fitted:
+        """Scales of the units that mask (n,) keeps."""
+        from policyprune.tuning.least_squares import rescale
+
+        return rescale(prunable, mask, batches, self.scales, first_token)
+
+    def scales(self, equations: NormalEquations, count: int) -> tuple[Tensor, dict[str, float | str]]:
+        """Scales (count,) and what became of the block: solve (A^T A + damp I) r = A^T (b - A 1), scales 1 + r.
+
+        A block keeps its binary mask where the solver finds nothing finite, a scale is beyond +-limit or the error
+        would grow.
+        """
+        import torch
+
+        matrix, right = equations.system()
+        ones = torch.ones_like(right)
+        damped = matrix + self.damp * matrix.diagonal().mean() * torch.eye(
+            count, dtype=matrix.dtype, device=matrix.device
+        )
+        r = self.solve(damped, right - matrix @ ones)
+        before = equations.error(ones)
+        if r is None or not bool(r.isfinite().all()):
+            return ones, {"outcome": "no solution", "error": before, "binary_error": before}
+        if float((1 + r).abs().max()) > self.limit:
+            return ones, {"outcome": "beyond the limit", "error": before, "binary_error": before}
+        after = equations.error(1 + r)
+        if not after <= before:
+            return ones, {"outcome": "no gain", "error": before, "binary_error": before}
+        return 1 + r, {"outcome": "tuned", "error": after, "binary_error": before}
+
+    def solve(self, matrix: Tensor, right: Tensor) -> Tensor | None:
+        """Solve matrix (k, k) x = right (k,) in float64; None where there is no solution."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class CG2(LeastSquares):
+    """G-Pruner's mask tuning: conjugate gradient squared on the normal equations."""
+
+    name: str = named("cg2")
+
+    def solve(self, matrix: Tensor, right: Tensor) -> Tensor | None:
+        """By conjugate gradient squared."""
+        from policyprune.tuning.solvers import cg2
+
+        return cg2(matrix, right, self.tolerance, self.iterations)
+
+
+@dataclass(kw_only=True)
+class LSMR(LeastSquares):
+    """Kwon et al.'s mask tuning, by LSMR."""
+
+    name: str = named("lsmr")
+
+    def solve(self, matrix: Tensor, right: Tensor) -> Tensor | None:
+        """By LSMR."""
+        from policyprune.tuning.solvers import lsmr
+
+        return lsmr(matrix, right, self.tolerance, self.iterations)
+
+
+@dataclass(kw_only=True)
+class BiasCompensation(Calibrated):
+    """The mean output of the removed units becomes a bias of the output projection (FLAP)."""
+
+    name: str = named("bias_compensation")
+
+    adds_biases: ClassVar[bool] = True
+    chooses_strength: ClassVar[bool] = False
+
+    def fit(self, prunable: PrunableModel, mask: Tensor, batches: list[Batch], first_token: bool) -> Fitted:
+        """Biases of the blocks that lose units of mask (n,)."""
+        from policyprune.tuning.bias_compensation import compensate
+
+        return compensate(prunable, mask, batches, first_token)
+
+
+@dataclass(kw_only=True)
+class Reconstruct(Calibrated):
+    """New output projections for the kept units, by layer-wise least squares against the dense model's outputs."""
+
+    name: str = named("reconstruct")
+    sequences: int | None = number(None, at_least=1, help=SEQUENCES)
+    ridge: list[float] = number(
+        [0.01, 0.1, 1.0, 10.0],
+        at_least=0,
+        help="relative to the mean diagonal of the normal matrix; of several each block takes its best on tokens held "
+        "out",
+    )
+
+    def check(self, config: Config) -> None:
+        """Something to choose from."""
+        if not self.ridge:
+            raise UsageError("tuning.ridge: [] leaves nothing to choose from, give one or more such as [0.1, 1]")
+
+    def fit(self, prunable: PrunableModel, mask: Tensor, batches: list[Batch], first_token: bool) -> Fitted:
+        """New output projections for the units that mask (n,) keeps."""
+        from policyprune.tuning.reconstruct import reconstruct
+
+        return reconstruct(prunable, mask, batches, self.ridge, first_token)
