@@ -20,7 +20,7 @@ from policyprune.report.table import Cell, Row, Table
 
 LONGEST = 60  # letters of a name that go into a file's
 HOW_TO_READ = (
-    "keep 0.8: the budget leaves 80 % of the dense model, in the units of the budget.",
+    "keep 0.8: 80 % of the dense model is left, counted as the budget counts (units, parameters, FLOPs or latency).",
     "24.10 ± 0.20: mean and standard deviation over seeds. ↓: lower is better, ↑: higher is better.",
     "Bold: the best mean of a column, and those within one standard error of the difference from it. Nothing is bold "
     "where the best has one seed, or where that would be every row.",
