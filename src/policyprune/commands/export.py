@@ -25,9 +25,9 @@ from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.plan import Plan, check_base
 from policyprune.surgery.plan_file import read_plan
 
-BEGINNINGS = {"gguf": re.compile(rb"GGUF"), "plan": re.compile(rb'\s*\{\s*"format": "policyprune-plan-')}
-ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja", ".py", ".md", ".onnx", ".data")  # of our own exports
-LONGEST = 200  # bytes of a name: what is being written has a longer one
+FIRST_BYTES = {"gguf": re.compile(rb"GGUF"), "plan": re.compile(rb'\s*\{\s*"format": "policyprune-plan-')}
+SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja", ".py", ".md", ".onnx", ".data")  # of exports
+LONGEST = 200  # bytes of a name; while a file is written, its name is longer
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -39,7 +39,7 @@ def export(config: Exporting) -> Path:
         return _copy_plan(config, path)
     check_free(path, config.format, config.model.source)
     run = Path(config.run) if config.run else None
-    described = _described(run) if run is not None and config.format == "hf" else None
+    on_card = _on_card(run) if run is not None and config.format == "hf" else None
     plan = read_plan(run / PLAN_FILE) if run is not None and not (run / "checkpoint").is_dir() else None
     dense = _planned(config.model, plan) if plan else config.model
     empty = skeleton_as(dense, head_class(plan))
@@ -50,8 +50,9 @@ def export(config: Exporting) -> Path:
     if config.format == "hf" and config.dtype is not None:
         model = model.to(DTYPES[config.dtype])  # type: ignore[arg-type]
     formats.write_format(config.format, model, tokenizer, path, settings)
-    if described is not None:
-        write_card(described[0], path, described[1])
+    if on_card is not None:
+        record, source = on_card
+        write_card(record, path, source)
     print(path)
     return path
 
@@ -62,8 +63,8 @@ def load(config: Model, kind: str, plan: Plan | None) -> tuple[PreTrainedModel, 
     return (plan.apply(model) if plan else model), tokenizer
 
 
-def _described(run: Path) -> tuple[Record, str] | None:
-    """What the model card says of a run: its record and the dense model. None for a run that pruned nothing.
+def _on_card(run: Path) -> tuple[Record, str] | None:
+    """The record of a run and the source of its dense model, for the model card. None for a run that pruned nothing.
 
     UsageError, before anything is written, where no card can be made from them.
     """
@@ -92,30 +93,29 @@ def head_class(plan: Plan | None) -> Any:
 
 
 def _target(config: Exporting, settings: formats.Settings) -> Path:
+    """`output`, otherwise a name in the run's folder, beside the checkpoint, or here for a model of the hub."""
     if config.output:
         return Path(config.output)
     suffix = f"-{config.dtype}" if config.format == "hf" and config.dtype else ""
     if config.run is not None:
-        known = (
-            Path(config.run) / PLAN_FILE
-            if config.format == "plan"
-            else formats.target(config.format, Path(config.run), settings)
-        )
-        return known.with_name(known.name + suffix)
+        run = Path(config.run)
+        path = run / PLAN_FILE if config.format == "plan" else formats.target(config.format, run, settings)
+        return path.with_name(path.name + suffix)
     source = Path(config.model.source)
-    beside = source.parent if source.exists() else Path()
+    folder = source.parent if source.exists() else Path()
     ending = f"-{settings.gguf_dtype}.gguf" if config.format == "gguf" else f"-{config.format}{suffix}"
-    return beside / (config.model.name + ending)
+    return folder / (config.model.name + ending)
 
 
 def _copy_plan(config: Exporting, path: Path) -> Path:
+    """Copy a plan, and the tensors of its compensation beside it."""
     assert config.run is not None
     source = Path(config.run) / PLAN_FILE
     compensation = read_plan(source).compensation
     if path != source:
         check_free(path, "plan", str(source))
-        beside = compensation is not None and (compensation.weights or compensation.biases)
-        if beside and path.parent.resolve() != source.parent.resolve():
+        has_tensors = compensation is not None and (compensation.weights or compensation.biases)
+        if has_tensors and path.parent.resolve() != source.parent.resolve():
             if (path.parent / MASK_FILE).exists():
                 raise UsageError(
                     f"output: {str(path)!r} needs its {MASK_FILE} beside it, where there is one; name another folder"
@@ -129,29 +129,29 @@ def _copy_plan(config: Exporting, path: Path) -> Path:
 
 def check_free(path: Path, form: str, source: str) -> None:
     """UsageError where an export would take the place of something else, or cannot be written at all."""
-    file = form in BEGINNINGS
+    is_file = form in FIRST_BYTES
     if len(os.fsencode(path.name)) > LONGEST:
         raise UsageError(f"output: {str(path)!r} has a name of more than {LONGEST} bytes, use a shorter one")
-    if file and path.is_dir():
+    if is_file and path.is_dir():
         raise UsageError(f"output: {str(path)!r} is a folder, name a file")
-    check_output(str(path), folder=not file)
-    try:  # what permissions do not tell: a full disk, a file system of the kernel
-        with tempfile.TemporaryDirectory(dir=next(there for there in path.absolute().parents if there.exists())):
+    check_output(str(path), folder=not is_file)
+    try:  # a full disk or the kernel's own file system is seen only by writing
+        with tempfile.TemporaryDirectory(dir=next(folder for folder in path.absolute().parents if folder.exists())):
             pass
     except OSError as error:
         raise UsageError(f"output: {str(path)!r} cannot be written: {error.strerror}") from error
-    if file:
-        if path.exists() and not _begins(path, BEGINNINGS[form]):
+    if is_file:
+        if path.exists() and not _begins(path, FIRST_BYTES[form]):
             raise UsageError(f"output: {str(path)!r} is another file, name a new one")
     elif path.is_dir():
         names = {file.name for file in path.iterdir()}
-        foreign = [file.name for file in path.iterdir() if file.is_dir() or file.suffix not in ENDINGS]
+        foreign = [file.name for file in path.iterdir() if file.is_dir() or file.suffix not in SUFFIXES]
         if names and ("config.json" not in names or foreign):
             raise UsageError(f"output: {str(path)!r} holds other files, name another folder")
     if Path(source).exists() and path.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
         raise UsageError(f"output: {str(path)!r} is or holds what is exported, name another place")
 
 
-def _begins(path: Path, wanted: re.Pattern[bytes]) -> bool:
+def _begins(path: Path, first_bytes: re.Pattern[bytes]) -> bool:
     with path.open("rb") as file:
-        return wanted.match(file.read(200)) is not None
+        return first_bytes.match(file.read(200)) is not None
