@@ -21,7 +21,7 @@ from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.search.log import Keeping, search
+from policyprune.search.log import SearchContext, search
 from policyprune.search.prune import Pruning, Scores
 from policyprune.tasks import Task, build
 from policyprune.tasks.task import CalibrationUsage
@@ -70,9 +70,11 @@ def main() -> None:
         seed=config.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
-        keeping = Keeping(folder=Path(folder), config_hash="", safety=config.safety, tracker=NoTracker(), usage=usage)
+        context = SearchContext(
+            folder=Path(folder), config_hash="", safety=config.safety, tracker=NoTracker(), usage=usage
+        )
         began = time.perf_counter()
-        search(pruning, Scores(start, start), config.optimizer, keeping)
+        search(pruning, Scores(start, start), config.optimizer, context)
         total = time.perf_counter() - began
     masked = task.seconds / task.calls
     print(f"search: {total:.2f} s, {task.calls} forwards, {100 * task.seconds / total:.2f} % of the time inside them")

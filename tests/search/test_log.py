@@ -18,7 +18,7 @@ from policyprune.pruning.optimizers.ppo.ppo import PPO
 from policyprune.pruning.optimizers.problem import Found, Problem
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
-from policyprune.search.log import Keeping, search
+from policyprune.search.log import SearchContext, search
 from policyprune.search.prune import Pruning, Scores
 from policyprune.tasks.task import CalibrationUsage
 from policyprune.tracking.tracker import NoTracker
@@ -109,5 +109,7 @@ def searched(prunable: PrunableModel, quick: Any, config: Any, folder: Path) -> 
         seed=config.seed,
     )
     vars(pruning)["evidence"] = SimpleNamespace(gradients=ones[None])
-    keeping = Keeping(folder=folder, config_hash="the same", safety=config.safety, tracker=NoTracker(), usage=usage)
-    return search(pruning, Scores(ones, ones), config.optimizer, keeping)
+    context = SearchContext(
+        folder=folder, config_hash="the same", safety=config.safety, tracker=NoTracker(), usage=usage
+    )
+    return search(pruning, Scores(ones, ones), config.optimizer, context)

@@ -31,7 +31,7 @@ from policyprune.runs.repair import repair
 from policyprune.runs.stages import measured
 from policyprune.runs.state import Content, StateFile, once
 from policyprune.runs.summary import closing_words, summary
-from policyprune.search.log import Keeping, search
+from policyprune.search.log import SearchContext, search
 from policyprune.search.prune import Pruned, Pruning, Scores, score
 from policyprune.search.team import Team, leading
 from policyprune.search.worker import briefing
@@ -177,14 +177,15 @@ def _score(run: Run, pruning: Pruning, usage: CalibrationUsage) -> Scores:
 def _search(run: Run, pruning: Pruning, scores: Scores, usage: CalibrationUsage) -> Found:
     """The decisions, and what the record says of the search; the other processes end with it."""
     record, units = run.record, pruning.prunable.units
-    keeping = Keeping(
+    context = SearchContext(
         folder=run.folder,
         config_hash=record.config_hash,
         safety=run.config.safety,
         tracker=run.tracker,
         usage=usage,
+        team=run.team,
     )
-    found, facts = search(pruning, scores, run.config.optimizer, keeping, run.team)
+    found, facts = search(pruning, scores, run.config.optimizer, context)
     if run.team is not None:
         run.team.dismiss()
     mask = pruning.prunable.space.expand(found.mask)

@@ -23,17 +23,17 @@ from policyprune.storage.record_file import CURVE_FILE
 from policyprune.tasks.task import CalibrationUsage
 from policyprune.tracking.tracker import Tracker
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 HELD_ON_GPU = 10  # steps between two looks at numbers that live on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeping:
-    """Where a search is kept and who hears of it.
+class SearchContext:
+    """The run that a search is a part of.
 
-    `folder` gets `curve.jsonl` and `search.state`. `config_hash` names the run that these belong to. `usage` counts the
-    calibration sequences that are looked at.
+    `folder` gets `curve.jsonl` and `search.state`, `config_hash` names the run that these belong to. `usage` counts the
+    calibration sequences that are looked at. `team`: the processes that share the masks of a step.
     """
 
     folder: Path
@@ -41,24 +41,26 @@ class Keeping:
     safety: Safety
     tracker: Tracker
     usage: CalibrationUsage
+    team: Team | None = None
 
 
 def search(
-    pruning: Pruning, scores: Scores, optimizer: Optimizer, keeping: Keeping, team: Team | None = None
+    pruning: Pruning, scores: Scores, optimizer: Optimizer, context: SearchContext
 ) -> tuple[Found, dict[str, Any]]:
     """Find a mask, going on where an earlier process ended; also what the record says of the search.
 
-    `team`: the processes that share the masks of a step. RunError when too many losses are NaN or infinite.
+    RunError when too many losses are NaN or infinite.
     """
-    kept = SearchLog(keeping, pruning.quick.device, str(pruning.quick.model.dtype).removeprefix("torch."))
-    share = None if team is None else _shared(team, keeping.usage)
-    with kept.open(optimizer.length):
-        found = kept.found
+    log = SearchLog(context, pruning.quick.device, str(pruning.quick.model.dtype).removeprefix("torch."))
+    team = context.team
+    share = None if team is None else _shared(team, context.usage)
+    with log.open(optimizer.length):
+        found = log.found
         if found is None:
-            with kept.saving() as state:
-                found = find_mask(pruning, scores, optimizer, kept.report, state, share)
+            with log.saving() as state:
+                found = find_mask(pruning, scores, optimizer, log.report, state, share)
                 state.end(vars(found))
-    return found, {**kept.facts(), "processes": 1 if team is None else team.size}
+    return found, {**log.facts(), "processes": 1 if team is None else team.size}
 
 
 def _shared(team: Team, usage: CalibrationUsage) -> Callable[[Each], Each]:
@@ -78,10 +80,10 @@ def _shared(team: Team, usage: CalibrationUsage) -> Callable[[Each], Each]:
 class SearchLog:
     """Curve file, state file, bar and tracker of one search, which may have begun in an earlier process."""
 
-    def __init__(self, keeping: Keeping, device: torch.device, dtype: str) -> None:
-        self._keeping, self._device, self._dtype = keeping, device, dtype
-        self._path = keeping.folder / CURVE_FILE
-        self._file = StateFile(keeping.folder / "search.state", {"config": keeping.config_hash})
+    def __init__(self, context: SearchContext, device: torch.device, dtype: str) -> None:
+        self._context, self._device, self._dtype = context, device, dtype
+        self._path = context.folder / CURVE_FILE
+        self._file = StateFile(context.folder / "search.state", {"config": context.config_hash})
         self._began, self._skipped = time.perf_counter(), 0
         self._resumed: list[int] = []  # steps after which a later process went on
         self._before = self._file.read(lambda content: read_curve(self._path, content["curve"]) is not None)
@@ -101,9 +103,9 @@ class SearchLog:
                 f"use that or remove {self._file.path}"
             )
         self._began -= before["seconds"]
-        self._keeping.usage.load(before["calibration"])
+        self._context.usage.load(before["calibration"])
         self._resumed = [*before["resumed"], before["steps"]]
-        log.info("the search goes on after step %d", before["steps"])
+        logger.info("the search goes on after step %d", before["steps"])
 
     @contextmanager
     def open(self, steps: int | None) -> Iterator[None]:
@@ -124,7 +126,7 @@ class SearchLog:
 
     def saving(self) -> SearchState:
         """The state of the optimizer, for a `with` block."""
-        return SearchState(file=self._file, safety=self._keeping.safety, before=self._before, around=self._content)
+        return SearchState(file=self._file, safety=self._context.safety, before=self._before, around=self._content)
 
     def report(self, step: dict[str, Tensor | float]) -> None:
         """Take the numbers of a step."""
@@ -144,9 +146,9 @@ class SearchLog:
         """RunError when too many masks were skipped."""
         for values in rows:
             self._bar.set_postfix(loss=f"{values['loss']:.3f}", keep=f"{values['keep']:.3f}", refresh=False)
-            self._keeping.tracker.log(values, step=int(values["step"]))
+            self._context.tracker.log(values, step=int(values["step"]))
             self._skipped += int(values.get("skipped", 0))
-        allowed = self._keeping.safety.max_skipped
+        allowed = self._context.safety.max_skipped
         if self._skipped > allowed:
             raise RunError(
                 f"{self._skipped} masks had a loss that is NaN or infinite, more than safety.max_skipped={allowed}"
@@ -162,5 +164,5 @@ class SearchLog:
             "resumed": self._resumed,
             "device": self._device.type,
             "dtype": self._dtype,
-            "calibration": self._keeping.usage.state(),
+            "calibration": self._context.usage.state(),
         }
