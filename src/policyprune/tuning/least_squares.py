@@ -21,8 +21,8 @@ def rescale(
 
     The inputs of a block are those that the already tuned layers before it produce, its target is the dense model's
     output of the same block (methods, section 5). Padding is left out; with `first_token` the last layer is fitted to
-    the first token alone, since a classifier looks at no other. `fit_block(equations, count)`
-    gives the scales (count,) of a block and what became of it.
+    the first token alone, since a classifier looks at no other. `fit_block(equations, count)` gives the scales (count,)
+    of a block and what became of it.
     """
     scales = mask.float().cpu().clone()
     views = prunable.units.views(scales)
