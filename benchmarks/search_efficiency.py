@@ -88,7 +88,7 @@ class Arm:
 def arms(settings: dict[str, str], own: list[str]) -> Iterator[Arm]:
     """Every search that is compared."""
     for rate in (word for word in settings["rates"].split(",") if word):
-        overrides = ["optimizer=policy_gradient_released", f"optimizer.learning_rate={rate}"]
+        overrides = ["importance=wanda_sp", "optimizer=policy_gradient_released", f"optimizer.learning_rate={rate}"]
         yield Arm(f"released, rate {rate}", True, int(settings["passes"]), overrides)
     for passes in (int(word) for word in settings["ours"].split(",") if word):
         yield Arm(f"ours, {passes} passes", False, passes, [*OURS, *own])

@@ -47,7 +47,9 @@ class Timed:
 def main() -> None:
     register()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = validate(hydra.compose("config", ["optimizer.steps=10", *sys.argv[1:]]))
+        chosen = any(word.startswith(("optimizer=", "method=")) for word in sys.argv[1:])
+        search = [] if chosen else ["importance=wanda_sp", "optimizer=policy_gradient"]
+        config = validate(hydra.compose("config", [*search, "optimizer.steps=10", *sys.argv[1:]]))
     model, tokenizer = load(config.model, config.task)
     prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)
     task = Timed(build(config.task, tokenizer, model))

@@ -118,7 +118,7 @@ class Tuning:
 
     handles_hidden: ClassVar[bool] = False  # a model that lost channels of the residual stream
     adds_biases: ClassVar[bool] = False  # to projections that have none
-    chooses_strength: ClassVar[bool] = True  # kept as far as it lowers the loss of other sequences
+    chooses_strength: ClassVar[bool] = False  # kept as far as it lowers the loss of sequences it was not fitted to
 
     def check(self, config: "Config") -> None:
         """Raise UsageError for what in the config only this tuning forbids."""
@@ -129,6 +129,8 @@ class Calibrated(Tuning):
     """A tuning that looks at calibration sequences."""
 
     sequences: int | None = number(1024, at_least=1, help=SEQUENCES)
+
+    chooses_strength: ClassVar[bool] = True
 
     def fit(self, prunable: Any, mask: Any, batches: Any, first_token: bool) -> Any:
         """What changes in the units that a mask (n,) keeps, and a report of each block.
