@@ -34,7 +34,7 @@ numbers. The same command again shows them; an interrupted run goes on where it 
 
 examples:
   policyprune method=ours budget.keep=0.7
-  policyprune model=llama2_7b task=c4 optimizer=policy_gradient_paper
+  policyprune model=llama2_7b task=c4 method=pg_paper
   policyprune -m budget.keep=0.9,0.8,0.7 method=ours,flap
   policyprune sweep smoke --dry-run
   policyprune finetune model=minilm_l6 task=glue/sst2
