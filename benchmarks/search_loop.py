@@ -21,7 +21,7 @@ from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.search.log import SearchContext, search
+from policyprune.search.log import SearchContext
 from policyprune.search.prune import Pruning, Scores
 from policyprune.tasks import Task, build
 from policyprune.tasks.task import CalibrationUsage
