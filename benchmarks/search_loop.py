@@ -21,7 +21,7 @@ from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.search.log import SearchContext
+from policyprune.search.log import SearchContext, search
 from policyprune.search.prune import Pruning, Scores
 from policyprune.tasks import Task, build
 from policyprune.tasks.task import CalibrationUsage
@@ -48,8 +48,8 @@ def main() -> None:
     register()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         chosen = any(word.startswith(("optimizer=", "method=")) for word in sys.argv[1:])
-        search = [] if chosen else ["importance=wanda_sp", "optimizer=policy_gradient"]
-        config = validate(hydra.compose("config", [*search, "optimizer.steps=10", *sys.argv[1:]]))
+        words = [] if chosen else ["importance=wanda_sp", "optimizer=policy_gradient"]
+        config = validate(hydra.compose("config", [*words, "optimizer.steps=10", *sys.argv[1:]]))
     model, tokenizer = load(config.model, config.task)
     prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)
     task = Timed(build(config.task, tokenizer, model))
