@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.fields import check_added
+from policyprune.config.messages import hint
 from policyprune.config.options import conf_dir, groups, options
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError
@@ -51,6 +52,9 @@ def of_hydra(override: str) -> bool:
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
     """The overrides as Hydra understands them, inside `hydra.initialize...`."""
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise UsageError(f"{override!r} is not key=value")
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     return list(parser.parse_overrides(list(overrides)))
 
@@ -90,6 +94,9 @@ def compose(config_name: str, overrides: Sequence[str], added: Sequence[str] = (
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         stated = parsed(overrides)
         for override in stated:
+            if override.is_sweep_override():
+                line = str(override.input_line)
+                raise UsageError(f"{line}: several values, give one, or -m for a run of each{hint(line)}")
             if override.input_line not in added:
                 _check_options(override)
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
@@ -132,8 +139,6 @@ def _check_options(override: Override) -> None:
         raise UsageError(f"{override.input_line}: names no key, give key=value")
     if group not in groups() or override.is_delete():
         return
-    if override.is_sweep_override():
-        return  # Hydra wants --multirun for it, or the points are checked one by one
     value: Any = override.value()
     for name in value if group in MERGED and isinstance(value, list) else [value]:
         if name not in options(group):
