@@ -30,12 +30,12 @@ MODEL is the folder of a run, a checkpoint, or a name on the Hugging Face hub.
 
 A run writes into outputs/<name>: the smaller model, the mask, the search curve, the log, and record.json with all
 numbers. The same command again shows them; an interrupted run goes on where it stopped.
-`method=NAME` sets importance, optimizer and tuning together: method=ours, method=flap, method=wanda_sp, ...
+`method=NAME` sets importance, optimizer and tuning together; without it they are those of method=ours.
 
 examples:
-  policyprune method=ours budget.keep=0.7
+  policyprune budget.keep=0.7
   policyprune model=llama2_7b task=c4 method=pg_paper
-  policyprune -m budget.keep=0.9,0.8,0.7 method=ours,flap
+  policyprune -m budget.keep=0.9,0.8,0.7 method=ours,flap,wanda_sp
   policyprune sweep smoke --dry-run
   policyprune finetune model=minilm_l6 task=glue/sst2
   policyprune evaluate outputs/<name> evaluation=zero_shot
