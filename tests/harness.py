@@ -34,6 +34,7 @@ SMALL_EVALUATION = [
     "evaluation.latency.length=16",
 ]
 SMALL_SEARCH = ["optimizer.steps=5", "optimizer.batch_size=4"]
+POLICY_GRADIENT = ["importance=wanda_sp", "optimizer=policy_gradient", "tuning=none"]
 
 
 def composed(*overrides: str) -> DictConfig:

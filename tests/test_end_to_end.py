@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from harness import (
+    POLICY_GRADIENT,
     SMALL_EVALUATION,
     SMALL_SEARCH,
     composed,
@@ -70,7 +71,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def searched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, corpus: Path) -> Ran:
     """One run with everything on, in the default folder; most tests here look at it."""
     cwd = tmp_path_factory.mktemp("searched")
-    arguments = small_run(tiny_checkpoint, corpus, "budget.keep=0.75", *SMALL_SEARCH, *SMALL_EVALUATION)
+    arguments = small_run(
+        tiny_checkpoint, corpus, *POLICY_GRADIENT, "budget.keep=0.75", *SMALL_SEARCH, *SMALL_EVALUATION
+    )
     done = console(*arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return Ran(cwd, arguments, cwd / "outputs" / run_label(composed(*arguments)), done.stdout, done.stderr)
@@ -243,7 +246,7 @@ def test_multirun_makes_a_folder_for_each_seed(tiny_checkpoint: Path, corpus: Pa
 def swept(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, corpus: Path) -> dict[tuple[str, str], Any]:
     """Records by budget and granularity, of one multirun."""
     cwd = tmp_path_factory.mktemp("swept")
-    arguments = ["optimizer=one_shot", "importance=magnitude", "budget.keep=0.9", *SMALL_EVALUATION]
+    arguments = ["optimizer=one_shot", "importance=magnitude", "tuning=none", "budget.keep=0.9", *SMALL_EVALUATION]
     axes = ["budget=flops,params,rate", "granularity=head,channel,head_channel"]
     once = ["evaluation.fresh_process=false"]
     done = console("-m", *axes, *small_run(tiny_checkpoint, corpus, *arguments, *once), cwd=cwd)
@@ -271,6 +274,18 @@ def test_every_budget_is_met_at_every_granularity(
     sizes = {row.subject: row.value for row in record.results if row.metric == metric and row.subject != "one_shot"}
     assert sizes["pruned"] <= 0.9 * sizes["dense"]
     assert sizes["pruned"] > 0.85 * sizes["dense"], "the budget is not used"
+
+
+def test_without_a_choice_the_recommended_method_runs(tiny_checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    arguments = small_run(tiny_checkpoint, corpus, *SMALL_SEARCH, *SMALL_EVALUATION, "evaluation.fresh_process=false")
+    done = console(*arguments, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "run")
+    assert record is not None
+    assert record.config["method"] == "ours"
+    assert record.search["backwards"] == 5
+    assert {"pruned", "tuned"} <= {row.subject for row in record.results if row.metric == "perplexity"}
+    assert record.calibration["tuning"]["sequences"] == 48, "all there are, to fit and to judge by"
 
 
 def test_a_run_that_is_refused_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from policyprune.pruning.budget.block_latency import BlockLatency, Timing
 from policyprune.runs.record import Record
 from policyprune.tasks import build
 
-QUICK = ["evaluation.fresh_process=false", "evaluation.one_shot=[global,per_layer]", *SMALL_EVALUATION]
+QUICK = ["tuning=none", "evaluation.fresh_process=false", "evaluation.one_shot=[global,per_layer]", *SMALL_EVALUATION]
 PPO = ["optimizer.iterations=2", "optimizer.episodes=2", "optimizer.examples=8", "importance.sequences=16"]
 STEPS = ["optimizer.steps=4", "optimizer.batch_size=4"]
 LATENCY = BlockLatency(0.02, {"attention": 0.1, "ffn": 0.1}, {"attention": 0.1, "ffn": 0.38 / 48})

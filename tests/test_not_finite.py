@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import SMALL_EVALUATION, SMALL_SEARCH, paragraphs, small_run, validated, write_corpus
+from harness import POLICY_GRADIENT, SMALL_EVALUATION, SMALL_SEARCH, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import run as pipeline
 from policyprune.runs.card import card
 from policyprune.runs.record import read_record
@@ -28,7 +28,9 @@ def test_one_that_is_not_finite_loses_no_search(
     monkeypatch.setattr("policyprune.evaluation.perplexity.window_losses", broken)
     monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path / "cache"))
     corpus = write_corpus(tmp_path / "stories.txt", paragraphs(150))
-    arguments = small_run(tiny_checkpoint, corpus, *SMALL_SEARCH, *SMALL_EVALUATION, *HERE, "optimizer.steps=1")
+    arguments = small_run(
+        tiny_checkpoint, corpus, *POLICY_GRADIENT, *SMALL_SEARCH, *SMALL_EVALUATION, *HERE, "optimizer.steps=1"
+    )
     pipeline.run(validated(*arguments), tmp_path / "run")
     record = read_record(tmp_path / "run")
     assert record is not None
