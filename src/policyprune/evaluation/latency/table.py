@@ -37,12 +37,20 @@ def block_latency(source: Model, task: Task, budget: Budget, granularity: Granul
     """The latency of a model's layers for a latency budget, None for another budget."""
     if not isinstance(budget, LatencyBudget):
         return None
-    model = skeleton(source, task)
+    device = device_of(source)
+    return layer_latency(skeleton(source, task), budget, granularity, device, dtype_of(source, device))
+
+
+def layer_latency(
+    model: PreTrainedModel, budget: LatencyBudget, granularity: Granularity, device: torch.device, dtype: torch.dtype
+) -> BlockLatency:
+    """The same of a model without weights (on the meta device), of which one layer is made and timed.
+
+    UsageError for layers of unequal widths.
+    """
     adapter = adapt(model)
     check_equal_widths(adapter, "budget: latency")
     blocks = {block.kind: block for block in adapter.blocks if block.layer == 0}
-    device = device_of(source)
-    dtype = dtype_of(source, device)
     key = {**_machine(device), "dtype": str(dtype), **_shapes(model, blocks, budget)}
     units, align = granularity.units, granularity.align
     points = widths(blocks["attention"], blocks["ffn"], units, align)
