@@ -1,0 +1,176 @@
+"""Options by their names in conf/, without Hydra: for Python, as the command line composes them. No torch here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from policyprune.config.options import conf_dir, options
+from policyprune.config.registry import OPTIONS, option
+from policyprune.config.schema import (
+    Budget,
+    Config,
+    Evaluation,
+    Export,
+    Granularity,
+    LatencyBudget,
+    Model,
+    Task,
+    Tracker,
+)
+from policyprune.config.validate import validate
+from policyprune.errors import UsageError
+
+ORDER = ("method", "optimizer", "granularity", "budget")  # options of these choose options of others, the first wins
+PARTS = ("granularity", "budget", "importance", "optimizer", "tuning")
+
+
+def compose(given: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a pruning by group, as `policyprune group=name ...` composes them.
+
+    `given` has the names of options, or options themselves, for some of the groups; the method is a group, too. The
+    options of the other groups are those that a method, an optimizer or a granularity asks for, or the defaults.
+    UsageError for a name that a group lacks.
+    """
+    chosen = {group: value for group, value in given.items() if value is not None}
+    sets: dict[str, dict[str, Any]] = {}
+    for group in ORDER:
+        choice = chosen.get(group, _defaults().get(group))
+        if choice is None:
+            continue
+        preset = _read(group, choice) if isinstance(choice, str) else _of_class(group, choice.name)
+        for other, name in preset.chooses.items():
+            chosen.setdefault(other, name)
+        for other, values in preset.sets.items():
+            sets[other] = {**values, **sets.get(other, {})}
+    return {group: _made(group, chosen.get(group, _defaults()[group]), sets.get(group, {})) for group in PARTS}
+
+
+def granularity_of(units: str | Sequence[str] | Granularity, spared: Sequence[float] = (0.0, 0.0)) -> Granularity:
+    """A granularity by its name, by its kinds of units, or as it is. UsageError for a name that there is not."""
+    if isinstance(units, Granularity):
+        return units
+    if isinstance(units, str):
+        made: Granularity = _made("granularity", units, {"spared": list(spared)})
+        return made
+    return Granularity(name="+".join(units), units=list(units), spared=list(spared))
+
+
+def configured(parts: dict[str, Any], source: str, task: Task, method: str | None, seed: int) -> Config:
+    """The config of a pruning in memory: nothing is written or measured. UsageError as on the command line.
+
+    `source` is what the model is called. Without a method, `ours` is named where it is what the parts amount to.
+    """
+    ours = _file("method", "ours").chooses
+    if method is None and all(parts[group].name == name for group, name in ours.items()):
+        method = "ours"
+    return checked(
+        Config(
+            model=Model(name=source.rstrip("/").rpartition("/")[2], source=source),
+            task=task,
+            evaluation=Evaluation(name="none", lengths=[], one_shot=[], fresh_process=False),
+            export=Export(name="none"),
+            tracker=Tracker(name="none"),
+            method=method,
+            seed=seed,
+            **parts,
+        )
+    )
+
+
+def checked(config: Config) -> Config:
+    """A config that was put together in Python, after the checks of the command line, which raise UsageError."""
+    for group in fields(config):
+        part = getattr(config, group.name)
+        if is_dataclass(part):
+            _typed(part, f"{group.name}.")
+    result = validate(_typed(config, ""))
+    assert isinstance(result, Config)
+    return result
+
+
+def _typed(part: Any, prefix: str) -> DictConfig:
+    """Options as OmegaConf types them; UsageError names the key, the value and the type."""
+    try:
+        typed: DictConfig = OmegaConf.structured(part)
+        return typed
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        raise UsageError(f"{prefix}{error.full_key}: {reason}") from error
+
+
+@dataclass(frozen=True)
+class _Preset:
+    """An option's class, its values, and what it sets and chooses in other groups."""
+
+    kind: str
+    values: dict[str, Any]
+    sets: dict[str, dict[str, Any]]
+    chooses: dict[str, str]
+
+
+def _read(group: str, name: str) -> _Preset:
+    if name not in options(group):
+        raise UsageError(f"{group}: {name!r} is not one of {', '.join(options(group))}")
+    return _file(group, name)
+
+
+def _of_class(group: str, name: str) -> _Preset:
+    """What comes with an option that is no preset: what the file of its class chooses."""
+    return _file(group, name) if name in options(group) else _Preset(name, {}, {}, {})
+
+
+@cache
+def _file(group: str, name: str) -> _Preset:
+    path = conf_dir() / group / f"{name}.yaml"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    content = yaml.safe_load(text) or {}
+    kind: str = name
+    values: dict[str, Any] = {}
+    chooses: dict[str, str] = {}
+    for entry in content.pop("defaults", []):
+        if isinstance(entry, dict):  # override /optimizer: x, or override /optimizer@_global_.optimizer: x
+            ((key, choice),) = entry.items()
+            chooses[key.removeprefix("override /").partition("@")[0]] = choice
+        elif entry.startswith("/schema/"):  # /schema/optimizer/ppo@_here_
+            kind = entry.partition("@")[0].rpartition("/")[2]
+        elif entry != "_self_":  # another option of the group, which this one is built on
+            kind, values = _file(group, entry).kind, _file(group, entry).values
+    if "@package _global_" not in text:
+        return _Preset(kind, {**values, **content}, {}, chooses)
+    sets = {other: content[other] for other in content if isinstance(content[other], dict)}
+    return _Preset(kind, values, sets, chooses)
+
+
+@cache
+def _defaults() -> dict[str, str]:
+    """The option of each group that conf/config.yaml names."""
+    content = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))
+    return {group: name for entry in content["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
+
+
+def _made(group: str, choice: Any, sets: dict[str, Any]) -> Any:
+    """An option by its name, with what others set; one that was given as such stays as it is.
+
+    UsageError where a method spares layers and a granularity that was given does not.
+    """
+    if isinstance(choice, Granularity):
+        if list(choice.spared) != sets.get("spared", list(choice.spared)):
+            raise UsageError(
+                f"granularity.spared: {list(choice.spared)}, but the method spares {sets['spared']} of the layers; say "
+                "the same, or nothing of the granularity"
+            )
+        return replace(choice, align=choice.align or sets.get("align"))
+    if not isinstance(choice, str):
+        return choice
+    preset = _read(group, choice)
+    values = {**preset.values, **sets}
+    if group in OPTIONS:
+        return option(group, preset.kind)(**values)
+    if group == "granularity":
+        return Granularity(**values)
+    return LatencyBudget(**values) if preset.kind == "latency" else Budget(**{"name": preset.kind, **values})
