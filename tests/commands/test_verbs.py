@@ -25,7 +25,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, corpus: Path) -> Path:
     """A finished run with a checkpoint and a GGUF file."""
     cwd = tmp_path_factory.mktemp("run")
-    changes = ["optimizer=one_shot", "budget.keep=0.7", "export=[hf,gguf]", "hydra.run.dir=run"]
+    changes = ["optimizer=one_shot", "tuning=none", "budget.keep=0.7", "export=[hf,gguf]", "hydra.run.dir=run"]
     done = console(*small_run(tiny_checkpoint, corpus, *changes, *SMALL_EVALUATION), cwd=cwd)
     assert done.returncode == 0, done.stderr
     return cwd / "run"
@@ -41,7 +41,7 @@ def test_a_run_writes_the_formats_its_plan_and_a_card(run: Path, tiny_checkpoint
     card = (run / "checkpoint" / "README.md").read_text()
     assert "pruned to 70%" in card
     assert "| perplexity, 32 tokens" in card
-    assert "optimizer=one_shot budget.keep=0.7 'export=[hf,gguf]'" in card
+    assert "optimizer=one_shot tuning=none budget.keep=0.7 'export=[hf,gguf]'" in card
     assert (run / "checkpoint" / "generation_config.json").is_file()
     assert json.loads((run / "plan.json").read_text())["base"]["source"] == str(tiny_checkpoint)
 

@@ -220,7 +220,7 @@ def test_a_class_of_its_own_is_only_evaluated(changed: Any, text: Any) -> None:
 def test_every_verb_refuses_before_it_writes(changed: Any, text: Any, tmp_path: Path) -> None:
     broken = changed(without("layers.1."))
     wrong = at(text, broken)
-    exported = Exporting(wrong, None, "hf", None, str(tmp_path / "out"), "5GB")
+    exported = Exporting(model=wrong, format="hf", output=str(tmp_path / "out"))
     with pytest.raises(UsageError, match="9 weights are missing"):
         exporting.export(exported)
     with pytest.raises(UsageError, match="9 weights are missing"):

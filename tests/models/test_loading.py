@@ -88,7 +88,7 @@ def test_what_is_missing_is_told_once_and_in_one_line(tiny_checkpoint: Path, cap
     """Without the table that transformers prints."""
     transformers.logging.set_verbosity_warning()
     with pytest.raises(UsageError, match="weights are missing"):
-        load(replace(CPU, source=str(tiny_checkpoint)), Classification(name="x", classes=2))
+        load(replace(CPU, source=str(tiny_checkpoint)), Classification(name="x", text_columns=["text"], classes=2))
     assert "LOAD REPORT" not in caplog.text
 
 

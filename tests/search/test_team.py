@@ -179,8 +179,8 @@ def test_a_finished_run_needs_no_others(make: Any) -> None:
     [
         (["optimizer=one_shot"], "optimizer:"),
         (["optimizer=gumbel"], "optimizer:"),
-        (["optimizer.masks=2"], "optimizer.masks:"),
-        (["optimizer.masks=4", "model.device_map=auto"], "model.device_map:"),
+        (["optimizer=policy_gradient", "optimizer.masks=2"], "optimizer.masks:"),
+        (["optimizer=policy_gradient", "optimizer.masks=4", "model.device_map=auto"], "model.device_map:"),
     ],
 )
 def test_what_processes_cannot_share_is_refused(
