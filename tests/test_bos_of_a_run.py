@@ -80,9 +80,8 @@ def test_an_evaluation_takes_the_choice_of_the_run(tmp_path: Path, chosen: str) 
 
     def asked(stated: str, recorded: str | None) -> Any:
         task = dataclasses.replace(config.task, bos=stated)
-        rest = {"state": None, "sequence_length": 1, "seed": 0, "force": False}
-        own = Evaluating(config.model, task, config.evaluation, recorded_bos=recorded, **rest)
-        return evaluating.task_of(own).bos
+        evaluation = Evaluating(model=config.model, task=task, evaluation=config.evaluation, recorded_bos=recorded)
+        return evaluating.task_of(evaluation).bos
 
     assert asked("auto", chosen) == chosen
     assert asked("auto", None) == "auto", "a checkpoint of anyone is measured"

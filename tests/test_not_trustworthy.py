@@ -31,7 +31,7 @@ def _elsewhere_differs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_elsewhere_differs", "own_logging")
 def test_the_run_fails_and_the_checkpoint_says_why(tiny_checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    changes = ["optimizer=one_shot", "evaluation.fresh_process=true", *SMALL_EVALUATION]
+    changes = ["optimizer=one_shot", "tuning=none", "evaluation.fresh_process=true", *SMALL_EVALUATION]
     with pytest.raises(RunError, match=r"checkpoint' is not trustworthy: its perplexity is .* in memory"):
         pipeline.run(validated(*small_run(tiny_checkpoint, corpus, *changes)), folder)
     record = read_record(folder)
