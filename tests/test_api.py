@@ -337,3 +337,75 @@ def test_a_loss_that_is_no_number_ends_the_search(tiny_llama: Any, tiny_tokenize
     model.model.norm.weight.data.fill_(torch.nan)
     with pytest.raises(pp.RunError, match="112 masks had a loss that is NaN or infinite, more than 100"):
         pp.prune(model, TEXTS, tiny_tokenizer, method="ours_forward", length=16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"bos": "no"}, "bos: 'no' is not one of True, False, None"),
+        ({"length": 0}, "length: 0 is out of range, it must be at least 2"),
+        ({"length": 16.5}, "length: 16.5 is no whole number"),
+        ({"seed": "x"}, "seed: 'x' is no whole number"),
+        ({"tokenizer": "tok"}, "tokenizer: 'tok' is no tokenizer"),
+        ({"model": "llama"}, "model: 'llama' is no transformers model"),
+        ({"model": torch.nn.Linear(3, 3)}, "model: Linear is no transformers model"),
+        ({"method": 3}, "method: 3 is neither options nor a name|method: 3 is neither a name"),
+        ({"importance": pp.PolicyGradient()}, "importance: PolicyGradient.* is neither"),
+        ({"optimizer": "from_run"}, r"optimizer: 'from_run' needs its folder, give pp.FromRun\(folder=...\)"),
+        ({"calibration": [5] * 500}, "data: a list of int"),
+        ({"calibration": [b"a fine"] * 50}, "data: a list of bytes"),
+        ({"calibration": ids(64, 16) + 10**6}, "data: token ids from"),
+        ({"calibration": ids(64, 16), "bos": True}, "bos: True, but token ids are taken as they are"),
+        ({"calibration": {"input_ids": ids(8, 16), "labels": torch.zeros(8)}}, "data: a label for each example, but"),
+        (
+            {"calibration": {"input_ids": ids(8, 16), "labels": ids(6, 16)}},
+            "data: as many of all are needed",
+        ),
+    ],
+)
+def test_what_is_of_another_type_is_refused_in_one_line(
+    arguments: dict[str, Any], told: str, llama: Any, tiny_tokenizer: Any
+) -> None:
+    given = {"model": llama, "calibration": paragraphs(60), "tokenizer": tiny_tokenizer, **arguments}
+    with pytest.raises(pp.UsageError, match=told):
+        pp.prune(**given)
+
+
+def test_examples_that_do_not_fit_a_classifier_are_refused() -> None:
+    model = make_encoder()
+    good = examples(16)
+    for data, told in (
+        (paragraphs(40), "texts and token ids are for language models"),
+        (good["input_ids"], "texts and token ids are for language models"),
+        ({**good, "foo": torch.zeros(16, 2)}, "'foo' is no argument of"),
+        ({**good, "labels": torch.full((16,), 7)}, "labels from 7 to 7, this model has classes 0 to 1"),
+    ):
+        with pytest.raises(pp.UsageError, match=told):
+            pp.evaluate(model, data)
+
+
+def test_masks_and_units_are_checked(llama: Any) -> None:
+    prunable = pp.PrunableModel(llama)
+    count = prunable.units.n
+    for mask in (torch.ones(2 * count), torch.full((count,), 0.5), [True] * count):
+        with pytest.raises(pp.UsageError, match="mask: "):
+            prunable.shrunk(mask)  # type: ignore[arg-type]
+        with pytest.raises(pp.UsageError, match="mask: "), prunable.masked(mask):  # type: ignore[arg-type]
+            pass
+    for wrong in ({"units": ["fnn"]}, {"units": []}, {"spared": 0.1}, {"spared": (0.1,)}, {"spared": (-1, 0)}):
+        with pytest.raises(pp.UsageError):
+            pp.PrunableModel(llama, **wrong)
+
+
+def test_a_loss_of_ones_own_is_one_for_each_sequence(llama: Any) -> None:
+    class Mean:
+        lengths = torch.full((16,), 12)
+
+        def inputs(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"input_ids": ids(16, 12)[rows]}
+
+        def loss(self, model: Any, rows: torch.Tensor) -> torch.Tensor:
+            return model(**self.inputs(rows)).logits.mean()
+
+    with pytest.raises(pp.UsageError, match=r"data.loss: it gave \(\) for"):
+        pp.prune(llama, Mean())

@@ -12,7 +12,8 @@ No config files, no run folder. A wrong value raises `UsageError`, in one line.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from policyprune.config.fields import SEEDS, check
 from policyprune.config.presets import compose, configured, granularity_of
 from policyprune.config.schema import (
     Budget,
@@ -79,14 +81,30 @@ class PrunableModel(Prunable):
 
         UsageError for a family without a table, and for units that this model cannot lose.
         """
+        _check_model(model)
         granularity = granularity_of(units, spared)
         adapter = adapt(model)
         super().__init__(model, adapter, space_of(adapter, granularity.units, granularity.spared))
         object.__setattr__(self, "granularity", granularity)
 
+    @contextmanager
+    def masked(self, mask: Tensor) -> Iterator[PreTrainedModel]:
+        """A context in which the model computes under a mask (n,), or (B, n), one for each sequence, of 0 and 1."""
+        self._check_mask(mask)
+        with super().masked(mask) as model:
+            yield model
+
     def shrunk(self, mask: Tensor, compensation: Compensation | None = None) -> PreTrainedModel:
         """The model without the units where mask (n,) is 0. It shares with this one the weights that are not cut."""
+        self._check_mask(mask)
         return shrink(self, mask, compensation)
+
+    def _check_mask(self, mask: Tensor) -> None:
+        if not isinstance(mask, Tensor) or mask.shape[-1:] != (self.units.n,):
+            given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise UsageError(f"mask: {given}, but this model has a mask of shape ({self.units.n},)")
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise UsageError("mask: it has values between 0 and 1, each unit is kept (1) or goes (0)")
 
 
 class Choices(TypedDict, total=False):
@@ -126,6 +144,7 @@ def prune(
     if unknown:
         raise UsageError(f"{unknown[0]}: unknown, the choices are {', '.join(Choices.__annotations__)}")
     dense = model.model if isinstance(model, Prunable) else model
+    _check(dense, tokenizer, choices.get("length", LENGTH), choices.get("bos"), choices.get("seed", 0))
     with at_rest(dense):
         began = time.perf_counter()
         data = _calibration(calibration, dense, tokenizer, choices)
@@ -175,6 +194,7 @@ def evaluate(
     if that lowers this model's loss by more than 0.1 nats; say it where models are compared
     (`result.report.protocol["bos"]`). About `batch_tokens` tokens go through the model at a time.
     """
+    _check(model, tokenizer, length, bos)
     with at_rest(model):
         return measure(model, in_memory(data, model, Cutting(tokenizer, length, bos)), batch_tokens)
 
@@ -185,6 +205,26 @@ def load_plan(path: str | Path) -> Plan:
     A plan with new weights or biases needs the mask file beside it. UsageError for anything but a whole plan.
     """
     return read_plan(Path(path))
+
+
+def _check(model: object, tokenizer: object, length: object, bos: object, seed: object = 0) -> None:
+    """UsageError for an argument of another type, or out of its range."""
+    _check_model(model)
+    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UsageError(f"tokenizer: {tokenizer!r} is no tokenizer, load it by AutoTokenizer.from_pretrained")
+    for name, number in (("length", length), ("seed", seed)):
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise UsageError(f"{name}: {number!r} is no whole number")
+    check("length", length, {"bounds": {"at least": 2}})
+    check("seed", seed, {"bounds": {"at least": 0, "at most": SEEDS}})
+    if not isinstance(bos, bool | None):
+        raise UsageError(f"bos: {bos!r} is not one of True, False, None")
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, PreTrainedModel):
+        shown = repr(model) if isinstance(model, str) else type(model).__name__
+        raise UsageError(f"model: {shown} is no transformers model, load it by from_pretrained")
 
 
 def _calibration(

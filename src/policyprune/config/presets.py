@@ -1,7 +1,7 @@
 """Options by their names in conf/, without Hydra: for Python, as the command line composes them. No torch here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -9,6 +9,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from policyprune.config.fields import check
 from policyprune.config.options import conf_dir, options
 from policyprune.config.registry import OPTIONS, option
 from policyprune.config.schema import (
@@ -17,16 +18,26 @@ from policyprune.config.schema import (
     Evaluation,
     Export,
     Granularity,
+    Importance,
     LatencyBudget,
     Model,
+    Optimizer,
     Task,
     Tracker,
+    Tuning,
 )
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 
 ORDER = ("method", "optimizer", "granularity", "budget")  # options of these choose options of others, the first wins
 PARTS = ("granularity", "budget", "importance", "optimizer", "tuning")
+CLASSES: dict[str, type] = {
+    "granularity": Granularity,
+    "budget": Budget,
+    "importance": Importance,
+    "optimizer": Optimizer,
+    "tuning": Tuning,
+}
 
 
 def compose(given: dict[str, Any]) -> dict[str, Any]:
@@ -37,6 +48,11 @@ def compose(given: dict[str, Any]) -> dict[str, Any]:
     UsageError for a name that a group lacks.
     """
     chosen = {group: value for group, value in given.items() if value is not None}
+    for group, value in chosen.items():
+        if not isinstance(value, (str, CLASSES[group]) if group in CLASSES else str):
+            raise UsageError(
+                f"{group}: {value!r} is neither a name, one of {', '.join(options(group))}, nor its options"
+            )
     sets: dict[str, dict[str, Any]] = {}
     for group in ORDER:
         choice = chosen.get(group, _defaults().get(group))
@@ -54,10 +70,19 @@ def granularity_of(units: str | Sequence[str] | Granularity, spared: Sequence[fl
     """A granularity by its name, by its kinds of units, or as it is. UsageError for a name that there is not."""
     if isinstance(units, Granularity):
         return units
+    if not isinstance(spared, Sequence) or len(spared) != 2 or not all(isinstance(own, int | float) for own in spared):
+        raise UsageError(
+            f"spared: {spared!r} is not two shares, of the first and of the last layers, such as (0.1, 0.1)"
+        )
     if isinstance(units, str):
         made: Granularity = _made("granularity", units, {"spared": list(spared)})
-        return made
-    return Granularity(name="+".join(units), units=list(units), spared=list(spared))
+    else:
+        made = Granularity(name="+".join(units), units=list(units), spared=list(spared))
+    for setting in fields(made):
+        check(f"granularity.{setting.name}", getattr(made, setting.name), setting.metadata)
+    if not made.units:
+        raise UsageError("units: empty, name one or more, such as ['attention', 'ffn']")
+    return made
 
 
 def configured(parts: dict[str, Any], source: str, task: Task, method: str | None, seed: int) -> Config:
@@ -170,7 +195,15 @@ def _made(group: str, choice: Any, sets: dict[str, Any]) -> Any:
     preset = _read(group, choice)
     values = {**preset.values, **sets}
     if group in OPTIONS:
-        return option(group, preset.kind)(**values)
+        kind = option(group, preset.kind)
+        missing = [
+            setting.name
+            for setting in fields(kind)
+            if setting.default is MISSING and setting.default_factory is MISSING and setting.name not in values
+        ]
+        if missing:
+            raise UsageError(f"{group}: {choice!r} needs its {missing[0]}, give pp.{kind.__name__}({missing[0]}=...)")
+        return kind(**values)
     if group == "granularity":
         return Granularity(**values)
     return LatencyBudget(**values) if preset.kind == "latency" else Budget(**{"name": preset.kind, **values})

@@ -1,5 +1,6 @@
 """What a caller has in memory as a task: texts, token ids, or labelled examples that are tensors already."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,17 +54,21 @@ def in_memory(data: Data, model: PreTrainedModel, cutting: Cutting) -> Calibrati
     if isinstance(data, str):
         data = [data]
     if isinstance(data, Tensor):
-        return _fitting(sequences(data), model)
+        return _fitting(sequences(data), model, cutting.bos)
     if isinstance(data, Mapping):
-        return labelled(data, _pad(model, cutting.tokenizer))
+        return _labelled(data, model, cutting)
     try:
         items: list[Any] = list(data)
     except TypeError:
         raise UsageError(f"data: {type(data).__name__} is neither texts nor token ids nor batches") from None
     if items and isinstance(items[0], Mapping):
-        return labelled(items, _pad(model, cutting.tokenizer))
-    texts = bool(items) and isinstance(items[0], str)
-    return _fitting(_cut(items, model, cutting) if texts else sequences(items, length=cutting.length), model)
+        return _labelled(items, model, cutting)
+    if items and isinstance(items[0], int | bytes):
+        raise UsageError(f"data: a list of {type(items[0]).__name__}, give texts (str) or a list of token ids for each")
+    if items and isinstance(items[0], str):
+        _check_language_model(model)
+        return _fitting(_cut(items, model, cutting), model)
+    return _fitting(sequences(items, length=cutting.length), model, cutting.bos)
 
 
 def _cut(texts: list[str], model: PreTrainedModel, cutting: Cutting) -> Sequences:
@@ -83,9 +88,49 @@ def _cut(texts: list[str], model: PreTrainedModel, cutting: Cutting) -> Sequence
     return Sequences(ids, {"bos": leads, **({"bos_measured": measured} if measured else {})})
 
 
-def _fitting(task: Sequences, model: PreTrainedModel) -> Sequences:
+def _fitting(task: Sequences, model: PreTrainedModel, bos: bool | None = None) -> Sequences:
+    """The sequences, as far as the model can take them. UsageError for a choice of BOS that token ids do not have."""
+    _check_language_model(model)
+    if bos is not None:
+        raise UsageError(f"bos: {bos}, but token ids are taken as they are; it is for texts")
     check_positions(model, {"length": task.ids.shape[1]})
+    _check_ids(task.ids, model)
     return task
+
+
+def _labelled(data: Labelled, model: PreTrainedModel, cutting: Cutting) -> "LabelledBatches":
+    """Labelled examples that fit the model. UsageError for names, labels and ids that it does not take."""
+    task = labelled(data, _pad(model, cutting.tokenizer))
+    known = inspect.signature(type(model).forward).parameters
+    unknown = sorted({*task.encoded.inputs(torch.arange(1))} - set(known))
+    if unknown:
+        raise UsageError(f"data: {unknown[0]!r} is no argument of {type(model).__name__}")
+    _check_ids(task.encoded.inputs(torch.arange(len(task.lengths)))["input_ids"], model)
+    labels = task.targets.get("labels")
+    if labels is None or not task.classes:
+        return task
+    if model.get_output_embeddings() is not None:
+        raise UsageError(f"data: a label for each example, but {type(model).__name__} needs one for each token")
+    classes, low, high = model.config.num_labels or 1, float(labels.min()), float(labels.max())
+    if classes > 1 and not 0 <= low <= high < classes:
+        raise UsageError(f"data: labels from {low:g} to {high:g}, this model has classes 0 to {classes - 1}")
+    return task
+
+
+def _check_language_model(model: PreTrainedModel) -> None:
+    if model.get_output_embeddings() is None:
+        raise UsageError(
+            f"data: texts and token ids are for language models, {type(model).__name__} needs labelled examples: "
+            "a dict of tensors with input_ids, attention_mask and labels, or batches of such"
+        )
+
+
+def _check_ids(ids: Tensor, model: PreTrainedModel) -> None:
+    table = model.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    rows = len(table)
+    if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < rows):
+        raise UsageError(f"data: token ids from {int(ids.min())} to {int(ids.max())}, this model has 0 to {rows - 1}")
 
 
 def _pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> int:
@@ -110,7 +155,11 @@ class OwnTask:
 
     def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
         """The caller's loss: rows (B,) -> (B,) float32."""
-        return self.data.loss(model, rows).float()
+        losses = self.data.loss(model, rows)
+        if not isinstance(losses, Tensor) or losses.shape != rows.shape:
+            given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise UsageError(f"data.loss: it gave {given} for {len(rows)} sequences, each needs a loss: ({len(rows)},)")
+        return losses.float()
 
 
 @dataclass(frozen=True)
@@ -174,6 +223,11 @@ def labelled(data: Labelled, pad: int = 0) -> LabelledBatches:
     names = [name for name in batches[0] if all(name in batch for batch in batches)]
     fills = {"input_ids": pad, "labels": IGNORED}
     joined = {name: _joined([torch.as_tensor(batch[name]) for batch in batches], fills.get(name, 0)) for name in names}
+    sizes = {name: len(tensor) for name, tensor in joined.items()}
+    if len(set(sizes.values())) > 1:
+        raise UsageError(
+            f"data: as many of all are needed, there are {', '.join(f'{n} {k}' for k, n in sizes.items())}"
+        )
     if "attention_mask" not in joined:
         if len({len(batch["input_ids"][0]) for batch in batches}) > 1:
             raise UsageError("data: batches of several widths need an attention_mask, which says what is padding")
