@@ -143,7 +143,7 @@ def prune(
     unknown = sorted(set(choices) - set(Choices.__annotations__))
     if unknown:
         raise UsageError(f"{unknown[0]}: unknown, the choices are {', '.join(Choices.__annotations__)}")
-    dense = model.model if isinstance(model, Prunable) else model
+    dense = model.model if isinstance(model, PrunableModel) else model
     _check(dense, tokenizer, choices.get("length", LENGTH), choices.get("bos"), choices.get("seed", 0))
     with at_rest(dense):
         began = time.perf_counter()
@@ -263,7 +263,7 @@ def _config(
         task: Task = LanguageModeling(name="texts", files=[IN_MEMORY], calibration=shape)
     else:
         task = Classification(name="examples", text_columns=[IN_MEMORY], calibration=Examples(count=count, seed=seed))
-    dense = model.model if isinstance(model, Prunable) else model
+    dense = model.model if isinstance(model, PrunableModel) else model
     return configured(parts, dense.config.name_or_path or IN_MEMORY, task, method, seed)
 
 

@@ -32,6 +32,19 @@ def quiet() -> None:
 
 
 @contextmanager
+def silenced() -> Iterator[None]:
+    """Keep the warnings that nobody can act on off the screen during the block."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in SILENCED}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+@contextmanager
 def without_load_report() -> Iterator[None]:
     """Keep transformers' table of missing weights off the screen during the block."""
     logger = logging.getLogger("transformers.modeling_utils")

@@ -2,7 +2,9 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from policyprune.config.schema import Config, LatencyBudget
 from policyprune.errors import RunError
 from policyprune.evaluation.latency.table import layer_latency
 from policyprune.models.device import in_search_dtype
+from policyprune.models.library_messages import silenced
 from policyprune.progress import bar
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.prunable import PrunableModel
@@ -35,12 +38,19 @@ def search(prunable: PrunableModel, data: CalibrationData, config: Config, steps
     )
     allowed = config.safety.max_skipped
     devices = [prunable.device] if prunable.device.type == "cuda" else []
-    with bar(config.optimizer.length, "search", "step") as progress, torch.random.fork_rng(devices):
+    length = config.optimizer.length
+    with ExitStack() as stack, torch.random.fork_rng(devices):
+
+        @cache
+        def progress() -> Any:  # begins with the search: scores take their time before it
+            return stack.enter_context(bar(length, "search", "step"))
 
         def report(step: dict[str, Tensor | float]) -> None:
             steps.append({name: float(value) for name, value in step.items()})
-            progress.set_postfix(loss=f"{steps[-1]['loss']:.3f}", keep=f"{steps[-1]['keep']:.3f}", refresh=False)
-            progress.update()
+            progress().set_postfix(loss=f"{steps[-1]['loss']:.3f}", keep=f"{steps[-1]['keep']:.3f}", refresh=False)
+            progress().update()
+            if len(steps) == length:
+                progress().close()  # a tuning follows
             skipped = sum(row.get("skipped", 0) for row in steps)
             if skipped > allowed:
                 raise RunError(f"{skipped:.0f} masks had a loss that is NaN or infinite, more than {allowed}")
@@ -61,12 +71,13 @@ def _budget(prunable: PrunableModel, config: Config) -> Budget:
 
 @contextmanager
 def at_rest(model: PreTrainedModel) -> Iterator[None]:
-    """During the block the model neither drops out nor collects gradients of its weights."""
+    """During the block the model neither drops out nor collects gradients of its weights, and libraries are quiet."""
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval().requires_grad_(False)
     try:
-        yield
+        with silenced():
+            yield
     finally:
         for module, training in modes:
             module.training = training

@@ -11,6 +11,7 @@ from policyprune.config.output_folders import check_output
 from policyprune.config.schema import Config
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
+from policyprune.models.library_messages import silenced
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.mask_file import save_mask
 from policyprune.pruning.prunable import PrunableModel
@@ -48,8 +49,10 @@ class Report:
         config = self.config
         parts = f"{config.importance.name}, {config.optimizer.name}, tuning {config.tuning.name}"
         passes = f"{self.forwards} forward passes" + (f", {self.backwards} backward" if self.backwards else "")
+        searched = config.optimizer.name != "from_run"  # which takes a mask whatever its budget was
+        goal = f"keep {config.budget.keep:g} by {config.budget.name}" if searched else "the mask of another run"
         lines = [
-            f"{config.method or parts}: keep {config.budget.keep:g} by {config.budget.name}, "
+            f"{config.method or parts}: {goal}, "
             f"{self.sequences:,} calibration sequences, {passes}, {self.seconds:.0f} s"
         ]
         for kind in dict.fromkeys(row["kind"] for row in self.keep_rates):
@@ -99,6 +102,7 @@ class PruningResult:
         check_output(str(folder), folder=True)
         if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
             raise UsageError(f"folder: {str(folder)!r} holds other files, name another folder")
-        save_checkpoint(self.model, tokenizer, adapt(self.model), path, max_shard_size)
+        with silenced():
+            save_checkpoint(self.model, tokenizer, adapt(self.model), path, max_shard_size)
         save_mask(path / MASK_FILE, self.mask, self.prunable.units, self.probabilities, self.compensation)
         write_plan(path / PLAN_FILE, self.plan)
