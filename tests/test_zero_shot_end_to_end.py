@@ -45,7 +45,15 @@ def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """The folder of a finished run with every subject."""
     folder = tmp_path_factory.mktemp("run")
     corpus = write_corpus(folder / "stories.txt", paragraphs(150))
-    search = ["optimizer.steps=2", "optimizer.batch_size=4", "tuning=cg2", "tuning.sequences=16", "budget.keep=0.7"]
+    search = [
+        "importance=wanda_sp",
+        "optimizer=policy_gradient",
+        "optimizer.steps=2",
+        "optimizer.batch_size=4",
+        "tuning=cg2",
+        "tuning.sequences=16",
+        "budget.keep=0.7",
+    ]
     few = ["evaluation.one_shot=[global]", "evaluation.latency.repeats=0"]
     arguments = small_run(checkpoint, corpus, *search, *ASKED, *SMALL_EVALUATION, *few)
     pipeline.run(validated(*arguments), folder / "run")

@@ -24,7 +24,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pat
     top = tmp_path_factory.mktemp("exporting")
     corpus = write_corpus(top / "stories.txt", paragraphs(150))
     few = ["evaluation.lengths=[32]", "evaluation.max_tokens=256", "export=hf"]
-    pipeline.run(validated(*small_run(tiny_checkpoint, corpus, "optimizer=one_shot", *FAST, *few)), top / "run")
+    pipeline.run(
+        validated(*small_run(tiny_checkpoint, corpus, "optimizer=one_shot", "tuning=none", *FAST, *few)), top / "run"
+    )
     return top / "run"
 
 
