@@ -29,22 +29,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def config(**changes: Any) -> Classification:
     values: dict[str, Any] = {
         "name": "mine",
-        "source": None,
-        "subset": None,
-        "data_files": {},
-        "origin": "auto",
-        "offline_files": {},
-        "rename": {},
-        "keep_rows": {},
-        "calibration_split": "train",
-        "test_splits": ["validation"],
         "max_length": 64,
         "calibration": Examples(20, 0),
         "text_columns": ["sentence"],
-        "label_column": "label",
-        "classes": 2,
-        "label_names": [],
-        "metrics": ["accuracy"],
     }
     return Classification(**(values | changes))
 

@@ -33,15 +33,6 @@ def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def task(**changes: Any) -> Labelled:
     values: dict[str, Any] = {
         "name": "mine",
-        "source": None,
-        "subset": None,
-        "data_files": {},
-        "origin": "auto",
-        "offline_files": {},
-        "rename": {},
-        "keep_rows": {},
-        "calibration_split": "train",
-        "test_splits": ["validation"],
         "max_length": 32,
         "calibration": Examples(None, 0),
     }

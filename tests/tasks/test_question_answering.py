@@ -24,22 +24,9 @@ STRIDE = 16
 def config(**changes: Any) -> QuestionAnswering:
     values: dict[str, Any] = {
         "name": "squad",
-        "source": None,
-        "subset": None,
-        "data_files": {},
-        "origin": "auto",
-        "offline_files": {},
-        "rename": {},
-        "keep_rows": {},
-        "calibration_split": "train",
-        "test_splits": ["validation"],
         "max_length": 64,
         "calibration": Examples(None, 0),
         "stride": STRIDE,
-        "max_answer_length": 30,
-        "no_answer": False,
-        "no_answer_threshold": 0.0,
-        "max_questions": None,
     }
     return QuestionAnswering(**(values | changes))
 

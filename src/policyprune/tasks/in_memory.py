@@ -16,6 +16,7 @@ from policyprune.tasks.classification import losses
 from policyprune.tasks.labelled import Encoded
 from policyprune.tasks.language_modeling import where_bos_stands
 from policyprune.tasks.packing import Sequences, sequences
+from policyprune.tasks.question_answering import span_losses
 from policyprune.tasks.task import CalibrationData, check_positions
 
 ANSWERS = ("start_positions", "end_positions")
@@ -193,11 +194,8 @@ class LabelledBatches:
         inputs = {name: tensor.to(model.device) for name, tensor in self.inputs(rows).items()}
         out = model(**inputs)
         if "labels" not in self.targets:
-            padding = inputs["attention_mask"] == 0
-            both = [logits.float().masked_fill(padding, -torch.inf) for logits in (out.start_logits, out.end_logits)]
-            spans = [self.targets[name][rows].to(both[0].device) for name in ANSWERS]
-            start, end = (cross_entropy(both[i], spans[i].long(), reduction="none") for i in (0, 1))
-            return (start + end) / 2
+            spans = torch.stack([self.targets[name][rows].long() for name in ANSWERS], 1)
+            return span_losses(out, spans, inputs["attention_mask"])
         logits, labels = out.logits, self.targets["labels"][rows].to(out.logits.device)
         if logits.dim() == 3:
             return _token_loss(logits, labels[:, : logits.shape[1]], shift=model.can_generate())

@@ -50,6 +50,14 @@ class Questions:
         return Questions(self.rows[:1], self.windows.chosen((self.windows.question == 0).nonzero().flatten()))
 
 
+def span_losses(out: Any, spans: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean cross-entropy of start and end: spans (B, 2), mask (B, L) -> (B,) float32. None is looked for in padding."""
+    padding, spans = attention_mask == 0, spans.to(attention_mask.device)
+    both = [logits.float().masked_fill(padding, -torch.inf) for logits in (out.start_logits, out.end_logits)]
+    start, end = (functional.cross_entropy(both[i], spans[:, i], reduction="none") for i in (0, 1))
+    return (start + end) / 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnsweringTask:
     """Calibration windows, and the test questions of each split."""
@@ -71,12 +79,7 @@ class QuestionAnsweringTask:
     def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
         """Mean cross-entropy of start and end of each window, over its tokens: rows (B,) -> (B,) float32."""
         inputs = {name: tensor.to(model.device) for name, tensor in self.inputs(rows).items()}
-        out = model(**inputs)
-        spans = self.calibration.spans[rows].to(model.device)
-        padding = inputs["attention_mask"] == 0
-        both = [logits.float().masked_fill(padding, -torch.inf) for logits in (out.start_logits, out.end_logits)]
-        start, end = (functional.cross_entropy(both[i], spans[:, i], reduction="none") for i in (0, 1))
-        return (start + end) / 2
+        return span_losses(model(**inputs), self.calibration.spans[rows], inputs["attention_mask"])
 
     def check(self, model: PreTrainedModel) -> list[str]:
         """UsageError where no test question has an answer and each should; a line where some have none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -66,9 +67,9 @@ class LeastSquares(Calibrated):
             return ones, {"outcome": "no gain", "error": before, "binary_error": before}
         return 1 + r, {"outcome": "tuned", "error": after, "binary_error": before}
 
+    @abstractmethod
     def solve(self, matrix: Tensor, right: Tensor) -> Tensor | None:
         """Solve matrix (k, k) x = right (k,) in float64; None where there is no solution."""
-        raise NotImplementedError
 
 
 @dataclass(kw_only=True)

@@ -1,5 +1,6 @@
 """One run: base classes of what an optimizer, an importance or a tuning is, and the config that holds one of each."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ PER_COST = "one-shot masks take the units with the highest score per cost, or el
 
 
 @dataclass(kw_only=True)
-class Optimizer:
+class Optimizer(ABC):
     """Base of the optimizers: what each can do, what can be set of it, and its search.
 
     The file of an optimizer is read before torch is imported, so `search` imports torch itself.
@@ -42,12 +43,12 @@ class Optimizer:
         """Files that have to be there, by the key that names them."""
         return {}
 
-    def check(self, config: "Config") -> None:
+    def check(self, config: "Config") -> None:  # noqa: B027 most forbid nothing
         """Raise UsageError for what in the config only this optimizer forbids."""
 
+    @abstractmethod
     def search(self, problem: Any, report: Any, state: Any) -> Any:
         """The mask that is found: (`Problem`, `Report`, `State`) -> `Found` (pruning/optimizers/problem.py)."""
-        raise NotImplementedError
 
 
 @dataclass(kw_only=True)
@@ -72,7 +73,7 @@ class Stepwise(Optimizer):
 
 
 @dataclass(kw_only=True)
-class Importance:
+class Importance(ABC):
     """A score for each unit, and how it becomes the initial keep probability.
 
     The file of an importance score is read before torch is imported, so `score` imports torch itself.
@@ -99,12 +100,12 @@ class Importance:
     back_propagates: ClassVar[bool] = False  # needs gradients, not forward passes alone
     handles_hidden: ClassVar[bool] = False  # channels of the residual stream, which belong to no layer
 
-    def check(self, config: "Config") -> None:
+    def check(self, config: "Config") -> None:  # noqa: B027 most forbid nothing
         """Raise UsageError for what in the config only this importance forbids."""
 
+    @abstractmethod
     def score(self, evidence: Any) -> Any:
         """Scores (n,) float32 on the CPU, of `Evidence` (pruning/importance/evidence.py). The higher, the better."""
-        raise NotImplementedError
 
 
 @dataclass(kw_only=True)
@@ -125,20 +126,20 @@ class Tuning:
 
 
 @dataclass(kw_only=True)
-class Calibrated(Tuning):
+class Calibrated(Tuning, ABC):
     """A tuning that looks at calibration sequences."""
 
     sequences: int | None = number(1024, at_least=1, help=SEQUENCES)
 
     chooses_strength: ClassVar[bool] = True
 
+    @abstractmethod
     def fit(self, prunable: Any, mask: Any, batches: Any, first_token: bool) -> Any:
         """What changes in the units that a mask (n,) keeps, and a report of each block.
 
         (`PrunableModel`, mask, inputs of the model in batches, whether its head reads the first token alone) ->
         (`Compensation`, report), as tuning/teacher_student.py has them.
         """
-        raise NotImplementedError
 
 
 @dataclass(kw_only=True)
