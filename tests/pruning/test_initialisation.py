@@ -11,6 +11,7 @@ from torch import Tensor
 from policyprune.config.schema import Importance
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.budget.selection import select
+from policyprune.pruning.importance.data_free import Random
 from policyprune.pruning.importance.initialisation import initial_probabilities
 from policyprune.pruning.space import space_of
 
@@ -21,7 +22,7 @@ scopes = st.sampled_from(["global", "per_layer"])
 
 
 def importance(mapping: str, normalize: str = "per_layer", confidence: float = 0.8) -> Importance:
-    return Importance(name="random", sequences=1, mapping=mapping, normalize=normalize, confidence=confidence)
+    return Random(sequences=1, mapping=mapping, normalize=normalize, confidence=confidence)
 
 
 @given(
