@@ -55,12 +55,12 @@ def make_space(counts: Sequence[tuple[int, int]]) -> Space:
 def small_problem() -> Callable[..., Problem]:
     """4 heads and 8 channels in two layers, half of each to keep; what a mask loses is given."""
 
-    def make(evaluate: Callable[[Tensor, Tensor], Tensor], metric: Tensor) -> Problem:
+    def make(evaluate: Callable[[Tensor, Tensor], Tensor], importance: Tensor) -> Problem:
         adapter = make_adapter([(2, 4), (2, 4)])
         space = space_of(adapter, KINDS)
         budget = make_budget(budget_config("rate", 0.5), adapter, space)
         lengths = torch.ones(20, dtype=torch.long)
-        return Problem(evaluate, space, budget, metric, torch.full((space.n,), 0.5), lengths, seed=3)
+        return Problem(evaluate, space, budget, importance, torch.full((space.n,), 0.5), lengths, seed=3)
 
     return make
 

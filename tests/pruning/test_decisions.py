@@ -26,8 +26,8 @@ def setting(
 ) -> tuple[Space, Tensor, Decisions]:
     adapter = adapter_of(counts)
     space = space_of(adapter, ["attention", "ffn"])
-    metric = uniform(space.n, seed)
-    return space, metric, make_decisions(metric, space, make_budget(options(name, keep), adapter, space), chunk)
+    importance = uniform(space.n, seed)
+    return space, importance, make_decisions(importance, space, make_budget(options(name, keep), adapter, space), chunk)
 
 
 @given(counts=COUNTS, chunk=CHUNKS, seed=SEEDS)
@@ -51,15 +51,17 @@ def test_every_head_decides_for_itself_and_channels_in_chunks(
 def test_chunks_are_of_neighbouring_importance(
     synthetic_adapter: Any, budget_options: Any, counts: Any, chunk: int, seed: int
 ) -> None:
-    _, metric, decisions = setting(counts, chunk, seed, synthetic_adapter, budget_options)
+    _, importance, decisions = setting(counts, chunk, seed, synthetic_adapter, budget_options)
     for decision in range(decisions.count - 1):
         if decisions.block[decision] == decisions.block[decision + 1]:
-            assert float(metric[decisions.of == decision].min()) >= float(metric[decisions.of == decision + 1].max())
+            assert float(importance[decisions.of == decision].min()) >= float(
+                importance[decisions.of == decision + 1].max()
+            )
     for decision in range(decisions.count):
         own = (decisions.of == decision).nonzero().flatten()
         by_rank = own[decisions.rank[own].argsort()]
         assert sorted(decisions.rank[own].tolist()) == list(range(len(own)))
-        assert metric[by_rank].tolist() == sorted(metric[own].tolist(), reverse=True)
+        assert importance[by_rank].tolist() == sorted(importance[own].tolist(), reverse=True)
 
 
 @given(counts=COUNTS, chunk=CHUNKS, seed=SEEDS)
@@ -70,7 +72,10 @@ def test_cost_is_that_of_the_units_and_importance_is_standardised(
     for decision in range(decisions.count):
         expected = float(decisions.budget.cost[decisions.of == decision].sum())
         assert float(decisions.cost[decision]) == pytest.approx(expected)
-    for classes, values in ((decisions.channels.long(), decisions.importance), (decisions.block, decisions.standing)):
+    for classes, values in (
+        (decisions.channels.long(), decisions.importance),
+        (decisions.block, decisions.block_importance),
+    ):
         for index in classes.unique():
             own = values[classes == index].double()
             assert float(own.mean()) == pytest.approx(0, abs=1e-4)
@@ -151,7 +156,7 @@ def test_equal_or_absent_importance_is_no_error(synthetic_adapter: Any, budget_o
     adapter = synthetic_adapter([(2, 5)])
     space = space_of(adapter, ["attention", "ffn"])
     budget = make_budget(budget_options("rate", 0.5), adapter, space)
-    for metric in (torch.zeros(space.n), torch.ones(space.n)):
-        decisions = make_decisions(metric, space, budget, 2)
+    for importance in (torch.zeros(space.n), torch.ones(space.n)):
+        decisions = make_decisions(importance, space, budget, 2)
         assert decisions.importance.isfinite().all()
-        assert decisions.standing.isfinite().all()
+        assert decisions.block_importance.isfinite().all()

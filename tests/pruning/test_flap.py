@@ -1,4 +1,4 @@
-"""FLAP's metric against its formula, computed from plain forwards of the whole model."""
+"""FLAP's score against its formula, computed from plain forwards of the whole model."""
 
 from dataclasses import replace
 from typing import Any

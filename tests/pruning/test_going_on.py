@@ -67,12 +67,12 @@ def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
     space = space_of(adapter, ["attention", "ffn"])
     budget = make_budget(budget_options("flops", 0.6), adapter, space)
     chance = torch.Generator().manual_seed(4)
-    metric, taste = torch.rand(space.n, generator=chance), torch.rand(len(LENGTHS), space.n, generator=chance)
+    importance, taste = torch.rand(space.n, generator=chance), torch.rand(len(LENGTHS), space.n, generator=chance)
 
     def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
-        return ((1 - masks) * (metric + taste[rows])).sum(-1).square() + rows
+        return ((1 - masks) * (importance + taste[rows])).sum(-1).square() + rows
 
-    return Problem(evaluate, space, budget, metric, torch.full((space.n,), 0.6), LENGTHS, seed=2)
+    return Problem(evaluate, space, budget, importance, torch.full((space.n,), 0.6), LENGTHS, seed=2)
 
 
 def refining(**changes: Any) -> PPO:
@@ -194,7 +194,7 @@ def test_a_step_without_any_loss_changes_nothing(problem: Problem, search_option
 
 def sometimes_nan(problem: Problem) -> Problem:
     """Masks that drop the most important unit have no loss."""
-    unit = int(problem.metric.argmax())
+    unit = int(problem.importance.argmax())
     return replace(
         problem,
         evaluate=lambda masks, rows: torch.where(masks[:, unit] > 0, problem.evaluate(masks, rows), torch.nan),
@@ -218,7 +218,7 @@ def test_the_search_goes_on_past_masks_without_a_loss(
 
 
 def test_ppo_never_chooses_a_mask_without_a_loss(problem: Problem) -> None:
-    unit = int(problem.metric.argmax())
+    unit = int(problem.importance.argmax())
     rows: list[dict[str, Any]] = []
     found = refining(entropy=0.5).search(sometimes_nan(problem), rows.append)
     assert found.mask[unit]

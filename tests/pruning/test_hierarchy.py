@@ -209,11 +209,11 @@ def synthetic_problem(adapter: Adapter, options: Any, keep: float) -> tuple[Prob
         gone = (layers[:, 1].sum(1) == 0).float()
         return missing[:, 0] + missing[:, 2] + (1 - gone) * missing[:, 1] + 0.1 * gone
 
-    metric = space.pooled(worth)
+    importance = space.pooled(worth)
     start = initial_probabilities(torch.ones(space.n), space, budget, Constant())
     lengths = torch.ones(20, dtype=torch.long)
     evaluate = lambda masks, rows: loss(space.expand(masks)).expand(len(rows)) + 2  # noqa: E731
-    return Problem(evaluate, space, budget, metric, start, lengths, seed=0), loss
+    return Problem(evaluate, space, budget, importance, start, lengths, seed=0), loss
 
 
 def best_mask(problem: Problem, loss: Any) -> float:

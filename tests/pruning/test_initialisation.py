@@ -1,4 +1,4 @@
-"""From a metric to initial keep probabilities."""
+"""From importance scores to initial keep probabilities."""
 
 from typing import Any
 

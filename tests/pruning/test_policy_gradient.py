@@ -232,5 +232,5 @@ def test_one_shot_keeps_the_best_units_and_spends_nothing(problem: Problem) -> N
     assert found.forwards == len(calls) == 0
     for pool, kept in ((0, 2), (1, 4)):
         own = (problem.budget.pool == pool).nonzero().flatten()
-        top = own[problem.metric[own].topk(kept).indices]
+        top = own[problem.importance[own].topk(kept).indices]
         assert sorted(top.tolist()) == own[found.mask[own]].tolist()

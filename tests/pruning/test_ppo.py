@@ -191,12 +191,12 @@ def stuck_problem(seed: int = 0, loss: Callable[[Tensor], Tensor] = with_pairs) 
     cost = torch.ones(space.n, dtype=torch.float64)
     budget = Budget(cost=cost, segment=zero, limit=limit, pool=zero, pool_limit=limit, keep=0.5)
     gradients = stuck_gradients()
-    metric = gradients.square().mean(0)
+    importance = gradients.square().mean(0)
 
     def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
         return loss(masks) + (rows % 3).float()
 
-    return Problem(evaluate, space, budget, metric, metric, FLAT, seed, lambda: gradients)
+    return Problem(evaluate, space, budget, importance, importance, FLAT, seed, lambda: gradients)
 
 
 def all_masks(n: int, keep: int) -> Tensor:
@@ -246,9 +246,9 @@ def test_it_trades_heads_for_channels_where_neither_kind_alone_helps(
 
     gradients = torch.diag(torch.where(heads, 5.0, 0.01) + 0.001 * torch.arange(space.n))
     lengths = torch.ones(32, dtype=torch.long)
-    metric = gradients.square().mean(0)
+    importance = gradients.square().mean(0)
     problem = Problem(
-        lambda masks, rows: loss(masks) + 0 * rows, space, budget, metric, metric, lengths, 0, lambda: gradients
+        lambda masks, rows: loss(masks) + 0 * rows, space, budget, importance, importance, lengths, 0, lambda: gradients
     )
     free = torch.tensor(list(product([0.0, 1.0], repeat=4)))
     every = []
@@ -406,14 +406,14 @@ def test_probabilities_are_those_of_the_units(synthetic_adapter: Any, budget_opt
     adapter = synthetic_adapter([(2, 6), (2, 6)])
     space = space_of(adapter, ["attention", "ffn"])
     budget = make_budget(budget_options("rate", 0.5), adapter, space)
-    metric = uniform(space.n, seed=1)
+    importance = uniform(space.n, seed=1)
     problem = Problem(
-        lambda masks, rows: ((1 - masks) @ metric).expand(len(rows)), space, budget, metric, metric, FLAT, 0
+        lambda masks, rows: ((1 - masks) @ importance).expand(len(rows)), space, budget, importance, importance, FLAT, 0
     )
     found, _ = run(problem, iterations=2, chunk=3)
     assert found.probabilities.shape == (space.n,)
     assert ((found.probabilities > 0) & (found.probabilities < 1)).all()
-    of = make_decisions(metric, space, budget, 3).of
+    of = make_decisions(importance, space, budget, 3).of
     for decision in of.unique():
         assert len(found.probabilities[of == decision].unique()) == 1
 

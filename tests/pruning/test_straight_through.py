@@ -54,10 +54,10 @@ def test_it_finds_the_best_units_from_the_worst_mask(problem: Problem) -> None:
     assert all(abs(float(row["keep"]) - 0.5) < 1e-6 for row in reports)
 
 
-def test_held_heads_stay_as_the_metric_has_them(problem: Problem) -> None:
+def test_held_heads_stay_as_the_scores_have_them(problem: Problem) -> None:
     found, _ = run(problem, attention_rate=0)
     kept = set(found.mask.nonzero().flatten().tolist())
-    assert kept & set(HEADS.tolist()) == {0, 6}  # the worst, which the metric takes for the best
+    assert kept & set(HEADS.tolist()) == {0, 6}  # the worst, which the scores take for the best
     assert kept - set(HEADS.tolist()) == {3, 5, 8, 10}
     assert set(found.probabilities[HEADS].tolist()) == {0.0, 1.0}
 
@@ -70,15 +70,16 @@ def test_one_limit_for_heads_and_channels_is_held(
     space = space_of(adapter, ["attention", "ffn"])
     budget = make_budget(budget_options("params", 0.5), adapter, space)
     tried: list[Tensor] = []
-    metric = 1 - WORTH
-    metric[[0, 6]] = 1000  # two heads, which leave room for four channels
+    importance = 1 - WORTH
+    importance[[0, 6]] = 1000  # two heads, which leave room for four channels
 
     def noted(masks: Tensor, rows: Tensor) -> Tensor:
         tried.append(masks.detach())
         return evaluate(masks, rows)
 
     found, _ = run(
-        replace(problem, evaluate=noted, space=space, budget=budget, metric=metric), attention_rate=attention_rate
+        replace(problem, evaluate=noted, space=space, budget=budget, importance=importance),
+        attention_rate=attention_rate,
     )
     assert (budget.spent(found.mask) <= budget.pool_limit).all()
     spent = torch.stack([budget.spent(row.double()) for masks in tried for row in masks]).mean()

@@ -124,7 +124,7 @@ def find_mask(
         evaluate=forwards,
         space=space,
         budget=pruning.budget,
-        metric=scores.importance.to(quick.device),
+        importance=scores.importance.to(quick.device),
         start=scores.start.to(quick.device),
         lengths=pruning.data.lengths,
         seed=pruning.seed,

@@ -32,7 +32,7 @@ class OneShot(Optimizer):
         """
         from policyprune.pruning.budget.selection import one_shot_mask
 
-        return Found(one_shot_mask(problem.metric, problem.budget, problem.per_cost), problem.start, forwards=0)
+        return Found(one_shot_mask(problem.importance, problem.budget, problem.per_cost), problem.start, forwards=0)
 
 
 @dataclass(kw_only=True)

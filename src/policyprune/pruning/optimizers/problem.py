@@ -51,17 +51,17 @@ class Problem:
 
     `evaluate(masks, rows)` gives the losses (B,) of the calibration sequences `rows` (B,) under masks (B, n), one for
     each sequence, or (1, n), the same for all; with gradients where these are enabled and the masks have them.
-    `lengths` (N,) are the tokens of each sequence there is. `metric` (n,) are the raw importance scores, `start` (n,)
-    the initial keep probabilities, on the model's device. `gradients()` are those of the loss with respect to the mask,
-    a row per example (rows, n), for those that may back-propagate; None where there are none. `per_cost`: a unit's
-    worth is its score divided by its cost. `each(jobs)` evaluates several masks that do not wait for one another, on
-    as many processes as there are; without it they are evaluated one after the other.
+    `lengths` (N,) are the tokens of each sequence there is. `importance` (n,) are the raw importance scores, `start`
+    (n,) the initial keep probabilities, on the model's device. `gradients()` are those of the loss with respect to the
+    mask, a row per example (rows, n), for those that may back-propagate; None where there are none. `per_cost`: a
+    unit's worth is its score divided by its cost. `each(jobs)` evaluates several masks that do not wait for one
+    another, on as many processes as there are; without it they are evaluated one after the other.
     """
 
     evaluate: Evaluate
     space: Space
     budget: Budget
-    metric: Tensor
+    importance: Tensor
     start: Tensor
     lengths: Tensor
     seed: int

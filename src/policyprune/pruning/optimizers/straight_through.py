@@ -72,7 +72,7 @@ class StraightThrough(Stepwise):
         of_heads = torch.tensor([group.kind == "attention" for group in problem.space.groups])[problem.space.group_of]
         relative = torch.where(of_heads, self.attention_rate, 1.0).to(device)
         moves = relative > 0
-        first = one_shot_mask(problem.metric, problem.budget, problem.per_cost).to(device).float()
+        first = one_shot_mask(problem.importance, problem.budget, problem.per_cost).to(device).float()
         free = budget.holding(first, ~moves) if budget.linear else budget
         highest = self.learning_rate * min(1.0, (1 - budget.keep) / FULL_RATE)
 

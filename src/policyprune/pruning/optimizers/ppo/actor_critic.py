@@ -31,7 +31,9 @@ class ActorCritic(nn.Module):
         """Budgeted logits (S, D) of states: kept share of each decision (S, D) and step of the episode (S,)."""
         d = self.decisions
         kept = self._by_block(share)[:, d.block]
-        fixed = torch.stack([d.importance, d.standing, d.depth, d.channels.float()], -1).expand(len(share), -1, -1)
+        fixed = torch.stack([d.importance, d.block_importance, d.depth, d.channels.float()], -1).expand(
+            len(share), -1, -1
+        )
         time = (step / self.horizon)[:, None, None].expand(-1, d.count, 1)
         features = torch.cat([fixed, share[..., None], kept[..., None], time], -1)
         raw: Tensor = self.free + self.block[d.block] + self.pull * (2 * share - 1) + self.net(features).squeeze(-1)

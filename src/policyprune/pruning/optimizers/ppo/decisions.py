@@ -16,7 +16,7 @@ class Decisions:
 
     `of` (n,) is the decision of each unit, `rank` (n,) orders the units of a decision, 0 the most important. Per
     decision (D,): its block, depth (0 to 1), whether it is about channels or a gate, its cost (0 of a gate), and its
-    mean importance, standardised in its kind (`importance`) and in its block (`standing`).
+    mean importance, standardised in its kind (`importance`) and in its block (`block_importance`).
     """
 
     of: Tensor
@@ -27,7 +27,7 @@ class Decisions:
     gate: Tensor
     cost: Tensor
     importance: Tensor
-    standing: Tensor
+    block_importance: Tensor
     budget: Budget
 
     @property
@@ -54,9 +54,9 @@ class Decisions:
         return select(order.double() - 1e-6 * self.rank / (1 + self.rank.max()), self.budget)
 
 
-def make_decisions(metric: Tensor, space: Space, budget: Budget, chunk: int) -> Decisions:
+def make_decisions(importance: Tensor, space: Space, budget: Budget, chunk: int) -> Decisions:
     """Group the units by their importance (n,): `chunk` channels of a block to a decision, heads one by one."""
-    metric = metric.detach().cpu().double()
+    importance = importance.detach().cpu().double()
     of, rank = torch.zeros(space.n, dtype=torch.long), torch.zeros(space.n, dtype=torch.float64)
     block: list[int] = []
     depth: list[float] = []
@@ -64,7 +64,7 @@ def make_decisions(metric: Tensor, space: Space, budget: Budget, chunk: int) -> 
     start, last = 0, max(group.layer for group in space.groups) or 1
     for index, group in enumerate(space.groups):
         size = chunk if group.kind == "ffn" else 1
-        order = metric[start : start + group.count].argsort(descending=True, stable=True) + start
+        order = importance[start : start + group.count].argsort(descending=True, stable=True) + start
         for own in order.split(size):
             of[own] = len(block)
             rank[own] = torch.arange(len(own), dtype=torch.float64)
@@ -77,7 +77,7 @@ def make_decisions(metric: Tensor, space: Space, budget: Budget, chunk: int) -> 
     kinds = sorted({group.kind for group in space.groups})
     kind = torch.tensor([kinds.index(group.kind) for group in space.groups])[blocks]
     cost = torch.zeros(count, dtype=torch.float64).index_add(0, of, budget.cost.cpu())
-    mean = torch.zeros(count, dtype=torch.float64).index_add(0, of, metric) / torch.bincount(of)
+    mean = torch.zeros(count, dtype=torch.float64).index_add(0, of, importance) / torch.bincount(of)
     logs = (mean + 1e-12 * mean.max().clamp(min=1e-30)).log()
     return Decisions(
         of,

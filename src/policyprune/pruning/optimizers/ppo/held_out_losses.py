@@ -71,7 +71,7 @@ def warm_starts(problem: Problem, budget: Budget, losses: HeldOutLosses, stages:
     These are Kwon et al.'s mask of the scores, the most important units of each block alike, and, where there are
     gradients, Kwon et al.'s mask rearranged and the mask that pruning in `stages` ends with (none without stages).
     """
-    scores = problem.metric.detach().cpu().double()
+    scores = problem.importance.detach().cpu().double()
     masks = [best_split(scores, problem.space, budget)]
     if problem.gradients is not None:
         gradients = problem.gradients()

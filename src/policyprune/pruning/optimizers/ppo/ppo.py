@@ -78,14 +78,14 @@ class Refinement:
         self._generator = torch.Generator().manual_seed(problem.seed)
         budget = problem.budget.to(torch.device("cpu"))
         self._losses = HeldOutLosses(problem, options.held_out, options.examples, self._generator)
-        self._decisions = decisions = make_decisions(problem.metric, problem.space, budget, options.chunk)
+        self._decisions = decisions = make_decisions(problem.importance, problem.space, budget, options.chunk)
         if saved is None:
             self._incumbent = self._losses.best(warm_starts(problem, budget, self._losses, options.stages))
         else:
             self._incumbent = saved["incumbent"]
         self._finalists = [self._incumbent]
         share = decisions.share(self._incumbent)
-        start = CONFIDENCE * (share - 0.5) + 0.3 * decisions.standing + TRUST * decisions.gate
+        start = CONFIDENCE * (share - 0.5) + 0.3 * decisions.block_importance + TRUST * decisions.gate
         with torch.random.fork_rng(devices=[]):  # the networks start from the seed, whatever was drawn before
             torch.manual_seed(problem.seed)
             self._agent = ActorCritic(decisions, start, options.horizon)
