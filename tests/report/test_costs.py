@@ -4,8 +4,8 @@ import csv
 import io
 from pathlib import Path
 
+from policyprune.report.files import csv as as_csv
 from policyprune.report.table import Cell
-from policyprune.report.writers import csv as as_csv
 from records import Measured, perplexities, write_run
 from reports import cell_of, report_on, row_of, table_of
 

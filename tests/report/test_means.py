@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from policyprune.report.files import csv as as_csv
+from policyprune.report.files import latex, markdown
 from policyprune.report.table import Cell
-from policyprune.report.writers import csv as as_csv
-from policyprune.report.writers import latex, markdown
 from records import Measured, perplexities, write_run
 from reports import bold_rows, cell_of, report_on, row_of, table_of
 

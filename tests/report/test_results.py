@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from policyprune.report.files import latex, markdown
 from policyprune.report.table import Cell
-from policyprune.report.writers import latex, markdown
 from records import Measured, perplexities, write_run
 from reports import cell_of, report_on, row_of, table_of
 

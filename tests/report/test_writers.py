@@ -8,9 +8,9 @@ import re
 import statistics
 from pathlib import Path
 
+from policyprune.report.files import csv as as_csv
+from policyprune.report.files import latex, latex_escaped, markdown
 from policyprune.report.table import Cell, letter, without_empty_columns
-from policyprune.report.writers import csv as as_csv
-from policyprune.report.writers import latex, latex_escaped, markdown
 from records import Measured, perplexities, write_run
 from reports import cell_of, published, report_on, table_of
 

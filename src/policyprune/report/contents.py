@@ -5,18 +5,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from policyprune.report.costs import cost_tables
 from policyprune.report.lines import DENSE, Line, lines_of
-from policyprune.report.means import Mean, means_of
-from policyprune.report.metrics import signed, title, written
+from policyprune.report.means import Mean, means_of, signed, title, written
 from policyprune.report.plots.quality import latency_against_macs, quality_against_macs, zero_shot_bars
 from policyprune.report.plots.search import layer_keep_rates, search_curves
 from policyprune.report.plots.style import Plot, looks, styled
-from policyprune.report.quality import quality_tables
 from policyprune.report.reference import Published
 from policyprune.report.results import TaskResults, results_of
 from policyprune.report.runs import FINISHED, UNFINISHED, Run
 from policyprune.report.table import Cell, Row, Table
+from policyprune.report.tables import cost_tables, quality_tables
 
 LONGEST = 60  # letters of a name that go into a file's
 HOW_TO_READ = (

@@ -7,8 +7,7 @@ from pathlib import Path
 from policyprune.config.options import sweeps_dir
 from policyprune.errors import UsageError
 from policyprune.report.lines import DENSE, Line
-from policyprune.report.means import Column
-from policyprune.report.metrics import SETTING_KEYS
+from policyprune.report.means import SETTING_KEYS, Column
 
 COLUMNS = ("model", "task", "method", "tuning", "keep", "metric", "protocol", "value", "source")
 
