@@ -14,8 +14,7 @@ from llama_cpp import ask
 from torch import nn
 from transformers import DynamicCache
 
-from policyprune.evaluation.latency.forward import block_seconds
-from policyprune.evaluation.latency.rounds import in_turns
+from policyprune.evaluation.latency import block_seconds, in_turns
 from policyprune.evaluation.measures import block_macs
 from policyprune.surgery.onnx_graph import Decoding
 

@@ -21,8 +21,7 @@ from transformers import PreTrainedModel
 from policyprune.config.options import conf_dir
 from policyprune.config.store import register
 from policyprune.config.validate import validate
-from policyprune.evaluation.latency.forward import layer_calls, run_layers
-from policyprune.evaluation.latency.rounds import in_turns, relative
+from policyprune.evaluation.latency import in_turns, layer_calls, relative, run_layers
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.loading import load
 from policyprune.models.sequences import token_losses

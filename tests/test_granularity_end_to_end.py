@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
 from policyprune.commands.run import run
-from policyprune.evaluation.latency import table as latency_table
+from policyprune.evaluation import latency_table
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing
 from policyprune.runs.record import Record
 from policyprune.tasks import build

@@ -16,7 +16,7 @@ from policyprune.commands import evaluate as evaluating
 from policyprune.commands import run as pipeline
 from policyprune.config.options import conf_dir
 from policyprune.config.validate import validate
-from policyprune.evaluation.zero_shot_tasks import definition, embedded_files
+from policyprune.evaluation.zero_shot import definition, embedded_files
 from policyprune.runs.record import Record, read_record
 from policyprune.runs.summary import summary
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from policyprune.evaluation.accuracy import classification_metrics, predictions, standard_errors
-from policyprune.evaluation.outputs import standard_error
+from policyprune.evaluation.accuracy import classification_metrics, predictions, standard_error, standard_errors
 
 LABELS = torch.tensor([1, 1, 1, 0, 0, 0, 0, 1])
 CHOSEN = torch.tensor([1, 1, 0, 0, 0, 1, 0, 1])  # 3 true positives, 1 false, 1 missed, 3 true negatives

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from policyprune.evaluation.dense_cache import dense_measures
+from policyprune.evaluation.comparison import dense_measures
 from policyprune.evaluation.measures import Measure
 from policyprune.models.identity import identity_of
 

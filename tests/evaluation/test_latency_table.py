@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from harness import small_run, validated
-from policyprune.evaluation.latency import table as latency_table
-from policyprune.evaluation.latency.forward import kept_latency
-from policyprune.evaluation.latency.table import block_latency, table, widths
+from policyprune.evaluation import latency_table
+from policyprune.evaluation.latency import kept_latency
+from policyprune.evaluation.latency_table import block_latency, table, widths
 from policyprune.models.adapter import adapt
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
 from policyprune.pruning.budget.budget import make_budget

@@ -17,10 +17,9 @@ import policyprune
 from harness import foreign_lines
 from policyprune.config.schema import ZeroShot as Config
 from policyprune.errors import UsageError
-from policyprune.evaluation import zero_shot_tasks
+from policyprune.evaluation import zero_shot
 from policyprune.evaluation.measures import Measure
-from policyprune.evaluation.zero_shot import ZeroShotQuestions, mean
-from policyprune.evaluation.zero_shot_tasks import EMBEDDED, STOCK, embedded_files
+from policyprune.evaluation.zero_shot import EMBEDDED, STOCK, ZeroShotQuestions, embedded_files, mean
 from policyprune.models.adapter import adapt
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
@@ -199,12 +198,12 @@ def test_a_loglikelihood_that_is_no_number_gives_null(
 
 def test_every_choice_has_a_task_of_the_harness_and_embedded_questions() -> None:
     assert list(CHOICES) == list(STOCK) == list(EMBEDDED)
-    assert all(zero_shot_tasks.stock(name).is_file() for name in STOCK)
+    assert all(zero_shot.stock(name).is_file() for name in STOCK)
 
 
 def test_where_questions_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"piqa": "pkg://policyprune/evaluation", "boolq": "pkg://policyprune/nowhere"}
-    monkeypatch.setattr(zero_shot_tasks, "EMBEDDED", here)
+    monkeypatch.setattr(zero_shot, "EMBEDDED", here)
     monkeypatch.setattr("policyprune.storage.hub.trouble", lambda source: "")
     assert embedded_files(config_of("piqa", "piqa", source="auto")) == {}
     monkeypatch.setattr("policyprune.storage.hub.trouble", lambda source: "no network")

@@ -18,7 +18,7 @@ from policyprune.config.options import conf_dir
 from policyprune.config.store import register
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError
-from policyprune.evaluation.outputs import outputs
+from policyprune.evaluation.accuracy import outputs
 from policyprune.models import sequences
 from policyprune.models.loading import load
 from policyprune.models.sequences import set_padding_token

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 from policyprune.config.schema import Config
 from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
-from policyprune.evaluation.latency.table import block_latency
+from policyprune.evaluation.latency_table import block_latency
 from policyprune.evaluation.perplexity import check_lengths
-from policyprune.evaluation.zero_shot_tasks import embedded_files
+from policyprune.evaluation.zero_shot import embedded_files
 from policyprune.models.device import device_of
 from policyprune.models.loading import skeleton
 from policyprune.pruning.budget.budget import Budget, make_budget

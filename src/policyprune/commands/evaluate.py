@@ -9,12 +9,12 @@ import torch
 from policyprune.config.schema import Evaluating, LanguageModeling, Task
 from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
-from policyprune.evaluation.latency.forward import latencies
+from policyprune.evaluation.latency import latencies
 from policyprune.evaluation.measures import parameters, size, weight_megabytes
 from policyprune.evaluation.perplexity import check_lengths
 from policyprune.evaluation.plausibility import check_reloaded, doubts
 from policyprune.evaluation.quality import quality_of
-from policyprune.evaluation.zero_shot_tasks import embedded_files
+from policyprune.evaluation.zero_shot import embedded_files
 from policyprune.models.device import device_of
 from policyprune.models.families import FAMILIES
 from policyprune.models.loading import load, skeleton

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from policyprune.commands.checks import budgets_of, check
 from policyprune.config.schema import Calibrated, Config, LatencyBudget
 from policyprune.evaluation.comparison import ComparedModels, compare
-from policyprune.evaluation.latency.forward import kept_latency
+from policyprune.evaluation.latency import kept_latency
 from policyprune.evaluation.plausibility import NotTrustworthyError, absurd_from_the_start, doubts
 from policyprune.evaluation.quality import Quality, quality_of
 from policyprune.models.device import device_of, in_search_dtype

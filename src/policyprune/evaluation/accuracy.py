@@ -1,21 +1,22 @@
-"""Classification: GLUE's metrics, by scikit-learn and SciPy, and agreement with the dense model."""
+"""Raw outputs of a model on labelled examples, and how many of its classes are right."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
+from scipy.stats import ConstantInputWarning, pearsonr, sem, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.evaluation.fresh_process import outputs_elsewhere
 from policyprune.evaluation.measures import Measure, finite
-from policyprune.evaluation.outputs import outputs, standard_error
 from policyprune.progress import bar
+from policyprune.tasks import by_length
 from policyprune.tasks.classification import ClassificationTask, losses
+from policyprune.tasks.labelled import Encoded
 
 METRICS: dict[str, Callable[[list[float], list[float]], float]] = {
     "accuracy": accuracy_score,
@@ -25,6 +26,36 @@ METRICS: dict[str, Callable[[list[float], list[float]], float]] = {
     "spearman": lambda labels, predicted: spearmanr(labels, predicted).statistic,
 }
 OUTPUTS = ("logits",)
+
+
+@torch.inference_mode()
+def outputs(
+    model: PreTrainedModel,
+    examples: Encoded,
+    names: tuple[str, ...],
+    batch_tokens: int,
+    advance: Callable[[int], object] = lambda done: None,
+) -> list[tuple[Tensor, ...]]:
+    """The named outputs of each example, in order, float32 on the CPU, each without its batch dimension.
+
+    Examples of about the same length share a batch of about `batch_tokens` tokens. `advance(n)` is told how many
+    examples were done.
+    """
+    rows_of_outputs: list[tuple[Tensor, ...]] = [()] * len(examples.lengths)
+    mean = max(1, int(examples.lengths.float().mean()))
+    for rows in by_length(examples.lengths, max(1, batch_tokens // mean)):
+        inputs = {name: tensor.to(model.device) for name, tensor in examples.inputs(rows).items()}
+        out = model(**inputs)
+        columns = [getattr(out, name).float().cpu() for name in names]
+        for position, row in enumerate(rows.tolist()):
+            rows_of_outputs[row] = tuple(column[position] for column in columns)
+        advance(len(rows))
+    return rows_of_outputs
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Standard error of a mean, sqrt(p (1 - p) / (n - 1)) for n answers that are right or wrong; None for one value."""
+    return finite(float(sem(values))) if len(values) > 1 else None
 
 
 def predictions(logits: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import QuestionAnswering
+from policyprune.evaluation.accuracy import outputs, standard_error
 from policyprune.evaluation.fresh_process import outputs_elsewhere
 from policyprune.evaluation.measures import Measure, digest
-from policyprune.evaluation.outputs import outputs, standard_error
 from policyprune.progress import bar
 from policyprune.tasks.question_answering import QuestionAnsweringTask, Questions
 

@@ -1,5 +1,8 @@
 """The dense model, the one-shot masks, the pruned and the tuned model, side by side."""
 
+import hashlib
+import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +11,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Evaluation
-from policyprune.evaluation.dense_cache import dense_measures
-from policyprune.evaluation.latency.forward import latencies
+from policyprune.evaluation.latency import latencies
 from policyprune.evaluation.measures import Measure, checkpoint_megabytes, size, weight_megabytes
 from policyprune.evaluation.plausibility import check_reloaded
 from policyprune.evaluation.quality import Quality
+from policyprune.models.identity import identity_of
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.storage.cache import cache_folder
+from policyprune.storage.files import write_whole
 from policyprune.surgery.shrink import shrink
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +69,27 @@ def compare(
         yield "dense", Measure("checkpoint", weight_megabytes(dense), "MB", {})
         yield subject, Measure("checkpoint", checkpoint_megabytes(models.checkpoint), "MB", {})
     yield from latencies({"dense": dense, subject: final}, options.latency)
+
+
+def dense_measures(quality: Quality, model: PreTrainedModel, folder: Path, again: bool) -> list[Measure]:
+    """Measures of the dense model: those in `folder` of the same model, test data and protocol, or new ones.
+
+    The key is all that a number depends on, by content: weights, code, data, settings, versions, threads.
+    `again`: measure whatever there is. Models with offloaded weights are always measured.
+    """
+    identity = quality.identity()
+    if identity is None or any(parameter.is_meta for parameter in model.parameters()):
+        return quality.of("dense", model)
+    key = json.dumps([identity, identity_of(model)], sort_keys=True)
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    if not again:
+        try:
+            rows = [Measure(*row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            pass  # not there yet, or not what we wrote
+        else:
+            log.info("the dense model was measured before in this way: %s", path)
+            return rows
+    measures = quality.of("dense", model)
+    write_whole(path, (json.dumps(measures, indent=1) + "\n").encode())
+    return measures

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from policyprune.evaluation.accuracy import predictions
-from policyprune.evaluation.outputs import outputs, standard_error
+from policyprune.evaluation.accuracy import outputs, predictions, standard_error
 from policyprune.progress import bar
 from policyprune.tasks.classification import losses
 from policyprune.tasks.in_memory import LabelledBatches

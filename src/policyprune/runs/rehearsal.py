@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.schema import Calibrated, Config
 from policyprune.errors import RunError, UsageError
-from policyprune.evaluation.latency.forward import latencies
+from policyprune.evaluation.latency import latencies
 from policyprune.evaluation.measures import size
 from policyprune.evaluation.quality import Quality
 from policyprune.evaluation.zero_shot import generators_restored

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Config, LatencyBudget
 from policyprune.errors import RunError
-from policyprune.evaluation.latency.table import layer_latency
+from policyprune.evaluation.latency_table import layer_latency
 from policyprune.models.device import in_search_dtype
 from policyprune.models.library_messages import silenced
 from policyprune.progress import bar

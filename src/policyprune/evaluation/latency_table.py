@@ -13,8 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Budget, Granularity, LatencyBudget, Model, Task
-from policyprune.evaluation.latency.forward import layer_calls, run_layers
-from policyprune.evaluation.latency.rounds import in_turns, relative
+from policyprune.evaluation.latency import in_turns, layer_calls, relative, run_layers
 from policyprune.models.adapter import Adapter, Block, adapt
 from policyprune.models.device import device_of, dtype_of
 from policyprune.models.loading import skeleton
