@@ -10,8 +10,7 @@ from deploy_models import Deployed
 from llama_cpp import ask
 from torch import Tensor
 
-from policyprune.surgery.onnx import feed
-from policyprune.surgery.onnx_graph import Decoding
+from policyprune.surgery.onnx import Decoding, feed
 
 PROMPT = "The first railway in England was opened in 1825; it's said that"
 TOKENS = 64

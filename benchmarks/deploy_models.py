@@ -8,12 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from policyprune.models.adapter import Adapter, adapt
-from policyprune.models.gguf import converted
 from policyprune.models.library_messages import quiet
+from policyprune.models.loading import converted
 from policyprune.storage.sources import locate
 from policyprune.surgery.formats import Settings, target, write_format
-from policyprune.surgery.onnx import session
-from policyprune.surgery.onnx_graph import Decoding, graph_of
+from policyprune.surgery.onnx import Decoding, graph_of, session
 
 
 @dataclass(frozen=True)

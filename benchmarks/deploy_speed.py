@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from policyprune.evaluation.latency import block_seconds, in_turns
 from policyprune.evaluation.measures import block_macs
-from policyprune.surgery.onnx_graph import Decoding
+from policyprune.surgery.onnx import Decoding
 
 BATCH, LENGTH, DECODED, PROMPT = 8, 128, 128, 8
 Row = dict[str, float | str | None]  # what: seconds of dense and pruned, the speed-up that the MACs promise

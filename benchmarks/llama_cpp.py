@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from policyprune.storage.cache import cache_folder
+from policyprune.storage.files import cache_folder
 
 PACKAGE = "node-llama-cpp@3.22.1"
 SCRIPT = Path(__file__).with_suffix(".mjs")

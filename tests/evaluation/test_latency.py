@@ -23,6 +23,7 @@ from policyprune.models.adapter import adapt
 
 BUSY = {"dense": [1.0, 3.0, 2.0, 1.0, 1.5], "pruned": [0.8, 2.4, 1.6, 0.8, 1.2]}  # up to three times slower
 PROTOCOL = {"batch_size": 8, "length": 128}
+ONE_ROUND = {"batch_size": 1, "length": 8, "repeats": 1, "threads": 1}
 MakeLlama = Callable[..., Any]
 
 
@@ -117,8 +118,5 @@ def test_latency_is_measured_for_each_batch_size_and_compared_with_the_first_mod
     ]
     (alone,) = latencies({"evaluated": models["dense"]}, Latency(batch_sizes=[1], length=8, repeats=1))
     assert alone[0] == "evaluated"
-    assert alone[1].protocol | {"threads": 1} == {**PROTOCOL, "spread": None}
+    assert alone[1].protocol | {"threads": 1} == {**ONE_ROUND, "spread": None}
     assert not list(latencies(models, Latency(batch_sizes=[1], length=8, repeats=0)))
-
-
-PROTOCOL = {"batch_size": 1, "length": 8, "repeats": 1, "threads": 1}

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from policyprune.config.schema import LanguageModeling, Model
 from policyprune.errors import UsageError
-from policyprune.models import gguf as conversion
+from policyprune.models import loading as conversion
 from policyprune.models.loading import load
 
 MODULES = {
@@ -145,7 +145,7 @@ def test_a_failed_conversion_leaves_nothing_behind(file: Path, cache: Path, monk
     def fails(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("policyprune.models.gguf.AutoTokenizer.from_pretrained", fails)
+    monkeypatch.setattr("policyprune.models.loading.AutoTokenizer.from_pretrained", fails)
     with pytest.raises(OSError, match="disk full"):
         conversion.converted(file)
     assert list(cache.iterdir()) == []

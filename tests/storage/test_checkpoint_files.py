@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from harness import validated
 from policyprune.errors import UsageError
 from policyprune.models.loading import load, skeleton
-from policyprune.storage.checkpoint_files import check_model
-from policyprune.storage.sources import check_source
+from policyprune.storage.sources import check_model, check_source
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 WEIGHTS = "model.safetensors"

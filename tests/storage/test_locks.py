@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from policyprune.storage.cache import cache_folder, made_once
-from policyprune.storage.locks import NO_LOCKS, hold, hold_where_possible
+from policyprune.storage.files import NO_LOCKS, cache_folder, hold, hold_where_possible, made_once
 
 HOLD = """
 import sys
 from pathlib import Path
-from policyprune.storage.locks import hold
+from policyprune.storage.files import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -14,11 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from encoders import make_encoder
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
-from policyprune.models.gguf import converted
+from policyprune.models.loading import converted
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
-from policyprune.surgery.gguf import check_gguf, write_gguf
-from policyprune.surgery.gguf_tokenizer import vocabulary
+from policyprune.surgery.gguf import check_gguf, vocabulary, write_gguf
 from policyprune.surgery.shrink import shrink
 
 HEAD = 32

@@ -14,8 +14,7 @@ from policyprune.models.examples import example
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery import onnx
-from policyprune.surgery.onnx import feed, session, write_onnx
-from policyprune.surgery.onnx_graph import Decoding, graph_of
+from policyprune.surgery.onnx import Decoding, feed, graph_of, session, write_onnx
 from policyprune.surgery.shrink import shrink
 
 Killed = list[tuple[int, str]]

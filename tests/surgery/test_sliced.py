@@ -10,7 +10,7 @@ from policyprune.models.examples import EXAMPLES, example
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.equivalence import TOLERANCE, Probe, gap, masks, outputs, probe_of, random_mask
-from policyprune.surgery.sliced import Sliced
+from policyprune.surgery.shrink import Sliced
 
 
 @functools.cache

@@ -17,8 +17,7 @@ from policyprune.evaluation.plausibility import check_reloaded
 from policyprune.evaluation.quality import Quality
 from policyprune.models.identity import identity_of
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.storage.cache import cache_folder
-from policyprune.storage.files import write_whole
+from policyprune.storage.files import cache_folder, write_whole
 from policyprune.surgery.shrink import shrink
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,7 @@ from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
 from policyprune.pruning.budget.costs import check_equal_widths
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
-from policyprune.storage.cache import cache_folder
-from policyprune.storage.files import write_whole
+from policyprune.storage.files import cache_folder, write_whole
 from policyprune.surgery.shrink import cut, twin
 from policyprune.surgery.sizes import keep_layers, state_depth
 

@@ -1,6 +1,8 @@
 """Load the dense model and its tokenizer from any source, onto the device and in the dtype that the config asks for."""
 
+import hashlib
 import logging
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 
 from policyprune.config.schema import Classification, Model, QuestionAnswering, Task
@@ -29,11 +32,11 @@ from policyprune.models.checks import (
     check_tokens,
 )
 from policyprune.models.device import device_of, dtype_of
-from policyprune.models.gguf import converted
 from policyprune.models.library_messages import as_usage_error, quiet, without_load_report
 from policyprune.models.sequences import set_padding_token
-from policyprune.storage.checkpoint_files import check_model, has_weights
-from policyprune.storage.sources import locate_model
+from policyprune.progress import bars_of
+from policyprune.storage.files import cache_folder, made_once, write_folder
+from policyprune.storage.sources import check_model, has_weights, locate_model
 
 log = logging.getLogger(__name__)
 
@@ -203,3 +206,29 @@ def _correct_tying(config: Model, model: Any) -> None:
         if not head.weight.is_meta and head.weight.data_ptr() != embedding.data_ptr():
             log.warning("%s says tie_word_embeddings, and its weights have two matrices: both are kept", config.source)
             stated.tie_word_embeddings = False
+
+
+def converted(file: Path) -> Path:
+    """Return a directory with the float32 checkpoint and tokenizer of a GGUF file; made whole, once, kept for later.
+
+    Other processes that want the same wait for the one that makes it.
+    """
+    state = file.stat()
+    made_from = (file.resolve(), state.st_size, state.st_mtime_ns, version("transformers"))
+    identity = hashlib.sha256(":".join(map(str, made_from)).encode()).hexdigest()
+    target = cache_folder() / "gguf" / f"{file.stem}-{identity[:12]}"
+    return made_once(target, lambda folder: _convert(file, folder))
+
+
+def _convert(file: Path, target: Path) -> None:
+    ours = bars_of(modeling_gguf_pytorch_utils, title=f"converting {file.name}", unit="tensor")
+    with write_folder(target) as scratch, ours:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
+        model, loading_info = loaded
+        check_keys(str(file), model, loading_info)
+        model.hf_quantizer = None  # the weights are plain float32 now, and may be saved as such
+        del model.config.quantization_config
+        model.save_pretrained(scratch)
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(scratch)

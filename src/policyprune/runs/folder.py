@@ -24,8 +24,7 @@ from policyprune.runs.status import (
     status_of,
     unfinished_work,
 )
-from policyprune.storage.files import clear, disk_trouble, write_whole
-from policyprune.storage.locks import NO_LOCKS, hold
+from policyprune.storage.files import NO_LOCKS, clear, disk_trouble, hold, write_whole
 from policyprune.storage.record_file import CURVE_FILE, MASK_FILE, PLAN_FILE, RECORD_FILE, UnreadableError
 
 if TYPE_CHECKING:

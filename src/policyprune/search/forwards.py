@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers.problem import Job
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.surgery.sliced import Sliced
+from policyprune.surgery.shrink import Sliced
 
 Loss = Callable[[PreTrainedModel, Tensor], Tensor]
 

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and what a full disk looks like.
+"""Files and folders that are there whole or not at all, locks between processes, and the user's cache folder.
 
 All that is kept is written here: into a scratch folder beside the target, to the disk (fsync), then to its name. A
 process that is killed on the way leaves a scratch folder; the next writer of the same target, or `clear`, removes it.
@@ -11,15 +11,17 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from policyprune.storage.locks import hold, hold_where_possible
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 SCRATCH_PREFIX, SCRATCH_SUFFIX = ".policyprune-", ".tmp"  # between them the target's name and a random number
 NEW, OLD, LOCK = "new", "old", "lock"  # in a scratch folder: what is written, what was there before, and who is at it
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # what some network file systems answer
 
 
 def write_whole(path: Path, content: bytes, keep: Path | None = None) -> None:
@@ -150,3 +152,53 @@ def _errno(error: BaseException) -> int | None:
         return error.errno
     match = re.search(r"\(os error (\d+)\)", str(error))
     return int(match.group(1)) if match else None
+
+
+def hold(path: Path, wait: bool = False) -> AbstractContextManager[object]:
+    """Take the lock at `path` until the end of the block; its holder may remove the file before that.
+
+    BlockingIOError when another process has it, unless `wait`. OSError with an errno of `NO_LOCKS` where none can be
+    had.
+    """
+    lock = FileLock(path, blocking=wait, fallback_to_soft=False)  # a soft lock would outlive a holder that is killed
+    while True:
+        try:
+            return lock.acquire()
+        except Timeout:
+            if path.exists():
+                raise BlockingIOError(errno.EWOULDBLOCK, "another process holds it", str(path)) from None
+
+            # its holder removed it just now
+
+
+def hold_where_possible(path: Path, wait: bool = False) -> AbstractContextManager[object]:
+    """The same, and nothing where the file system has no locks."""
+    try:
+        return hold(path, wait)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return nullcontext()
+
+
+def cache_folder() -> Path:
+    """`$POLICYPRUNE_CACHE`, else `policyprune` in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`)."""
+    return Path(os.environ.get("POLICYPRUNE_CACHE") or user_cache_path("policyprune", appauthor=False))
+
+
+def made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """Return `target`, after `make(target)` where it is not there yet. Other processes wait for the one that makes it.
+
+    Where the file system has no locks, all make it, and the last one to finish leaves its own.
+    """
+    if target.exists():
+        return target
+    lock = cache_folder() / "locks" / f"{target.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with hold_where_possible(lock, wait=True):
+        try:
+            if not target.exists():
+                make(target)
+        finally:
+            lock.unlink(missing_ok=True)
+    return target
