@@ -25,7 +25,7 @@ from policyprune.search.log import SearchContext, search
 from policyprune.search.prune import Pruning, Scores
 from policyprune.tasks import Task, build
 from policyprune.tasks.task import CalibrationUsage
-from policyprune.tracking.tracker import NoTracker
+from policyprune.tracking import NoTracker
 
 
 class Timed:

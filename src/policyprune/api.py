@@ -51,7 +51,7 @@ from policyprune.surgery.plan import Plan, base_of
 from policyprune.surgery.plan_file import read_plan
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks.in_memory import Cutting, Data, in_memory
-from policyprune.tasks.packing import Sequences
+from policyprune.tasks.language_modeling import Sequences
 from policyprune.tasks.task import CalibrationData
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from harness import validated
 from policyprune.config.schema import Config
 from policyprune.report.runs import find_runs
 from policyprune.runs.folder import finished_before, recorded
-from policyprune.runs.record import Record
-from policyprune.runs.status import Status, forget, status_of
+from policyprune.runs.record import Record, Status, forget, status_of
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from policyprune.runs.record import Record
-from policyprune.runs.rows import noise
-from policyprune.runs.summary import closing_words, summary
+from policyprune.runs.summary import closing_words, noise, summary
 
 
 def measured_record(forwards: int = 8) -> Record:

@@ -21,7 +21,7 @@ from policyprune.pruning.space import space_of
 from policyprune.search.log import SearchContext, search
 from policyprune.search.prune import Pruning, Scores
 from policyprune.tasks.task import CalibrationUsage
-from policyprune.tracking.tracker import NoTracker
+from policyprune.tracking import NoTracker
 
 
 class Examples:

@@ -1,4 +1,4 @@
-"""A run or a checkpoint becomes files for other tools."""
+"""A run or a checkpoint becomes files for other tools; a dense model becomes what a plan says."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.output_folders import check_output
-from policyprune.config.schema import Exporting, Model
+from policyprune.config.schema import Applying, Exporting, Model
 from policyprune.errors import UsageError
 from policyprune.models.loading import load_as, skeleton_as
 from policyprune.runs.card import card, write_card
@@ -155,3 +155,15 @@ def check_free(path: Path, form: str, source: str) -> None:
 def _begins(path: Path, first_bytes: re.Pattern[bytes]) -> bool:
     with path.open("rb") as file:
         return first_bytes.match(file.read(200)) is not None
+
+
+def apply(config: Applying) -> Path:
+    """Write the checkpoint that a plan makes of its dense model, and return where it is."""
+    plan = read_plan(Path(config.plan))
+    path = Path(config.output) if config.output else Path(config.plan).parent / "applied"
+    check_free(path, "hf", config.model.source)
+    check_base(plan, skeleton_as(config.model, head_class(plan)))
+    model, tokenizer = load(config.model, plan.base.head, plan)
+    formats.write_format("hf", model, tokenizer, path, formats.Settings(config.max_shard_size, "f16"))
+    print(path)
+    return path

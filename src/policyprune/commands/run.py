@@ -42,7 +42,7 @@ from policyprune.surgery.plan_file import write_plan
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks import BuiltTask, build
 from policyprune.tasks.task import CalibrationUsage
-from policyprune.tracking.tracker import Tracker, open_tracker
+from policyprune.tracking import Tracker, open_tracker
 from policyprune.tuning.fit import fit
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from policyprune.config.options import sweeps
 from policyprune.config.schema import Config
 from policyprune.config.sweep import Job, Sweep, jobs, launch, opened, points
 from policyprune.runs.folder import noting_failure
-from policyprune.runs.status import Status, status_of
+from policyprune.runs.record import Status, status_of
 
 KILLED = "no error is known: it was killed, or another process is still at it"
 

@@ -87,7 +87,7 @@ def apply(arguments: list[str]) -> int:
     plan, overrides = targets.split("apply", arguments, "a plan.json")
     config = application.checked("apply", "apply", [*targets.applying(plan, overrides), *overrides])
     check_output(config.output, folder=True)
-    from policyprune.commands.apply import apply
+    from policyprune.commands.export import apply
 
     apply(config)
     return 0

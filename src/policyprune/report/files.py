@@ -21,7 +21,7 @@ from policyprune.report.results import TaskResults
 from policyprune.report.runs import FINISHED, find_runs
 from policyprune.report.table import Cell, Row, Table, one_line, without_empty_columns
 from policyprune.storage.files import write_whole
-from policyprune.tracking.wandb import track_report
+from policyprune.tracking import track_report
 
 FIGURES = "figures"
 MARKDOWN_MARKS = "\\|*_[]`~$#"

@@ -9,7 +9,7 @@ import numpy as np
 
 from policyprune.report.lines import DENSE, Line
 from policyprune.report.runs import FINISHED, STAGES, Run, flattened
-from policyprune.runs.rows import distinctions, noise
+from policyprune.runs.summary import distinctions, noise
 
 Setting = tuple[tuple[str, Any], ...]  # the parts of a protocol that make another column: (("length", 128),)
 LOWER = ("perplexity", "cross_entropy", "squared_error")

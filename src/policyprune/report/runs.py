@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from policyprune.runs.status import lost_files
+from policyprune.runs.record import lost_files
 from policyprune.storage.record_file import CURVE_FILE, RECORD_FILE, UnreadableError, read_content
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from policyprune.report.means import (
 from policyprune.report.results import TaskResults, differences
 from policyprune.report.runs import FINISHED, STAGES, Run
 from policyprune.report.table import Cell, Footnotes, Row, Table
-from policyprune.runs.rows import NOISY
+from policyprune.runs.summary import NOISY
 
 Values = Mapping[tuple[Line, Column], Mean]
 Key = tuple[float, Line]  # a keep rate and a row

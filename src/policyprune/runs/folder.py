@@ -15,15 +15,17 @@ from policyprune.config.schema import Config
 from policyprune.config.validate import fingerprint
 from policyprune.errors import Interrupted, RunError, UsageError
 from policyprune.provenance import hardware
-from policyprune.runs.record import Record, mark_failed, read_record
-from policyprune.runs.signals import interruptible
-from policyprune.runs.status import (
+from policyprune.runs.record import (
     AnyConfig,
+    Record,
     files_of,
     forget,
+    mark_failed,
+    read_record,
     status_of,
     unfinished_work,
 )
+from policyprune.runs.signals import interruptible
 from policyprune.storage.files import NO_LOCKS, clear, disk_trouble, hold, write_whole
 from policyprune.storage.record_file import CURVE_FILE, MASK_FILE, PLAN_FILE, RECORD_FILE, UnreadableError
 

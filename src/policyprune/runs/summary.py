@@ -1,12 +1,14 @@
-"""The summary of one run, from its record."""
+"""The summary of one run, from its record: what names each measured row, and whether a time is noisy."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from policyprune.runs.record import Record, ResultRow
-from policyprune.runs.rows import distinctions, noise
 from policyprune.storage.record_file import RECORD_FILE
 
 LABELS = {  # of columns; `mask` says how the mask was found
@@ -17,6 +19,7 @@ LABELS = {  # of columns; `mask` says how the mask was found
     "reloaded": "{mask}, reloaded",
     "evaluated": "evaluated",
 }
+NOISY = 0.10  # of the median: a time is called noisy where the interquartile range of its rounds is wider
 
 
 def summary(record: Record, style: str = "simple") -> str:
@@ -109,3 +112,38 @@ checkpoint: {checkpoint}
 from transformers import AutoModelFor{kind}, AutoTokenizer
 model = AutoModelFor{kind}.from_pretrained({str(checkpoint)!r}{trust})
 tokenizer = AutoTokenizer.from_pretrained({str(checkpoint)!r})"""
+
+
+def distinctions(names: Sequence[str], protocols: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each row the words that tell it from other rows of the same name; "" where no other has its name.
+
+    The words are `key value` for each part of the protocol in which rows of that name differ, and a number where they
+    differ in none.
+    """
+    groups: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        groups.setdefault(name, []).append(number)
+    words = [""] * len(names)
+    for members in groups.values():
+        if len(members) > 1:
+            namesakes = [protocols[number] for number in members]
+            keys = [key for key in dict.fromkeys(key for each in namesakes for key in each) if _differs(key, namesakes)]
+            texts = [", ".join(f"{key} {each[key]}" for key in keys if key in each) for each in namesakes]
+            count = Counter(texts)
+            for place, (number, text) in enumerate(zip(members, texts, strict=True), start=1):
+                words[number] = text if text and count[text] == 1 else f"{text} no. {place}".strip()
+    return words
+
+
+def noise(protocol: Mapping[str, Any]) -> str:
+    """What a reader of a time or a ratio has to know of its rounds: `noisy, spread 23 %`; "" where all is well."""
+    if "spread" not in protocol:
+        return ""  # no time
+    spread = protocol["spread"]
+    if spread is None:
+        return "one round"
+    return f"noisy, spread {100 * spread:.0f} %" if spread > NOISY else ""
+
+
+def _differs(key: str, protocols: Sequence[Mapping[str, Any]]) -> bool:
+    return len({repr(each.get(key)) for each in protocols}) > 1

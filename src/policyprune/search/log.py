@@ -21,7 +21,7 @@ from policyprune.search.prune import Pruning, Scores, find_mask
 from policyprune.search.team import Team
 from policyprune.storage.record_file import CURVE_FILE
 from policyprune.tasks.task import CalibrationUsage
-from policyprune.tracking.tracker import Tracker
+from policyprune.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 

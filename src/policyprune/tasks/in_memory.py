@@ -14,8 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from policyprune.errors import UsageError
 from policyprune.tasks.classification import losses
 from policyprune.tasks.labelled import Encoded
-from policyprune.tasks.language_modeling import where_bos_stands
-from policyprune.tasks.packing import Sequences, sequences
+from policyprune.tasks.language_modeling import Sequences, sequences, where_bos_stands
 from policyprune.tasks.question_answering import span_losses
 from policyprune.tasks.task import CalibrationData, check_positions
 

@@ -9,7 +9,7 @@ from policyprune.report.lines import DENSE, Line
 from policyprune.report.means import ARROWS, Mean, better, setting_title, title
 from policyprune.report.plots.style import FAINT, INK, WIDTH, Look, Plot, legend, log_ticks, panels, percent
 from policyprune.report.results import TaskResults
-from policyprune.runs.rows import NOISY
+from policyprune.runs.summary import NOISY
 
 METRICS = ("perplexity", "accuracy", "f1", "exact_match", "matthews", "pearson", "spearman", "zero_shot_mean")
 ZERO_SHOT = ("acc_norm", "acc")  # the first that a task has

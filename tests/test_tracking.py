@@ -11,8 +11,7 @@ import pytest
 from harness import validated
 from policyprune.config.schema import Config
 from policyprune.runs.record import Record
-from policyprune.tracking.tensorboard import flat
-from policyprune.tracking.tracker import Forgiving, NoTracker, named_results, open_tracker
+from policyprune.tracking import Forgiving, NoTracker, flat, named_results, open_tracker
 
 
 class Recorder:
@@ -77,7 +76,7 @@ def test_a_working_tracker_is_told_everything() -> None:
 
 def test_an_error_of_the_run_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    monkeypatch.setattr("policyprune.tracking.tracker.WandbTracker", lambda **settings: recorder)
+    monkeypatch.setattr("policyprune.tracking.WandbTracker", lambda **settings: recorder)
 
     def fail() -> None:
         with open_tracker(validated("tracker=wandb").tracker, some_record(), tmp_path):

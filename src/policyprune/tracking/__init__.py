@@ -1,1 +1,0 @@
-"""Trackers that mirror the record: Weights & Biases, TensorBoard."""
