@@ -14,8 +14,8 @@ import hydra
 from tabulate import tabulate
 
 from policyprune.commands import run as pipeline
-from policyprune.config.options import conf_dir
-from policyprune.config.store import register
+from policyprune.config.composition import register
+from policyprune.config.registry import conf_dir
 from policyprune.config.validate import run_label, validate
 from policyprune.runs.record import Record
 

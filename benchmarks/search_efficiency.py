@@ -27,9 +27,9 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from policyprune.config.options import conf_dir
+from policyprune.config.composition import register
+from policyprune.config.registry import conf_dir
 from policyprune.config.schema import Config
-from policyprune.config.store import register
 from policyprune.config.validate import fingerprint, validate
 from policyprune.evaluation.perplexity import perplexity
 from policyprune.models.device import in_search_dtype

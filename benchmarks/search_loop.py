@@ -14,8 +14,8 @@ from pathlib import Path
 import hydra
 import torch
 
-from policyprune.config.options import conf_dir
-from policyprune.config.store import register
+from policyprune.config.composition import register
+from policyprune.config.registry import conf_dir
 from policyprune.config.validate import validate
 from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load

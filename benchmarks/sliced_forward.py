@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.config.options import conf_dir
-from policyprune.config.store import register
+from policyprune.config.composition import register
+from policyprune.config.registry import conf_dir
 from policyprune.config.validate import validate
 from policyprune.evaluation.latency import in_turns, layer_calls, relative, run_layers
 from policyprune.models.adapter import Adapter, adapt

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from policyprune.config import registry, schema
+from policyprune.config.composition import GROUPS, VERBS
 from policyprune.config.fields import in_words
-from policyprune.config.options import conf_dir, options
-from policyprune.config.store import GROUPS, VERBS
+from policyprune.config.registry import conf_dir, options
 
 PAGE = Path(__file__).with_name("options.md")
 INTRODUCTION = """\

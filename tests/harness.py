@@ -14,9 +14,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from policyprune.config.options import conf_dir
+from policyprune.config.composition import register
+from policyprune.config.registry import conf_dir
 from policyprune.config.schema import Config
-from policyprune.config.store import register
 from policyprune.config.validate import validate
 
 WHO = ["The farmer", "A tired clerk", "Her oldest brother", "The night train", "Every sailor", "The small museum"]

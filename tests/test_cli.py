@@ -11,7 +11,7 @@ import pytest
 
 from command_lines import TABLE, replaced
 from harness import clean_environment, command, console
-from policyprune.config.options import options
+from policyprune.config.registry import options
 from policyprune.errors import describe, on_one_line
 
 HEAVY = ("torch", "transformers", "datasets", "wandb", "lm_eval")

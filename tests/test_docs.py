@@ -25,8 +25,8 @@ from harness import (
     write_corpus,
 )
 from policyprune.commands import run as pipeline
-from policyprune.config.options import conf_dir
-from policyprune.config.store import register
+from policyprune.config.composition import register
+from policyprune.config.registry import conf_dir
 from policyprune.config.validate import validate
 from policyprune.evaluation.quality import QUALITIES
 from policyprune.models.families import FAMILIES

@@ -13,9 +13,8 @@ from datasets import Dataset, DatasetDict
 from encoders import make_encoder
 from harness import paragraphs, write_corpus
 from policyprune.commands.verbs import VERBS
-from policyprune.config.composition import compose_all
-from policyprune.config.options import sweeps
-from policyprune.config.store import register
+from policyprune.config.composition import compose_all, register
+from policyprune.config.registry import sweeps
 from policyprune.config.sweep import jobs, opened, points
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import yaml
 from harness import SMALL_EVALUATION, clean_environment, paragraphs, small_run, validated, write_corpus
 from policyprune.commands import evaluate as evaluating
 from policyprune.commands import run as pipeline
-from policyprune.config.options import conf_dir
+from policyprune.config.registry import conf_dir
 from policyprune.config.validate import validate
 from policyprune.evaluation.zero_shot import definition, embedded_files
 from policyprune.runs.record import Record, read_record

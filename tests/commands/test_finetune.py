@@ -14,8 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from encoders import reviews, save_encoder
 from harness import console, foreign_lines, validated
 from policyprune.commands import finetune as finetuning
-from policyprune.config.options import conf_dir
-from policyprune.config.store import register
+from policyprune.config.composition import register
+from policyprune.config.registry import conf_dir
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 from policyprune.runs.folder import finished_before

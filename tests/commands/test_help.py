@@ -8,7 +8,7 @@ import pytest
 from harness import console
 from policyprune.commands.help import USAGE, complete
 from policyprune.commands.verbs import VERBS
-from policyprune.config.options import groups, options
+from policyprune.config.registry import groups, options
 
 
 def test_every_verb_is_listed(tmp_path: Path) -> None:

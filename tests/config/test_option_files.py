@@ -5,7 +5,7 @@ import yaml
 
 from harness import composed, validated
 from policyprune.config import registry
-from policyprune.config.options import conf_dir, groups, options
+from policyprune.config.registry import conf_dir, groups, options
 from policyprune.config.schema import Config
 from policyprune.config.validate import fingerprint, run_label
 from policyprune.errors import UsageError

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from harness import validated
-from policyprune.config.options import options
 from policyprune.config.presets import PARTS, checked, compose, granularity_of
-from policyprune.config.registry import option
+from policyprune.config.registry import option, options
 from policyprune.config.schema import Budget, Calibration, Config, Evaluation, Export, LanguageModeling, Model, Tracker
 from policyprune.errors import UsageError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness import SMALL_EVALUATION, SMALL_TASK, paragraphs, validated, write_corpus
-from policyprune.config.options import groups, options
+from policyprune.config.registry import groups, options
 
 Refusal = Callable[..., str]
 CallMain = Callable[..., tuple[int, str]]

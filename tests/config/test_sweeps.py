@@ -11,7 +11,7 @@ from harness import composed as compose_run
 from harness import write_corpus
 from policyprune.commands import verbs
 from policyprune.config import sweep as sweeping
-from policyprune.config.options import groups, sweeps, sweeps_dir
+from policyprune.config.registry import groups, sweeps, sweeps_dir
 from policyprune.config.schema import Wandb
 from policyprune.config.sweep import Job, jobs, opened, points
 from policyprune.config.validate import UNFINGERPRINTED, fingerprint, run_label, validate

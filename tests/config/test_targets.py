@@ -14,8 +14,7 @@ from omegaconf import OmegaConf
 from harness import validated
 from policyprune.commands import verbs
 from policyprune.config import targets
-from policyprune.config.composition import compose, literal, quoted
-from policyprune.config.store import register
+from policyprune.config.composition import compose, literal, quoted, register
 from policyprune.errors import UsageError
 from policyprune.models.modelling_file import brings_only_ours
 from policyprune.runs.record import Record

@@ -14,8 +14,8 @@ from encoders import make_encoder, reviews, write_lines
 from harness import validated
 from policyprune.commands import finetune as finetuning
 from policyprune.commands import run as pipeline
-from policyprune.config.options import conf_dir
-from policyprune.config.store import register
+from policyprune.config.composition import register
+from policyprune.config.registry import conf_dir
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 from policyprune.evaluation.accuracy import outputs

@@ -3,7 +3,7 @@
 import os
 from textwrap import fill
 
-from policyprune.config.options import groups, options, sweeps
+from policyprune.config.registry import groups, options, sweeps
 
 USAGE = {  # verb -> what may stand behind it, and what it does
     "run": ("[method=NAME] [group=option] [key=value] ...", "prune a model, write the smaller one, measure both"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from policyprune.config.options import sweeps
+from policyprune.config.registry import sweeps
 from policyprune.config.schema import Config
 from policyprune.config.sweep import Job, Sweep, jobs, launch, opened, points
 from policyprune.runs.folder import noting_failure

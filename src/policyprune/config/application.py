@@ -15,14 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from policyprune.config.composition import Point, compose, compose_all, key_of, of_hydra
+from policyprune.config.composition import Point, compose, compose_all, key_of, of_hydra, register
 from policyprune.config.flags import Flags, before_overrides, only_shows, read_hydra
 from policyprune.config.messages import one_line
-from policyprune.config.options import conf_dir
-from policyprune.config.origins import check_sources
 from policyprune.config.output_folders import OutputFolder, output_folder, restore
-from policyprune.config.store import register
-from policyprune.config.validate import validate
+from policyprune.config.registry import conf_dir
+from policyprune.config.validate import check_sources, validate
 from policyprune.errors import RunError, UsageError, describe
 from policyprune.processes import processes, rank
 

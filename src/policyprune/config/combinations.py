@@ -14,7 +14,7 @@ from policyprune.config.schema import (
     LanguageModeling,
     Task,
 )
-from policyprune.config.schema.model import UNITS
+from policyprune.config.schema.inputs import UNITS
 from policyprune.errors import UsageError
 from policyprune.processes import processes
 

@@ -1,4 +1,4 @@
-"""From overrides to the typed config of a run, and to the points of several runs."""
+"""From overrides to the typed config of a run, and to the points of several runs; what Hydra has to know for that."""
 
 import itertools
 import re
@@ -7,21 +7,85 @@ from dataclasses import dataclass
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from policyprune.config import registry
 from policyprune.config.fields import check_added
 from policyprune.config.messages import hint
-from policyprune.config.options import conf_dir, groups, options
-from policyprune.config.validate import validate
+from policyprune.config.registry import conf_dir, groups, options, preset
+from policyprune.config.schema import (
+    Applying,
+    Classification,
+    Config,
+    Evaluating,
+    Exporting,
+    Finetuning,
+    LanguageModeling,
+    LatencyBudget,
+    Model,
+    QuestionAnswering,
+    Wandb,
+)
+from policyprune.config.validate import run_label, validate
 from policyprune.errors import UsageError
 
+VERBS = {"config": Config, "finetune": Finetuning, "evaluate": Evaluating, "export": Exporting, "apply": Applying}
+GROUPS: dict[str, dict[str, Any]] = {  # schemas of groups that have several; the others take theirs from the verb's
+    "": {"model": Model},
+    "task": {
+        "language_modeling": LanguageModeling,
+        "classification": Classification,
+        "question_answering": QuestionAnswering,
+    },
+    "budget": {"latency": LatencyBudget},
+    "tracker": {"wandb": Wandb},
+}
+OURS = {"importance": "taylor", "optimizer": "straight_through", "tuning": "reconstruct"}
 INTERPOLATION = re.compile(r"(\\*)\$\{")
 MERGED = ("export",)  # groups of which several options may be given
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
+
+def register() -> None:
+    """Store every schema under `schema/`, every class of the registry as an option of its group, and the resolvers.
+
+    Where conf/ has a file of the same name, that is the option: it sets more than the class, such as another group.
+    """
+    store = ConfigStore.instance()
+    for verb, schema in VERBS.items():
+        store.store(group="schema", name=verb, node=schema, package="_global_")
+    for group, schemas in GROUPS.items():
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}".rstrip("/"), name=name, node=schema)
+    for group in registry.OPTIONS:
+        for name in registry.names(group):
+            option = registry.option(group, name)
+            store.store(group=f"schema/{group}", name=name, node=option)
+            if not preset(group, name):
+                store.store(group=group, name=name, node=option)
+
+    def label(_root_: DictConfig) -> str:
+        return run_label(_root_)
+
+    OmegaConf.register_new_resolver("run_label", label, replace=True)
+    OmegaConf.register_new_resolver("recommended", recommended, replace=True)
+    OmegaConf.register_new_resolver("for_task", source_for_task, replace=True)
+
+
+def recommended(*, _root_: DictConfig) -> str | None:
+    """The name of the method that `policyprune` runs, None where one of its parts was chosen otherwise."""
+    return "ours" if all(_root_[group].name == option for group, option in OURS.items()) else None
+
+
+def source_for_task(pretrained: str, *, _parent_: DictConfig, _root_: DictConfig) -> str:
+    """What the table `fine_tuned` beside it names for the config's task, `pretrained` where it names nothing."""
+    table: dict[str, str] = _parent_.get("fine_tuned") or {}
+    return table.get(OmegaConf.select(_root_, "task.name"), pretrained)
 
 
 def literal(value: Any) -> Any:

@@ -10,8 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.fields import check
-from policyprune.config.options import conf_dir, options
-from policyprune.config.registry import OPTIONS, option
+from policyprune.config.registry import OPTIONS, conf_dir, option, options
 from policyprune.config.schema import (
     Budget,
     Config,

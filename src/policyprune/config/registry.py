@@ -1,4 +1,4 @@
-"""Which optimizers, importances and tunings there are. Their classes are read without torch.
+"""Which options there are: files in conf/, and classes of optimizers, importances and tunings, read without torch.
 
 Another package adds its own by entry points of the groups `policyprune.optimizer`, `policyprune.importance` and
 `policyprune.tuning` (docs/add-an-optimizer.md).
@@ -7,6 +7,7 @@ Another package adds its own by entry points of the groups `policyprune.optimize
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from policyprune.errors import UsageError, describe
@@ -14,7 +15,6 @@ from policyprune.errors import UsageError, describe
 OPTIMIZERS = "policyprune.pruning.optimizers"
 IMPORTANCE = "policyprune.pruning.importance"
 TUNING = "policyprune.tuning"
-
 OPTIONS: dict[str, dict[str, str]] = {  # group -> option -> module:class
     "optimizer": {
         "evolution": f"{OPTIMIZERS}.evolution:Evolution",
@@ -45,6 +45,8 @@ OPTIONS: dict[str, dict[str, str]] = {  # group -> option -> module:class
         "reconstruct": f"{TUNING}.options:Reconstruct",
     },
 }
+PACKAGED = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def names(group: str) -> list[str]:
@@ -72,3 +74,48 @@ def able(group: str, ability: str) -> list[str]:
 @cache
 def _foreign(group: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=f"policyprune.{group}")}
+
+
+def conf_dir() -> Path:
+    """The option files: inside an installed wheel, or beside src/ in a checkout. Never the current directory."""
+    return _packaged("conf")
+
+
+def sweeps_dir() -> Path:
+    """The sweeps, in the same place as conf/."""
+    return _packaged("sweeps")
+
+
+def groups() -> list[str]:
+    """The config groups, without Hydra's own."""
+    folders = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    return sorted((folders | set(OPTIONS)) - {"hydra"})
+
+
+def options(group: str) -> list[str]:
+    """The names that may stand behind `group=`: classes of the registry, and presets in conf/."""
+    folder = conf_dir() / group
+    files = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
+    return sorted({*files, *names(group)})
+
+
+def preset(group: str, name: str) -> bool:
+    """Whether an option has a file in conf/."""
+    return (conf_dir() / group / f"{name}.yaml").is_file()
+
+
+def sweeps() -> dict[str, str]:
+    """The names that may stand behind `policyprune sweep`, each with the first line of comment in its file."""
+    root = sweeps_dir()
+    files = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    return {name: _first_comment(path) for name, path in files.items() if not name.startswith("base/")}
+
+
+def _packaged(folder: str) -> Path:
+    return PACKAGED / folder if (PACKAGED / folder).is_dir() else CHECKOUT / folder
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
+    return comments[0] if comments else ""

@@ -21,14 +21,12 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from policyprune.config.composition import key_of, of_hydra, parsed, product, quoted
+from policyprune.config.composition import key_of, of_hydra, parsed, product, quoted, register
 from policyprune.config.messages import one_line
-from policyprune.config.options import conf_dir, groups, sweeps, sweeps_dir
-from policyprune.config.origins import check_sources, decided_as
 from policyprune.config.output_folders import output_folder
+from policyprune.config.registry import conf_dir, groups, sweeps, sweeps_dir
 from policyprune.config.schema import Config, Wandb
-from policyprune.config.store import register
-from policyprune.config.validate import run_label, validate
+from policyprune.config.validate import check_sources, decided_as, run_label, validate
 from policyprune.errors import UsageError
 
 LAUNCHERS = {  # the package of each, which are extras

@@ -18,8 +18,8 @@ import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from policyprune.config.origins import QUESTIONS
 from policyprune.config.schema import ZeroShot
+from policyprune.config.validate import QUESTIONS
 from policyprune.errors import UsageError
 from policyprune.evaluation.measures import Measure
 from policyprune.models.identity import tokenizer_identity

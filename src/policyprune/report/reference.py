@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from policyprune.config.options import sweeps_dir
+from policyprune.config.registry import sweeps_dir
 from policyprune.errors import UsageError
 from policyprune.report.lines import DENSE, Line
 from policyprune.report.means import SETTING_KEYS, Column

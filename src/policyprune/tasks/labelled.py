@@ -11,8 +11,8 @@ from datasets import Dataset, load_dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from policyprune.config.origins import task_origin
 from policyprune.config.schema import Examples, Labelled
+from policyprune.config.validate import task_origin
 from policyprune.errors import UsageError
 from policyprune.storage.hub import NO_NETWORK, snapshot, trouble
 from policyprune.tasks.tables import read_table

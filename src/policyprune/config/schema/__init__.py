@@ -3,8 +3,22 @@
 The classes of single optimizers, importances and tunings stand beside their code; `config/registry.py` lists them.
 """
 
-from policyprune.config.schema.evaluation import Evaluation, Latency, ZeroShot
-from policyprune.config.schema.model import Budget, Granularity, LatencyBudget, Model
+from policyprune.config.schema.inputs import (
+    Budget,
+    Calibration,
+    Classification,
+    Evaluation,
+    Examples,
+    Granularity,
+    Labelled,
+    LanguageModeling,
+    Latency,
+    LatencyBudget,
+    Model,
+    QuestionAnswering,
+    Task,
+    ZeroShot,
+)
 from policyprune.config.schema.run import (
     Calibrated,
     Config,
@@ -16,15 +30,6 @@ from policyprune.config.schema.run import (
     Tracker,
     Tuning,
     Wandb,
-)
-from policyprune.config.schema.task import (
-    Calibration,
-    Classification,
-    Examples,
-    Labelled,
-    LanguageModeling,
-    QuestionAnswering,
-    Task,
 )
 from policyprune.config.schema.verbs import Applying, Evaluating, Exporting, Finetuning, Training
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from policyprune.config.fields import SEEDS, choice, named, number, setting, size
-from policyprune.config.schema.evaluation import Evaluation
-from policyprune.config.schema.model import Budget, Granularity, Model
-from policyprune.config.schema.task import LanguageModeling, Task
+from policyprune.config.schema.inputs import Budget, Evaluation, Granularity, LanguageModeling, Model, Task
 from policyprune.errors import UsageError
 
 NAME = "which option this is"

@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 
 from policyprune.config.fields import SEEDS, choice, number, setting, size
-from policyprune.config.schema.evaluation import Evaluation
-from policyprune.config.schema.model import Model
-from policyprune.config.schema.task import Task
+from policyprune.config.schema.inputs import Evaluation, Model, Task
 
 FORCE = "do it again although a finished record of the same config is there"
 SHARDS = "size of the largest file of a checkpoint"
