@@ -268,24 +268,37 @@ def test_the_units_are_the_callers(llama: Any, tiny_tokenizer: Any) -> None:
     ("choices", "message"),
     [
         ({"kep": 0.5}, "kep: unknown, the choices are budget, scope,"),
-        ({"keep": 1.5}, "budget.keep: 1.5 is out of range, it must be above 0 and at most 1"),
-        ({"keep": "most"}, "budget.keep: Value 'most' of type 'str' could not be converted to Float"),
+        ({"keep": 1.5}, "keep: 1.5 is out of range, it must be above 0 and at most 1"),
+        ({"keep": "most"}, "keep: Value 'most' of type 'str' could not be converted to Float"),
         ({"method": "best"}, "method: 'best' is not one of block_influence,"),
         ({"budget": "watts"}, "budget: 'watts' is not one of flops,"),
         ({"budget": pp.Budget(name="rate", keep=0.5)}, "keep: 0.8, but the budget says 0.5"),
-        ({"scope": "layer"}, "budget.scope: 'layer' is not one of global, per_layer, uniform"),
+        ({"scope": "layer"}, "scope: 'layer' is not one of global, per_layer, uniform"),
         ({"granularity": "heads"}, "granularity: 'heads' is not one of all,"),
         ({"granularity": ["heads"]}, "granularity.units: 'heads' is not one of attention,"),
         ({"optimizer": pp.PolicyGradient(steps=0)}, "optimizer.steps: 0 is out of range, it must be at least 1"),
         ({"optimizer": pp.PolicyGradient(baseline="mean")}, "optimizer.baseline: 'mean' is not one of none,"),
         ({"optimizer": pp.PolicyGradient(masks=1)}, "optimizer.masks: 1 leaves nothing to leave out"),
+        ({"granularity": []}, "granularity.units: empty"),
+        ({"granularity": "layer", "scope": "uniform"}, "scope: uniform asks every layer to keep its share"),
+        (
+            {"importance": "block_influence"},
+            "importance: block_influence scores whole layers, granularity='head_channel'",
+        ),
+        ({"importance": pp.Taylor(sequences=10**6)}, "importance.sequences: 1000000 is more than the "),
+        ({"calibration": ids(4, 16)}, "optimizer.batch_size: 8 is more than the 4 sequences of calibration"),
+        (
+            {"calibration": ids(1, 16), "optimizer": "ppo"},
+            "calibration: 1 sequence cannot be split, optimizer='ppo' needs",
+        ),
+        ({"optimizer": pp.FromRun(folder="nowhere")}, "optimizer.folder: 'nowhere/mask.safetensors' cannot be read"),
         ({"length": 500}, "length: 500 is more than the 128 positions of this model"),
         ({"length": 100_000}, "length: the data are shorter than one sequence of 100000 tokens"),
         ({"seed": -1}, "seed: -1 is out of range"),
-        ({"tokenizer": None}, "data: texts need a tokenizer"),
-        ({"calibration": 3}, "data: int is neither texts nor token ids nor batches"),
-        ({"calibration": [{"input_ids": ids(2, 4)}]}, "data: a batch has no 'labels', only input_ids"),
-        ({"calibration": ids(2, 4).float()}, "data: a tensor of token ids has the shape (N, L)"),
+        ({"tokenizer": None}, "calibration: texts need a tokenizer"),
+        ({"calibration": 3}, "calibration: int is neither texts nor token ids nor batches"),
+        ({"calibration": [{"input_ids": ids(2, 4)}]}, "calibration: a batch has no 'labels', only input_ids"),
+        ({"calibration": ids(2, 4).float()}, "calibration: a tensor of token ids has the shape (N, L)"),
         ({"calibration": []}, "length: the data are shorter than one sequence of 128 tokens"),
     ],
 )
@@ -352,14 +365,17 @@ def test_a_loss_that_is_no_number_ends_the_search(tiny_llama: Any, tiny_tokenize
         ({"method": 3}, "method: 3 is neither options nor a name|method: 3 is neither a name"),
         ({"importance": pp.PolicyGradient()}, "importance: PolicyGradient.* is neither"),
         ({"optimizer": "from_run"}, r"optimizer: 'from_run' needs its folder, give pp.FromRun\(folder=...\)"),
-        ({"calibration": [5] * 500}, "data: a list of int"),
-        ({"calibration": [b"a fine"] * 50}, "data: a list of bytes"),
-        ({"calibration": ids(64, 16) + 10**6}, "data: token ids from"),
+        ({"calibration": [5] * 500}, "calibration: a list of int"),
+        ({"calibration": [b"a fine"] * 50}, "calibration: a list of bytes"),
+        ({"calibration": ids(64, 16) + 10**6}, "calibration: token ids from"),
         ({"calibration": ids(64, 16), "bos": True}, "bos: True, but token ids are taken as they are"),
-        ({"calibration": {"input_ids": ids(8, 16), "labels": torch.zeros(8)}}, "data: a label for each example, but"),
+        (
+            {"calibration": {"input_ids": ids(8, 16), "labels": torch.zeros(8)}},
+            "calibration: a label for each example, but",
+        ),
         (
             {"calibration": {"input_ids": ids(8, 16), "labels": ids(6, 16)}},
-            "data: as many of all are needed",
+            "calibration: as many of all are needed",
         ),
     ],
 )
@@ -392,9 +408,21 @@ def test_masks_and_units_are_checked(llama: Any) -> None:
             prunable.shrunk(mask)  # type: ignore[arg-type]
         with pytest.raises(pp.UsageError, match="mask: "), prunable.masked(mask):  # type: ignore[arg-type]
             pass
-    for wrong in ({"units": ["fnn"]}, {"units": []}, {"spared": 0.1}, {"spared": (0.1,)}, {"spared": (-1, 0)}):
-        with pytest.raises(pp.UsageError):
+    for wrong in ({"units": ["fnn"]}, {"units": []}, {"units": "fnn"}, {"spared": 0.1}, {"spared": (-1, 0)}):
+        with pytest.raises(pp.UsageError, match=f"^{next(iter(wrong))}: "):
             pp.PrunableModel(llama, **wrong)
+
+
+def test_what_cannot_be_read_or_written_is_called_as_the_arguments_are(
+    result: pp.PruningResult, llama: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no plan")
+    with pytest.raises(pp.UsageError, match=r"^path: .* is no plan of policyprune"):
+        pp.load_plan(tmp_path / "file")
+    with pytest.raises(pp.UsageError, match=r"^folder: .* is a file"):
+        result.save(tmp_path / "file")
+    with pytest.raises(pp.UsageError, match=r"^model: the plan is for"):
+        result.plan.apply(result.model)
 
 
 def test_a_loss_of_ones_own_is_one_for_each_sequence(llama: Any) -> None:
@@ -407,5 +435,23 @@ def test_a_loss_of_ones_own_is_one_for_each_sequence(llama: Any) -> None:
         def loss(self, model: Any, rows: torch.Tensor) -> torch.Tensor:
             return model(**self.inputs(rows)).logits.mean()
 
-    with pytest.raises(pp.UsageError, match=r"data.loss: it gave \(\) for"):
+    with pytest.raises(pp.UsageError, match=r"calibration.loss: it gave \(\) for"):
         pp.prune(llama, Mean())
+
+
+@pytest.mark.parametrize("choices", [{}, {"importance": "random"}, {"importance": "random", "optimizer": "gumbel"}])
+def test_a_loss_without_gradients_is_refused_where_they_are_needed(choices: dict[str, Any], llama: Any) -> None:
+    class Value:
+        lengths = torch.full((16,), 12)
+
+        def inputs(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"input_ids": ids(16, 12)[rows]}
+
+        @torch.no_grad()
+        def loss(self, model: Any, rows: torch.Tensor) -> torch.Tensor:
+            return model(**self.inputs(rows)).logits.mean((1, 2))
+
+    with pytest.raises(pp.UsageError, match=r"^calibration.loss: .* no gradients, .* method='ours_forward'"):
+        pp.prune(llama, Value(), **choices)
+    forward = pp.PolicyGradient(steps=2, batch_size=4)
+    assert pp.prune(llama, Value(), method="ours_forward", optimizer=forward).report.backwards == 0

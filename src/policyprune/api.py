@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.fields import SEEDS, check
 from policyprune.config.presets import compose, configured, granularity_of
+from policyprune.config.python_names import in_python
 from policyprune.config.schema import (
     Budget,
     Calibration,
@@ -70,6 +71,7 @@ class PrunableModel(Prunable):
 
     granularity: Granularity
 
+    @in_python({"granularity": "units", "granularity.units": "units", "granularity.spared": "spared"})
     def __init__(
         self,
         model: PreTrainedModel,
@@ -121,6 +123,7 @@ class Choices(TypedDict, total=False):
     seed: int  # of all random numbers, 0 where it is not said
 
 
+@in_python({"data": "calibration", "data.loss": "calibration.loss"})
 def prune(
     model: PreTrainedModel | PrunableModel,
     calibration: Data,
@@ -180,6 +183,7 @@ def prune(
     )
 
 
+@in_python()
 def evaluate(
     model: PreTrainedModel,
     data: Data,
@@ -199,6 +203,7 @@ def evaluate(
         return measure(model, in_memory(data, model, Cutting(tokenizer, length, bos)), batch_tokens)
 
 
+@in_python({"plan": "path"})
 def load_plan(path: str | Path) -> Plan:
     """Read a `plan.json`; `load_plan(path).apply(model)` makes the smaller model from the dense one.
 

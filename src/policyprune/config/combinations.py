@@ -56,7 +56,10 @@ def _check_calibration(config: Config) -> None:
     if not isinstance(task, LanguageModeling) or not config.importance.needs_calibration or wanted is None:
         return
     if wanted > task.calibration.count:
-        raise UsageError(f"importance.sequences: {wanted} is more than task.calibration.count={task.calibration.count}")
+        raise UsageError(
+            f"importance.sequences: {wanted} is more than the {task.calibration.count} sequences of "
+            "task.calibration.count"
+        )
 
 
 def _check_processes(config: Config, count: int) -> None:

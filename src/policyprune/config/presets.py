@@ -71,7 +71,7 @@ def granularity_of(units: str | Sequence[str] | Granularity, spared: Sequence[fl
         return units
     if not isinstance(spared, Sequence) or len(spared) != 2 or not all(isinstance(own, int | float) for own in spared):
         raise UsageError(
-            f"spared: {spared!r} is not two shares, of the first and of the last layers, such as (0.1, 0.1)"
+            f"granularity.spared: {spared!r} is not two shares, of the first and of the last layers, such as (0.1, 0.1)"
         )
     if isinstance(units, str):
         made: Granularity = _made("granularity", units, {"spared": list(spared)})
@@ -80,7 +80,7 @@ def granularity_of(units: str | Sequence[str] | Granularity, spared: Sequence[fl
     for setting in fields(made):
         check(f"granularity.{setting.name}", getattr(made, setting.name), setting.metadata)
     if not made.units:
-        raise UsageError("units: empty, name one or more, such as ['attention', 'ffn']")
+        raise UsageError("granularity.units: empty, name one or more, such as ['attention', 'ffn']")
     return made
 
 

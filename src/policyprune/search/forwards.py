@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from policyprune.errors import UsageError
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers.problem import Job
 from policyprune.pruning.prunable import PrunableModel
@@ -36,7 +37,7 @@ class Forwards:
         else:
             self._sliced.set(self._space.expand(masks[0]))
             losses = self._loss(self._sliced.model, rows)
-        return losses.to(self._model.device)
+        return (with_gradients(losses) if masks.requires_grad else losses).to(self._model.device)
 
     def each(self, jobs: Sequence[Job]) -> list[Tensor]:
         """Losses (B,) of each job. The masks that weights are sliced by leave the device together, in one transfer."""
@@ -51,3 +52,13 @@ class Forwards:
         """Masks act during the block."""
         with self._masking.on(self._model):
             yield self
+
+
+def with_gradients(losses: Tensor) -> Tensor:
+    """The losses (B,); UsageError where gradients are enabled and these have none, as a caller's own may."""
+    if torch.is_grad_enabled() and not losses.requires_grad:
+        raise UsageError(
+            "data.loss: its losses have no gradients, as if made under torch.no_grad() or detached, but the search or "
+            "the scores go backwards; leave that out, or use method=ours_forward, which needs their values alone"
+        )
+    return losses

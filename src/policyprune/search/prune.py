@@ -16,7 +16,7 @@ from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.importance.initialisation import initial_probabilities, scores_of
 from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Found, Problem, Report, State
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.search.forwards import Forwards
+from policyprune.search.forwards import Forwards, with_gradients
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks.task import CalibrationData, by_length
 from policyprune.tuning.fit import fit
@@ -46,7 +46,7 @@ class Pruning:
             prunable=self.prunable,
             rows=by_length(self.data.lengths[: self.importance.sequences], BATCH),
             inputs=self.data.inputs,
-            loss=lambda rows: self.data.loss(self.quick.model, rows),
+            loss=lambda rows: with_gradients(self.data.loss(self.quick.model, rows)),
             keep=self.budget.keep,
             seed=self.seed,
             gradient_per=self.importance.gradient_per,

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.output_folders import check_output
+from policyprune.config.python_names import in_python
 from policyprune.config.schema import Config
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
@@ -90,6 +91,7 @@ class PruningResult:
         """What is kept, to be laid on the dense model again."""
         return Plan(self.base, self.prunable.units, self.mask, self.compensation)
 
+    @in_python({"output": "folder"})
     def save(
         self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, max_shard_size: str = "5GB"
     ) -> None:

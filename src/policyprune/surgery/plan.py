@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from policyprune.config.python_names import in_python
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter, adapt
 from policyprune.models.unequal import dimension
@@ -40,6 +41,7 @@ class Plan:
     mask: Tensor
     compensation: Compensation | None
 
+    @in_python()
     def apply(self, model: PreTrainedModel) -> PreTrainedModel:
         """The dense model without what the plan leaves out; UsageError for a model of another shape.
 

@@ -66,7 +66,8 @@ class Stepwise(Optimizer):
         task = config.task
         if isinstance(task, LanguageModeling) and self.batch_size > task.calibration.count:
             raise UsageError(
-                f"optimizer.batch_size: {self.batch_size} is more than task.calibration.count={task.calibration.count}"
+                f"optimizer.batch_size: {self.batch_size} is more than the {task.calibration.count} sequences of "
+                "task.calibration.count"
             )
 
 

@@ -25,7 +25,7 @@ class HeldOutLosses:
         self._problem, self._generator = problem, generator
         order = torch.randperm(problem.sequences, generator=generator)
         if problem.sequences < 2:
-            raise UsageError("task.calibration.count: 1 cannot be split, optimizer=ppo needs 2 or more")
+            raise UsageError("task.calibration.count: 1 sequence cannot be split, optimizer=ppo needs 2 or more")
         cut = min(max(1, round(held_out * problem.sequences)), problem.sequences - 1)
         self._held_out = self._slices(order[:cut])
         self._training = self._slices(order[cut:])
