@@ -1,9 +1,11 @@
 """The command in processes of its own that start at once: forked from one that has imported everything."""
 
+import atexit
 import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from harness import clean_environment
@@ -23,6 +25,8 @@ for line in sys.stdin:
         print(pid, flush=True)
         continue
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(job["environment"])
     os.chdir(job["cwd"])
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -57,7 +61,7 @@ class Commands:
     def start(self, *arguments: str, cwd: Path, largest_file: int = 0, first: str = "") -> int:
         """Process id of the command in `cwd`, which gets files `stdout` and `stderr`; `first` is run before it."""
         job = {"arguments": arguments, "cwd": str(cwd), "largest_file": largest_file, "first": first}
-        return self._ask(job)
+        return self._ask({**job, "environment": clean_environment()})
 
     def wait(self, pid: int) -> int:
         """Exit code, or minus the signal that ended it."""
@@ -77,6 +81,23 @@ class Commands:
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
+
+
+@cache
+def shared() -> Commands:
+    """Those of all tests."""
+    started = Commands()
+    atexit.register(started.close)
+    return started
+
+
+def forked(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """`harness.console` without the seconds in which Python imports torch and transformers."""
+    status = shared().run(*arguments, cwd=cwd)
+    shown = {name: (cwd / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")}
+    for name in shown:
+        (cwd / name).unlink()
+    return subprocess.CompletedProcess(arguments, status, **shown)
 
 
 def alive(pid: int) -> bool:

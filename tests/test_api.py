@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import policyprune as pp
 from encoders import make_encoder
-from harness import SMALL_EVALUATION, SMALL_SEARCH, console, paragraphs, small_run, validated, write_corpus
+from forking import forked
+from harness import SMALL_SEARCH, paragraphs, small_run, validated, write_corpus
 from policyprune.config.schema import Optimizer
 from policyprune.pruning.budget.selection import select
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
@@ -86,10 +87,10 @@ def test_the_command_line_finds_the_same_mask(overrides: list[str], tiny_checkpo
     """Model, data, choices and seed alike: the mask files are equal, byte for byte."""
     corpus = write_corpus(tmp_path / "stories.txt", paragraphs(150))
     steps = [] if any(own.split("=")[1] in ("flap", "llm_pruner", "ppo") for own in overrides) else SMALL_SEARCH
-    arguments = small_run(tiny_checkpoint, corpus, *overrides, *steps, *SMALL_EVALUATION, "tuning.sequences=16")
+    arguments = small_run(tiny_checkpoint, corpus, *overrides, *steps, "evaluation=none", "tuning.sequences=16")
     if any(own in ("method=llm_pruner", "tuning=none") for own in overrides):
         arguments.remove("tuning.sequences=16")
-    done = console(*arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    done = forked(*arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     config = validated(*arguments)
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import SMALL_EVALUATION, console, paragraphs, small_run, write_corpus
+from forking import forked
+from harness import SMALL_EVALUATION, paragraphs, small_run, write_corpus
 from policyprune.pruning.mask_file import load_compensation, load_mask
 from policyprune.runs.record import Record, read_record
 
@@ -18,7 +19,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(tmp_path: Path, checkpoint: Path, corpus: Path, *overrides: str) -> Record:
     """A finished run in `tmp_path`/run."""
     arguments = small_run(checkpoint, corpus, *SMALL_EVALUATION, "tracker=none", *overrides, "hydra.run.dir=run")
-    done = console(*arguments, cwd=tmp_path)
+    done = forked(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = read_record(tmp_path / "run")
     assert record is not None

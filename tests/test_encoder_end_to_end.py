@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from encoders import articles, reviews, save_encoder, write_lines
-from harness import console, foreign_lines
+from forking import forked
+from harness import foreign_lines
 from policyprune.models.adapter import adapt
 from policyprune.pruning.mask_file import load_mask
 from policyprune.runs.record import Record, ResultRow, read_record
@@ -46,9 +47,8 @@ class Ran:
 
 
 def run(cwd: Path, *arguments: str) -> str:
-    environment = {"HF_DATASETS_CACHE": str(cwd / "cache")}
     shared = [*SMALL, "model.name=tiny", "model.dtype=float32", "hydra.run.dir=run"]
-    done = console(*arguments, *shared, cwd=cwd, environment=environment)
+    done = forked(*arguments, *shared, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert foreign_lines(done.stderr) == []
     return done.stdout

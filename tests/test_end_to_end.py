@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from forking import forked
 from harness import (
     POLICY_GRADIENT,
     SMALL_EVALUATION,
@@ -200,7 +201,7 @@ def test_table_and_closing_words_are_printed(searched: Ran) -> None:
 def test_a_finished_run_is_shown_and_not_repeated(searched: Ran) -> None:
     files = ("record.json", "mask.safetensors", "curve.jsonl", "checkpoint/config.json")
     before = {name: (searched.folder / name).stat().st_mtime_ns for name in files}
-    done = console(*searched.arguments, cwd=searched.cwd)
+    done = forked(*searched.arguments, cwd=searched.cwd)
     assert done.returncode == 0, done.stderr
     assert "finished already" in done.stdout
     assert f"{searched.values('perplexity', 'pruned')[0]:,.2f}" in done.stdout
@@ -212,7 +213,7 @@ def test_same_seed_same_mask_in_another_folder_and_force_repeats(searched: Ran, 
     space, mask = load_mask(searched.folder / "mask.safetensors")
     times = []
     for force in ("false", "true"):
-        done = console(*arguments, f"force={force}", cwd=tmp_path)
+        done = forked(*arguments, f"force={force}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         other_space, other_mask = load_mask(tmp_path / "here" / "mask.safetensors")
         assert other_space == space
@@ -223,7 +224,7 @@ def test_same_seed_same_mask_in_another_folder_and_force_repeats(searched: Ran, 
 
 def test_another_config_in_the_folder_of_a_run_is_refused(searched: Ran) -> None:
     before = (searched.folder / "record.json").read_bytes()
-    done = console(*searched.arguments, "seed=1", f"hydra.run.dir={searched.folder}", cwd=searched.cwd)
+    done = forked(*searched.arguments, "seed=1", f"hydra.run.dir={searched.folder}", cwd=searched.cwd)
     assert done.returncode == 2
     assert "policyprune: hydra.run.dir: " in done.stderr
     assert (searched.folder / "record.json").read_bytes() == before
@@ -232,7 +233,7 @@ def test_another_config_in_the_folder_of_a_run_is_refused(searched: Ran) -> None
 
 def test_multirun_makes_a_folder_for_each_seed(tiny_checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
     arguments = small_run(tiny_checkpoint, corpus, "optimizer=one_shot", "importance=random", "evaluation=none")
-    done = console("-m", "seed=0,1", *arguments, cwd=tmp_path)
+    done = forked("-m", "seed=0,1", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folders = {seed: tmp_path / "outputs" / run_label(composed(f"seed={seed}", *arguments)) for seed in (0, 1)}
     assert {path for path in (tmp_path / "outputs").iterdir() if path.is_dir()} == set(folders.values())
@@ -249,7 +250,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, corpu
     arguments = ["optimizer=one_shot", "importance=magnitude", "tuning=none", "budget.keep=0.9", *SMALL_EVALUATION]
     axes = ["budget=flops,params,rate", "granularity=head,channel,head_channel"]
     once = ["evaluation.fresh_process=false"]
-    done = console("-m", *axes, *small_run(tiny_checkpoint, corpus, *arguments, *once), cwd=cwd)
+    done = forked("-m", *axes, *small_run(tiny_checkpoint, corpus, *arguments, *once), cwd=cwd)
     assert done.returncode == 0, done.stderr
     folders = [path for path in (cwd / "outputs").iterdir() if path.is_dir()]
     records = [(read_record(folder), folder) for folder in folders]
@@ -278,7 +279,7 @@ def test_every_budget_is_met_at_every_granularity(
 
 def test_without_a_choice_the_recommended_method_runs(tiny_checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
     arguments = small_run(tiny_checkpoint, corpus, *SMALL_SEARCH, *SMALL_EVALUATION, "evaluation.fresh_process=false")
-    done = console(*arguments, "hydra.run.dir=run", cwd=tmp_path)
+    done = forked(*arguments, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = read_record(tmp_path / "run")
     assert record is not None
@@ -291,7 +292,7 @@ def test_without_a_choice_the_recommended_method_runs(tiny_checkpoint: Path, cor
 def test_a_run_that_is_refused_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "stories.jsonl", paragraphs(60))
     arguments = small_run(tiny_checkpoint, corpus, "task.text_column=body", "hydra.run.dir=broken")
-    done = console(*arguments, cwd=tmp_path)
+    done = forked(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "policyprune: task.text_column: 'body' is not one of text"
     assert [path.name for path in tmp_path.iterdir()] == ["stories.jsonl"]

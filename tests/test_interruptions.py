@@ -5,13 +5,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from forking import Commands, alive
+from forking import Commands, alive, shared
 from harness import paragraphs, small_run, write_corpus
 from policyprune.runs.record import Record, read_record
 
@@ -39,10 +39,8 @@ RESULT = ("mask.safetensors", "curve.jsonl")
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    server = Commands()
-    yield server
-    server.close()
+def commands() -> Commands:
+    return shared()
 
 
 @pytest.fixture(scope="module")

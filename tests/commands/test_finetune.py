@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from encoders import reviews, save_encoder
+from forking import forked
 from harness import console, foreign_lines, validated
 from policyprune.commands import finetune as finetuning
 from policyprune.config.composition import register
@@ -75,7 +76,7 @@ def test_finetune_through_the_console_learns_and_is_not_repeated(arguments: list
     assert "accuracy, validation" in done.stdout
 
     before = (tmp_path / "here" / "checkpoint" / "model.safetensors").stat().st_mtime_ns
-    again = console(*command, cwd=tmp_path, environment={"HF_DATASETS_CACHE": str(tmp_path / "cache")})
+    again = forked(*command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "here" / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
     assert read_record(tmp_path / "here") == record

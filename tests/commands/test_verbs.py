@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness import SMALL_EVALUATION, console, paragraphs, small_run, write_corpus
+from forking import forked
+from harness import SMALL_EVALUATION, paragraphs, small_run, write_corpus
 from policyprune.commands import verbs
 from policyprune.errors import UsageError
 from policyprune.runs.record import read_record
@@ -26,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, corpus:
     """A finished run with a checkpoint and a GGUF file."""
     cwd = tmp_path_factory.mktemp("run")
     changes = ["optimizer=one_shot", "tuning=none", "budget.keep=0.7", "export=[hf,gguf]", "hydra.run.dir=run"]
-    done = console(*small_run(tiny_checkpoint, corpus, *changes, *SMALL_EVALUATION), cwd=cwd)
+    done = forked(*small_run(tiny_checkpoint, corpus, *changes, *SMALL_EVALUATION), cwd=cwd)
     assert done.returncode == 0, done.stderr
     return cwd / "run"
 
@@ -130,7 +131,7 @@ def test_refusals(
 
 
 def test_evaluate_measures_a_run_again_and_only_once(run: Path, tmp_path: Path) -> None:
-    done = console("evaluate", str(run), "hydra.run.dir=again", cwd=tmp_path)
+    done = forked("evaluate", str(run), "hydra.run.dir=again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record, first = read_record(tmp_path / "again"), read_record(run)
     assert record is not None
@@ -146,16 +147,16 @@ def test_evaluate_measures_a_run_again_and_only_once(run: Path, tmp_path: Path) 
     assert "evaluated" in done.stdout
 
     written = (tmp_path / "again" / "record.json").stat().st_mtime_ns
-    assert console("evaluate", str(run), "hydra.run.dir=again", cwd=tmp_path).returncode == 0
+    assert forked("evaluate", str(run), "hydra.run.dir=again", cwd=tmp_path).returncode == 0
     assert (tmp_path / "again" / "record.json").stat().st_mtime_ns == written
-    refused = console("evaluate", str(run), "evaluation.max_tokens=256", "hydra.run.dir=again", cwd=tmp_path)
+    refused = forked("evaluate", str(run), "evaluation.max_tokens=256", "hydra.run.dir=again", cwd=tmp_path)
     assert refused.returncode == 2
     assert "holds a run of another config" in refused.stderr
 
 
 def test_evaluate_measures_anyones_checkpoint(tiny_checkpoint: Path, run: Path, corpus: Path, tmp_path: Path) -> None:
     changes = ["task=text", f"task.files=[{corpus}]", *SMALL_EVALUATION, "evaluation.fresh_process=true"]
-    done = console("evaluate", str(tiny_checkpoint), *changes, "hydra.run.dir=dense", cwd=tmp_path)
+    done = forked("evaluate", str(tiny_checkpoint), *changes, "hydra.run.dir=dense", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record, first = read_record(tmp_path / "dense"), read_record(run)
     assert record is not None

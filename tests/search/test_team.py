@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from forking import Commands, alive
+from forking import Commands, alive, shared
 from harness import clean_environment, paragraphs, small_run, validated, write_corpus
 from policyprune.errors import UsageError
 from policyprune.runs.record import read_record
@@ -80,10 +80,8 @@ class Group:
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    server = Commands()
-    yield server
-    server.close()
+def commands() -> Commands:
+    return shared()
 
 
 @pytest.fixture(scope="module")
