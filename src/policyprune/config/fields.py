@@ -1,14 +1,15 @@
 """Fields of the schemas: a default, what it means, and which values are valid."""
 
 import copy
+import inspect
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING as REQUIRED
-from dataclasses import field, fields, is_dataclass
-from typing import Any
+from dataclasses import Field, field, fields, is_dataclass
+from typing import Any, get_args
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from policyprune.errors import UsageError
 
@@ -55,6 +56,41 @@ def _field(default: Any, help: str, **rule: Any) -> Any:
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+class Described:
+    """Base of dataclasses whose docstrings list their fields: type, default, what is valid, and what it means."""
+
+    def __init_subclass__(cls) -> None:
+        """Before the fields are made, so that inherited ones are looked up in the bases."""
+        super().__init_subclass__()
+        found: dict[str, tuple[Any, Any]] = {}
+        for base in reversed(cls.__mro__[1:]):
+            found.update({name: (own.type, own) for name, own in vars(base).get("__dataclass_fields__", {}).items()})
+        for name, hint in inspect.get_annotations(cls).items():
+            found[name] = (hint, vars(cls).get(name))
+        lines = [
+            f"    {name} ({_valid(hint, own)}): {own.metadata['help']}"
+            for name, (hint, own) in found.items()
+            if isinstance(own, Field) and "help" in own.metadata and len(own.metadata.get("choices", "  ")) > 1
+        ]
+        if lines:
+            described = re.sub(r"\bnull\b", "None", "\n".join(["Fields:", *lines]))
+            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or cls.__name__)}\n\n{described}\n"
+
+
+def _valid(hint: Any, own: Any) -> str:
+    """Type, default and range of a field, as Python has them."""
+    words = [hint if isinstance(hint, str) else str(hint) if get_args(hint) else hint.__name__]
+    if own.default not in (REQUIRED, MISSING):
+        words.append(f"default {own.default!r}")
+    elif own.default_factory is not REQUIRED:
+        words.append(f"default {own.default_factory()!r}")
+    if own.metadata.get("choices"):
+        words.append(f"of {', '.join(map(repr, own.metadata['choices']))}")
+    if own.metadata.get("bounds"):
+        words.append(in_words(own.metadata["bounds"]))
+    return ", ".join(words)
 
 
 def check(key: str, value: Any, rule: Any) -> None:

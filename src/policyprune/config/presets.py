@@ -76,7 +76,7 @@ def granularity_of(units: str | Sequence[str] | Granularity, spared: Sequence[fl
     if isinstance(units, str):
         made: Granularity = _made("granularity", units, {"spared": list(spared)})
     else:
-        made = Granularity(name="+".join(units), units=list(units), spared=list(spared))
+        made = Granularity(units=list(units), spared=list(spared))
     for setting in fields(made):
         check(f"granularity.{setting.name}", getattr(made, setting.name), setting.metadata)
     if not made.units:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from policyprune.config.fields import SEEDS, choice, named, number, setting
+from omegaconf import MISSING
+
+from policyprune.config.fields import SEEDS, Described, choice, named, number, setting
 
 UNITS = ("attention", "ffn", "attention_block", "ffn_block", "layer", "hidden")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -38,22 +40,27 @@ class Model:
 
 
 @dataclass(kw_only=True)
-class Granularity:
+class Granularity(Described):
     """Which units can be removed."""
 
-    name: str = setting(help="what tables and folders call it")
+    name: str = setting(MISSING, help="what tables and folders call it; in Python the kinds where it is not said")
     units: list[str] = choice(choices=UNITS, help="kinds of units")
     align: int | None = number(None, at_least=1, help="final widths are multiples of this; null: of anything")
     spared: list[float] = number(
         [0.0, 0.0], at_least=0, below=1, help="shares of the layers, the first and the last ones, that stay whole"
     )
 
+    def __post_init__(self) -> None:
+        """The kinds are the name of one that was made without, in Python."""
+        if self.name == MISSING and isinstance(self.units, list | tuple):
+            self.name = "+".join(map(str, self.units))
+
 
 @dataclass(kw_only=True)
-class Budget:
+class Budget(Described):
     """What may remain of the dense model."""
 
-    name: str = choice(choices=("rate", "params", "flops"), help="what is counted")
+    name: str = choice("rate", choices=("rate", "params", "flops"), help="what is counted")
     keep: float = number(0.8, above=0, at_most=1, help="share of the dense model's cost that may remain")
     scope: str = choice(
         "global",

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from policyprune.config.fields import SEEDS, choice, named, number, setting, size
+from policyprune.config.fields import SEEDS, Described, choice, named, number, setting, size
 from policyprune.config.schema.inputs import Budget, Evaluation, Granularity, LanguageModeling, Model, Task
 from policyprune.errors import UsageError
 
@@ -14,7 +14,7 @@ PER_COST = "one-shot masks take the units with the highest score per cost, or el
 
 
 @dataclass(kw_only=True)
-class Optimizer(ABC):
+class Optimizer(Described, ABC):
     """Base of the optimizers: what each can do, what can be set of it, and its search.
 
     The file of an optimizer is read before torch is imported, so `search` imports torch itself.
@@ -41,7 +41,7 @@ class Optimizer(ABC):
         """Files that have to be there, by the key that names them."""
         return {}
 
-    def check(self, config: "Config") -> None:  # noqa: B027 most forbid nothing
+    def check(self, config: "Config") -> None:
         """Raise UsageError for what in the config only this optimizer forbids."""
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Stepwise(Optimizer):
 
 
 @dataclass(kw_only=True)
-class Importance(ABC):
+class Importance(Described, ABC):
     """A score for each unit, and how it becomes the initial keep probability.
 
     The file of an importance score is read before torch is imported, so `score` imports torch itself.
@@ -99,7 +99,7 @@ class Importance(ABC):
     back_propagates: ClassVar[bool] = False  # needs gradients, not forward passes alone
     handles_hidden: ClassVar[bool] = False  # channels of the residual stream, which belong to no layer
 
-    def check(self, config: "Config") -> None:  # noqa: B027 most forbid nothing
+    def check(self, config: "Config") -> None:
         """Raise UsageError for what in the config only this importance forbids."""
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Importance(ABC):
 
 
 @dataclass(kw_only=True)
-class Tuning:
+class Tuning(Described):
     """What is done to the output projections of the kept units.
 
     The file of a tuning is read before torch is imported, so `fit` imports torch itself.
