@@ -49,6 +49,16 @@ def validated(*overrides: str) -> Config:
     return validate(composed(*overrides))
 
 
+def varied(grid: list[list[str]], seen: set[str]) -> list[list[str]]:
+    """The first point, and for each value that was not seen yet the first point that has it and differs least."""
+    chosen = [grid[0]]
+    for point in sorted(grid, key=lambda point: len(set(point) - set(grid[0]))):
+        if set(point) - seen - set(grid[0]):
+            chosen.append(point)
+            seen |= set(point)
+    return chosen
+
+
 def paragraphs(count: int, seed: int = 0) -> list[str]:
     """Varied paragraphs of a few English sentences; each has its number in it, so no two are equal."""
     chance = random.Random(seed)

@@ -11,7 +11,7 @@ import transformers
 from datasets import Dataset, DatasetDict
 
 from encoders import make_encoder
-from harness import paragraphs, write_corpus
+from harness import paragraphs, varied, write_corpus
 from policyprune.commands.verbs import VERBS
 from policyprune.config.composition import compose_all, register
 from policyprune.config.registry import sweeps
@@ -97,7 +97,7 @@ def test_the_command_lines_of_a_page_compose(page: Path, tmp_path: Path) -> None
         overrides = [argument for argument in arguments if "=" in argument or verb == "sweep"]
         if verb == "sweep" and overrides:
             with opened(overrides[0], overrides[1:]) as sweep:
-                assert jobs(sweep, points(sweep)), words
+                assert jobs(sweep, varied(points(sweep), set())), words
         elif verb in ("run", "doctor", "finetune"):
             assert compose_all("finetune" if verb == "finetune" else "config", overrides), words
         elif verb == "sweep":

@@ -8,7 +8,7 @@ import yaml
 from omegaconf import open_dict
 
 from harness import composed as compose_run
-from harness import write_corpus
+from harness import varied, write_corpus
 from policyprune.commands import verbs
 from policyprune.config import sweep as sweeping
 from policyprune.config.registry import groups, sweeps, sweeps_dir
@@ -46,16 +46,6 @@ def check(name: str, made: list[Job]) -> None:
             budget = job.config.task.calibration.count  # type: ignore[attr-defined]
             assert job.config.importance.sequences == budget
             assert getattr(job.config.tuning, "sequences", budget) == budget
-
-
-def varied(grid: Points, seen: set[str]) -> Points:
-    """The first point, and for each value that was not seen yet the first point that has it and differs least."""
-    chosen = [grid[0]]
-    for point in sorted(grid, key=lambda point: len(set(point) - set(grid[0]))):
-        if set(point) - seen - set(grid[0]):
-            chosen.append(point)
-            seen |= set(point)
-    return chosen
 
 
 @pytest.mark.parametrize("kind", sorted({name.rpartition("/")[2] for name in sweeps()}))
