@@ -44,7 +44,11 @@ def tiny_everything(
     texts = {split: Dataset.from_dict({"text": paragraphs(80, seed)}) for seed, split in enumerate(("train", "test"))}
 
     def model(name: str, **options: Any) -> Any:
-        return load(name, **options) if Path(name).is_dir() else tiny_llama(vocab_size=len(tiny_tokenizer))
+        return (
+            load(name, **options)
+            if Path(name).is_dir()
+            else tiny_llama(vocab_size=len(tiny_tokenizer), num_hidden_layers=2)
+        )
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", model)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: tiny_tokenizer)
@@ -55,7 +59,7 @@ def tiny_everything(
         "torch": torch,
         "texts": paragraphs(200),
         "test_texts": paragraphs(40, 1),
-        "classifier": make_encoder(vocab_size=len(tiny_tokenizer)),
+        "classifier": make_encoder(vocab_size=len(tiny_tokenizer), num_hidden_layers=1),
         "ids": torch.randint(5, 250, (64, 24)),
         "answers": chosen,
     }
