@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from policyprune.report.contents import make_report
 from policyprune.report.lines import DENSE, Line
-from policyprune.report.plots.style import COLORS, looks
+from policyprune.report.plots import COLORS, looks
 from policyprune.report.runs import find_runs
 from records import Measured, perplexities, write_run
 

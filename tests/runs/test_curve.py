@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from policyprune.runs.curve import EMPTY, Curve, read_curve
+from policyprune.runs.state import EMPTY, Curve, read_curve
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from policyprune.report.lines import DENSE, Line, lines_of
 from policyprune.report.means import Mean, means_of, signed, title, written
-from policyprune.report.plots.quality import latency_against_macs, quality_against_macs, zero_shot_bars
-from policyprune.report.plots.search import layer_keep_rates, search_curves
-from policyprune.report.plots.style import Plot, looks, styled
+from policyprune.report.plots import Plot, layer_keep_rates, looks, search_curves, styled
+from policyprune.report.quality_plots import latency_against_macs, quality_against_macs, zero_shot_bars
 from policyprune.report.reference import Published
 from policyprune.report.results import TaskResults, results_of
 from policyprune.report.runs import FINISHED, UNFINISHED, Run

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from policyprune.errors import UsageError
 from policyprune.report.contents import Report, make_report
-from policyprune.report.plots.style import Plot, styled
+from policyprune.report.plots import Plot, styled
 from policyprune.report.reference import read_reference
 from policyprune.report.results import TaskResults
 from policyprune.report.runs import FINISHED, find_runs

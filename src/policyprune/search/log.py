@@ -15,8 +15,7 @@ from policyprune.config.schema import Optimizer, Safety
 from policyprune.errors import RunError, UsageError
 from policyprune.progress import bar
 from policyprune.pruning.optimizers.problem import Each, Found, Job
-from policyprune.runs.curve import EMPTY, Curve, read_curve
-from policyprune.runs.state import Content, SearchState, StateFile
+from policyprune.runs.state import EMPTY, Content, Curve, SearchState, StateFile, read_curve
 from policyprune.search.prune import Pruning, Scores, find_mask
 from policyprune.search.team import Team
 from policyprune.storage.record_file import CURVE_FILE

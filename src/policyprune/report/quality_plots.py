@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from policyprune.report.lines import DENSE, Line
 from policyprune.report.means import ARROWS, Mean, better, setting_title, title
-from policyprune.report.plots.style import FAINT, INK, WIDTH, Look, Plot, legend, log_ticks, panels, percent
+from policyprune.report.plots import FAINT, INK, WIDTH, Look, Plot, legend, log_ticks, panels, percent
 from policyprune.report.results import TaskResults
 from policyprune.runs.summary import NOISY
 
