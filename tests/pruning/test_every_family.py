@@ -16,6 +16,7 @@ from policyprune.models.layerwise import walk
 from policyprune.models.sequences import token_losses
 from policyprune.pruning.importance.evidence import Evidence
 from policyprune.surgery.equivalence import Probe, outputs, probe_of, random_mask
+from policyprune.tuning.teacher_student import Lesson
 
 DECODERS = [name for name in EXAMPLES if FAMILIES[name.partition(",")[0]].head == "CausalLM"]
 
@@ -88,7 +89,7 @@ def test_scores_and_tuning_run(name: str) -> None:
         assert bool((scores > 0).float().mean() > 0.5)  # OPT's ReLU leaves some channels silent
     mask = random_mask(own.space, keep=0.8)
     config = validated("task=glue/sst2", "budget=flops", "optimizer=kwon", "tuning=cg2", "tuning.damp=0.01").tuning
-    compensation, report = config.fit(own, mask, evidence.batches(), first_token=False)
+    compensation, report = config.fit(own, mask, Lesson(evidence.batches()))
     assert compensation.scales is not None
     assert bool((compensation.scales[~mask] == 0).all())
     assert "tuned" in {entry["outcome"] for entry in report}

@@ -22,6 +22,7 @@ from policyprune.tasks import Task
 from policyprune.tasks.classification import ClassificationTask, LabelledExamples
 from policyprune.tasks.labelled import Encoded
 from policyprune.tasks.question_answering import QuestionAnsweringTask, Windows
+from policyprune.tuning.teacher_student import Lesson
 
 validated = cache(harness.validated)
 LENGTHS, PAD, MORE = torch.tensor([5, 9, 12, 7, 12, 3]), 2, 8
@@ -117,7 +118,7 @@ def test_no_tuning_sees_padding(name: str, make: Callable[[], PreTrainedModel], 
 
     def compensation(encoded: Encoded) -> list[dict[Any, Tensor]]:
         batches = [encoded.inputs(torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4, 5])]
-        found, report = config.fit(PrunableModel(model, adapter, space), mask, batches, first_token)
+        found, report = config.fit(PrunableModel(model, adapter, space), mask, Lesson(batches, first_token))
         errors = {f"{row['kind']}.{row['layer']}": torch.tensor(float(row["error"])) for row in report}
         scales = {} if found.scales is None else {"scales": found.scales}
         return [scales, found.weights, found.biases, errors]

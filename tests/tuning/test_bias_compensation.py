@@ -27,6 +27,7 @@ from policyprune.surgery.equivalence import (
 )
 from policyprune.surgery.shrink import shrink
 from policyprune.tuning.options import BiasCompensation
+from policyprune.tuning.teacher_student import Lesson
 
 CONFIG = BiasCompensation(sequences=4)
 
@@ -34,7 +35,7 @@ CONFIG = BiasCompensation(sequences=4)
 def compensated(
     subject: Probe, mask: Tensor, batches: Any = None, first_token: bool = False
 ) -> tuple[Compensation, Any]:
-    return CONFIG.fit(subject, mask, batches or [{"input_ids": subject.ids}], first_token)
+    return CONFIG.fit(subject, mask, Lesson(batches or [{"input_ids": subject.ids}], first_token))
 
 
 @contextmanager

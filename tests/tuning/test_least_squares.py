@@ -20,6 +20,7 @@ from policyprune.tuning.fit import fit
 from policyprune.tuning.least_squares import NormalEquations
 from policyprune.tuning.options import CG2, LSMR
 from policyprune.tuning.solvers import cg2
+from policyprune.tuning.teacher_student import Lesson
 
 LENGTHS = [[24, 21, 19, 16, 12, 9], [8, 7, 7, 6, 5, 4, 4, 3]]
 SETTINGS: dict[str, Any] = {"sequences": 8, "damp": 1e-2, "tolerance": 1e-6, "iterations": 200, "limit": 10.0}
@@ -118,7 +119,7 @@ def tuned(subject: Subject, mask: Tensor, solver: Any = None, first_token: bool 
         if callable(solver):
             patched.setattr(CG2, "solve", solver)
         tuning = TUNINGS[solver if isinstance(solver, str) else "cg2"]
-        compensation, report = tuning.fit(subject, mask, subject.batches, first_token)
+        compensation, report = tuning.fit(subject, mask, Lesson(subject.batches, first_token))
     assert compensation.scales is not None
     return compensation.scales, report
 
@@ -256,7 +257,7 @@ def test_a_classifier_is_tuned_on_the_token_that_it_reads(family: str, tiny_llam
     found = prunable.units.views(fit(prunable, mask, task, config.tuning)[0].scales)  # type: ignore[arg-type]
     fitted = task.lengths[:-1]  # the last one is held out
     batches = [task.inputs(fitted.argsort(stable=True))]
-    first = config.tuning.fit(prunable, mask, batches, first_token=True)[0]  # type: ignore[arg-type]
+    first = config.tuning.fit(prunable, mask, Lesson(batches, True))[0]  # type: ignore[arg-type]
     expected = prunable.units.views(first.scales)  # type: ignore[arg-type]
     same = [torch.equal(found[key], expected[key]) for key in found if key[0] == len(prunable.adapter.layers) - 1]
     assert same == [family == "bert"] * 2

@@ -16,6 +16,7 @@ from policyprune.pruning.space import space_of
 from policyprune.surgery.equivalence import Probe, equal_widths, outputs, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
 from policyprune.tuning.options import CG2, Reconstruct
+from policyprune.tuning.teacher_student import Lesson
 
 SCALES = CG2(sequences=8, damp=1e-6, tolerance=1e-9, iterations=400, limit=1e3)
 
@@ -28,10 +29,15 @@ def batches_of(count: int = 3) -> list[dict[str, Tensor]]:
 
 
 def reconstructed(
-    subject: Probe, mask: Tensor, batches: list[dict[str, Tensor]], ridge: float = 1e-4, first_token: bool = False
+    subject: Probe,
+    mask: Tensor,
+    batches: list[dict[str, Tensor]],
+    ridge: float = 1e-4,
+    first_token: bool = False,
+    residual: float = 0.0,
 ) -> tuple[Compensation, Any]:
-    config = Reconstruct(sequences=8, ridge=[ridge])
-    return config.fit(subject, mask, batches, first_token)
+    config = Reconstruct(sequences=8, ridge=[ridge], residual=residual)
+    return config.fit(subject, mask, Lesson(batches, first_token))
 
 
 def pruned(subject: Probe, mask: Tensor, compensation: Compensation | None) -> Any:
@@ -103,7 +109,7 @@ def test_every_block_gets_nearer_than_with_its_old_weights_and_the_first_nearer_
 ) -> None:
     mask, batches = equal_widths(llama.space), batches_of(16)
     _, report = reconstructed(llama, mask, batches)
-    _, scaled = SCALES.fit(llama, mask, batches, first_token=False)
+    _, scaled = SCALES.fit(llama, mask, Lesson(batches))
     assert {row["outcome"] for row in report} == {"reconstructed"}
     assert all(row["error"] < row["binary_error"] for row in report)
     assert report[0]["binary_error"] == pytest.approx(scaled[0]["binary_error"], rel=1e-4)
@@ -115,8 +121,8 @@ def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: 
     mask = equal_widths(llama.space)
 
     def chosen(count: int, ridges: list[float]) -> set[float]:
-        config = Reconstruct(sequences=8, ridge=ridges)
-        _, report = config.fit(llama, mask, batches_of(count), first_token=False)
+        config = Reconstruct(sequences=8, ridge=ridges, residual=0.0)
+        _, report = config.fit(llama, mask, Lesson(batches_of(count)))
         return {row["ridge"] for row in report if row["outcome"] == "reconstructed"}
 
     assert chosen(16, [1e6, 0.1]) == {0.1}
@@ -126,7 +132,7 @@ def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: 
 def test_new_text_is_nearer_to_the_dense_model_than_with_scales_or_with_neither(llama: Probe) -> None:
     mask, batches = equal_widths(llama.space), batches_of(8)
     compensation, _ = reconstructed(llama, mask, batches, ridge=0.01)
-    scales, _ = SCALES.fit(llama, mask, batches, first_token=False)
+    scales, _ = SCALES.fit(llama, mask, Lesson(batches))
     fresh = torch.randint(5, 300, (4, 20))
     dense = outputs(llama.model, fresh)
     with_weights, with_scales, bare = (
@@ -214,3 +220,31 @@ def test_the_mask_file_holds_the_weights(tmp_path: Path, llama: Probe) -> None:
     again = load_compensation(tmp_path / "mask.safetensors", space)
     one, other = (outputs(pruned(subject, mask, own), llama.ids) for own in (compensation, again))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_block_makes_up_for_a_share_of_what_the_residual_lacks(llama: Probe, share: float) -> None:
+    """The FFN of the first layer: the ridge solution towards dense output + share x what the attention lost."""
+    mask, batches, ridge = equal_widths(llama.space), batches_of(8), 1e-4
+    compensation, _ = reconstructed(llama, mask, batches, ridge, residual=share)
+    smaller = pruned(llama, mask, compensation)
+    attention, ffn = llama.adapter.blocks[:2]
+    (x, _), (_, before) = (seen_by(smaller, out, batches) for out in (ffn.out, attention.out))
+    (_, dense), (_, dense_before) = (seen_by(llama.model, out, batches) for out in (ffn.out, attention.out))
+    linear: Any = llama.model.get_submodule(ffn.out)
+    tokens = weights_of(llama, 0, batches)
+    x, y = x * tokens, (dense - linear.bias.double() + share * (dense_before - before)) * tokens
+    old = pruned(llama, mask, None).get_submodule(ffn.out).weight.double()
+    gram = x.T @ x
+    amount = ridge * gram.diagonal().mean()
+    expected = torch.linalg.solve(gram + amount * torch.eye(len(gram)), x.T @ y + amount * old.T).T
+    torch.testing.assert_close(compensation.weights[0, "ffn"].double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_residual_counts_only_where_outputs_are_added_as_they_are() -> None:
+    """Gemma 2 norms what it adds: the share changes nothing."""
+    example_ = probe_of(example("gemma2"))
+    mask, batches = equal_widths(example_.space), batches_of()
+    without, with_share = (reconstructed(example_, mask, batches, 0.01, residual=share)[0] for share in (0.0, 1.0))
+    for key, weight in without.weights.items():
+        torch.testing.assert_close(with_share.weights[key], weight)

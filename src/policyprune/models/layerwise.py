@@ -112,13 +112,15 @@ def _arguments(
 def watch(model: nn.Module, layer: Layer, names: list[str], final: bool) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Run the layer on every batch; yield the input (tokens, F) and output (tokens, d) of the modules `names`, by name.
 
-    The tokens are those that count. `final`: the layer is in its final state, so its outputs are left in `produced`.
+    The layer itself may be among them. The tokens are those that count. `final`: the layer is in its final state, so
+    its outputs are left in `produced`.
     """
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def hook(name: str) -> Callable[..., None]:
-        def hold(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-            seen[name] = _tokens(args[0], mask), _tokens(out, mask)  # copies: Falcon adds to the output in place later
+        def hold(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+            states = out[0] if isinstance(out, tuple) else out  # of a layer
+            seen[name] = _tokens(args[0], mask), _tokens(states, mask)  # copies: Falcon adds in place later
 
         return hold
 

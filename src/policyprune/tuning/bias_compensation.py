@@ -6,19 +6,19 @@ from torch import Tensor
 from policyprune.models.layerwise import columns_of, projection, walk, watch
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.tuning.teacher_student import Batch, Fitted
+from policyprune.tuning.teacher_student import Fitted, Lesson
 
 
 @torch.no_grad()
-def compensate(prunable: PrunableModel, mask: Tensor, batches: list[Batch], first_token: bool) -> Fitted:
+def compensate(prunable: PrunableModel, mask: Tensor, lesson: Lesson) -> Fitted:
     """A bias (d,) for each block that loses units of mask (n,): W mean(X) over their columns, and a report.
 
-    X are the inputs in the dense model. Padding is left out; with `first_token` the last layer looks at the first
-    token alone. The errors are what the block's output loses of the dense one when its inputs are still the dense ones.
+    X are the inputs in the dense model. The errors are what the block's output loses of the dense one when its inputs
+    are still the dense ones.
     """
     model, views = prunable.model, prunable.views(mask)
     biases, report = {}, []
-    for layer in walk(model, prunable.adapter, batches, first_token):
+    for layer in walk(model, prunable.adapter, lesson.batches, lesson.first_token):
         pruned = {key for key, view in views.items() if key[0] == layer.index and not view.all()}
         blocks = [block for block in prunable.adapter.blocks if (block.layer, block.kind) in pruned]
         lost = {b.out: columns_of(b, (~views[b.layer, b.kind]).nonzero().flatten()).to(model.device) for b in blocks}

@@ -14,7 +14,7 @@ from policyprune.pruning.prunable import PrunableModel
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks.task import CalibrationData, by_length
-from policyprune.tuning.teacher_student import Report
+from policyprune.tuning.teacher_student import Lesson, Report
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def fit(
         fitted, held_out = split(len(data.lengths), config.sequences)
     rows = by_length(data.lengths[:fitted], BATCH)
     batches = [{name: tensor.to(quick.device) for name, tensor in data.inputs(batch).items()} for batch in rows]
-    compensation, report = config.fit(quick, mask, batches, reads_first_token(quick.model))
+    compensation, report = config.fit(quick, mask, Lesson(batches, reads_first_token(quick.model)))
     if len(held_out):
 
         def loss(smaller: PreTrainedModel) -> float:

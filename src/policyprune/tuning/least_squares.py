@@ -8,20 +8,17 @@ from torch import Tensor
 
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.tuning.teacher_student import Batch, Fitted, block_tasks
+from policyprune.tuning.teacher_student import Fitted, Lesson, block_tasks
 
 FitBlock = Callable[["NormalEquations", int], tuple[Tensor, dict[str, float | str]]]
 
 
 @torch.no_grad()
-def rescale(
-    prunable: PrunableModel, mask: Tensor, batches: list[Batch], fit_block: FitBlock, first_token: bool
-) -> Fitted:
+def rescale(prunable: PrunableModel, mask: Tensor, lesson: Lesson, fit_block: FitBlock) -> Fitted:
     """Scales (n,) float32 of the units, 0 where mask (n,) is 0, and a report of each block.
 
     The inputs of a block are those that the already tuned layers before it produce, its target is the dense model's
-    output of the same block (methods, section 5). Padding is left out; with `first_token` the last layer is fitted to
-    the first token alone, since a classifier looks at no other. `fit_block(equations, count)` gives the scales (count,)
+    output of the same block (methods, section 5). `fit_block(equations, count)` gives the scales (count,)
     of a block and what became of it.
     """
     scales = mask.float().cpu().clone()
@@ -32,7 +29,7 @@ def rescale(
         def prune(on: bool) -> None:
             masking.set(scales[None].to(prunable.device) if on else None)
 
-        for task in block_tasks(prunable, mask, batches, prune, first_token):
+        for task in block_tasks(prunable, mask, lesson, prune):
             block, equations = task.block, NormalEquations(task.weight, task.block.width)
             for x, target in task.samples:
                 equations.add(x, target)

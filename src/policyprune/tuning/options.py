@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from policyprune.pruning.prunable import PrunableModel
     from policyprune.tuning.least_squares import NormalEquations
-    from policyprune.tuning.teacher_student import Batch, Fitted
+    from policyprune.tuning.teacher_student import Fitted, Lesson
 
 
 @dataclass(kw_only=True)
@@ -37,11 +37,11 @@ class LeastSquares(Calibrated):
     iterations: int = number(200, at_least=1, help="of the solver, at most")
     limit: float = number(10.0, above=0, help="a layer with a scale beyond +-limit keeps its binary mask")
 
-    def fit(self, prunable: PrunableModel, mask: Tensor, batches: list[Batch], first_token: bool) -> Fitted:
+    def fit(self, prunable: PrunableModel, mask: Tensor, lesson: Lesson) -> Fitted:
         """Scales of the units that mask (n,) keeps."""
         from policyprune.tuning.least_squares import rescale
 
-        return rescale(prunable, mask, batches, self.scales, first_token)
+        return rescale(prunable, mask, lesson, self.scales)
 
     def scales(self, equations: NormalEquations, count: int) -> tuple[Tensor, dict[str, float | str]]:
         """Scales (count,) and what became of the block: solve (A^T A + damp I) r = A^T (b - A 1), scales 1 + r.
@@ -107,11 +107,11 @@ class BiasCompensation(Calibrated):
     adds_biases: ClassVar[bool] = True
     chooses_strength: ClassVar[bool] = False
 
-    def fit(self, prunable: PrunableModel, mask: Tensor, batches: list[Batch], first_token: bool) -> Fitted:
+    def fit(self, prunable: PrunableModel, mask: Tensor, lesson: Lesson) -> Fitted:
         """Biases of the blocks that lose units of mask (n,)."""
         from policyprune.tuning.bias_compensation import compensate
 
-        return compensate(prunable, mask, batches, first_token)
+        return compensate(prunable, mask, lesson)
 
 
 @dataclass(kw_only=True)
@@ -126,14 +126,21 @@ class Reconstruct(Calibrated):
         help="relative to the mean diagonal of the normal matrix; of several each block takes its best on tokens held "
         "out",
     )
+    residual: float = number(
+        0.5,
+        at_least=0,
+        at_most=1,
+        help="share of what earlier blocks lost that a block is to make up for; it is 0 in layers that norm or scale "
+        "what they add, and 1 where a norm follows the sum",
+    )
 
     def check(self, config: Config) -> None:
         """Something to choose from."""
         if not self.ridge:
             raise UsageError("tuning.ridge: [] leaves nothing to choose from, give one or more such as [0.1, 1]")
 
-    def fit(self, prunable: PrunableModel, mask: Tensor, batches: list[Batch], first_token: bool) -> Fitted:
+    def fit(self, prunable: PrunableModel, mask: Tensor, lesson: Lesson) -> Fitted:
         """New output projections for the units that mask (n,) keeps."""
         from policyprune.tuning.reconstruct import reconstruct
 
-        return reconstruct(prunable, mask, batches, self.ridge, first_token)
+        return reconstruct(prunable, mask, lesson, self.ridge, self.residual)

@@ -1,6 +1,5 @@
 """Layer by layer, new output projections of the kept units that bring each block's output near the dense one."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,22 +8,22 @@ from torch.nn import functional
 
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.second_order.least_squares import LeastSquares
 from policyprune.pruning.space import Key
-from policyprune.tuning.teacher_student import Batch, BlockTask, Fitted, block_tasks
+from policyprune.tuning.teacher_student import BlockTask, Fitted, Lesson, block_tasks
 
 HELD_OUT = 4  # one token of so many judges the ridge
 
 
 @torch.no_grad()
-def reconstruct(
-    prunable: PrunableModel, mask: Tensor, batches: list[Batch], ridges: list[float], first_token: bool
-) -> Fitted:
+def reconstruct(prunable: PrunableModel, mask: Tensor, lesson: Lesson, ridges: list[float], residual: float) -> Fitted:
     """New weights (d, kept features) of the output projections, and a report of each block.
 
     With X (tokens, features) what the already reconstructed student brings to an output projection W and Y its output
-    in the dense model without the bias, W + D with the least ||X (W + D)^T - Y||^2 + r ||D||^2 takes the place of W. Of
-    several `ridges` a block takes the one that, fitted to three quarters of the tokens, has the least error on the last
-    quarter. It keeps its weights where there is no finite solution or the error, there or of all tokens, would grow.
+    in the dense model without the bias, plus `residual` times what the student's residual lacks, W + D with the least
+    ||X (W + D)^T - Y||^2 + r ||D||^2 takes the place of W. Of several `ridges` a block takes the one that, fitted to
+    three quarters of the tokens, has the least error on the last quarter. It keeps its weights where there is no finite
+    solution or the error, there or of all tokens, would grow.
     """
     weights: dict[Key, Tensor] = {}
     replaced: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # kept columns, new weight, bias, by module
@@ -49,7 +48,7 @@ def reconstruct(
 
         handles = [prunable.model.get_submodule(name).register_forward_hook(replace(name)) for name in names]
         try:
-            for task in block_tasks(prunable, mask, batches, prune, first_token):
+            for task in block_tasks(prunable, mask, lesson, prune, residual):
                 block = task.block
                 fitted, outcome = _fit(task, ridges)
                 if fitted is not None:
@@ -64,7 +63,7 @@ def reconstruct(
 
 def _fit(task: BlockTask, ridges: list[float]) -> tuple[Tensor | None, dict[str, float | str]]:
     """The new weight (d, features) float64, None where the old one stays, and what became of the block."""
-    fitted, held_out = Ridge.of(task.weight), Ridge.of(task.weight)
+    fitted, held_out = LeastSquares.of(task.weight), LeastSquares.of(task.weight)
     for x, target in task.samples:
         cut = len(x) - len(x) // HELD_OUT
         fitted.add(x[:cut], target[:cut])
@@ -83,51 +82,3 @@ def _fit(task: BlockTask, ridges: list[float]) -> tuple[Tensor | None, dict[str,
     if not (gains and after < before):
         return None, {"outcome": "no gain", **kept}
     return new, {"outcome": "reconstructed", "error": after, "binary_error": before, "ridge": best}
-
-
-@dataclass
-class Ridge:
-    """||X (W + D)^T - Y||^2 + r ||D||^2 for the change D of weights W (d, F): its sums over tokens, in float64.
-
-    Products of a batch are in float32. X (tokens, F) are the inputs, Y (tokens, d) what should become of them.
-    """
-
-    weight: Tensor
-    gram: Tensor
-    cross: Tensor
-    energy: float = 0.0
-
-    @classmethod
-    def of(cls, weight: Tensor) -> "Ridge":
-        """Without any tokens yet."""
-        weight = weight.double()
-        features = weight.shape[1]
-        return cls(weight, weight.new_zeros(features, features), torch.zeros_like(weight.T))
-
-    def add(self, x: Tensor, target: Tensor) -> None:
-        """Take inputs (tokens, F) and the outputs (tokens, d) that they should give."""
-        x, target = x.float(), target.float()
-        self.gram += x.T @ x
-        self.cross += x.T @ target
-        self.energy += float(target.double().square().sum())
-
-    def __iadd__(self, other: "Ridge") -> "Ridge":
-        """Take the tokens of another problem of the same weights, too."""
-        self.gram += other.gram
-        self.cross += other.cross
-        self.energy += other.energy
-        return self
-
-    def error(self, weight: Tensor) -> float:
-        """||X weight^T - Y||^2."""
-        return float((weight * (weight @ self.gram - 2 * self.cross.T)).sum()) + self.energy
-
-    def solve(self, ridge: float) -> Tensor | None:
-        """The new weight (d, F) for r = `ridge` times the mean diagonal of X^T X; None where none is finite."""
-        damped = self.gram.clone()
-        damped.diagonal().add_(ridge * self.gram.diagonal().mean())
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if bool(failed):
-            return None
-        new = self.weight + torch.cholesky_solve(self.cross - self.gram @ self.weight.T, factor).T
-        return new if bool(new.isfinite().all()) else None

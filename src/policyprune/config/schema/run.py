@@ -133,11 +133,10 @@ class Calibrated(Tuning, ABC):
     chooses_strength: ClassVar[bool] = True
 
     @abstractmethod
-    def fit(self, prunable: Any, mask: Any, batches: Any, first_token: bool) -> Any:
+    def fit(self, prunable: Any, mask: Any, lesson: Any) -> Any:
         """What changes in the units that a mask (n,) keeps, and a report of each block.
 
-        (`PrunableModel`, mask, inputs of the model in batches, whether its head reads the first token alone) ->
-        (`Compensation`, report), as tuning/teacher_student.py has them.
+        (`PrunableModel`, mask, `Lesson`) -> (`Compensation`, report), as tuning/teacher_student.py has them.
         """
 
 

@@ -1,0 +1,74 @@
+"""The optimal brain surgeon for a block: the order in which its units go, and the least-squares error after each."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+COMPACT = 256  # features that are gone before the matrices are made smaller
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """The units (k,) int64 of a block in the order in which they go, and the rise of the error (k + 1,) float64.
+
+    `error[j]` is how much ||X V' - Y||^2 + r ||V - W||^2 is above that of all units when the first j are gone and the
+    rest have their best weights. Of units that go together each has a share of what they cost, by what it costs alone.
+    """
+
+    order: Tensor
+    error: Tensor
+
+
+@torch.no_grad()
+def eliminate(matrix: Tensor, right: Tensor, width: int, together: int = 1, most: int | None = None) -> Elimination:
+    """Take away unit after unit, always the one whose loss costs least now that the earlier ones are gone.
+
+    `matrix` H (F, F) and `right` G (F, d) are those of `LeastSquares.damped`; unit u has the features
+    [u * width, (u + 1) * width). With V' = H^-1 G, removing the features g costs tr(V_g ([H^-1]_gg)^-1 V_g'); after it
+    H^-1 and V are those of the features that are left (Hassibi and Stork 1993; Kurtic et al. 2023, ZipLM). `together`
+    units go at a time, those that cost least one by one. It ends with `most` units, or with all. In the data type of
+    `matrix`.
+    """
+    count = len(matrix) // width
+    most = count if most is None else min(most, count)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    weight = inverse @ right
+    names = torch.arange(count, device=matrix.device)
+    gone = torch.zeros(count, dtype=torch.bool, device=matrix.device)
+    order: list[Tensor] = []
+    steps: list[Tensor] = []
+    removed = 0
+    while removed < most:
+        costs = _costs(inverse, weight, width).masked_fill(gone, torch.inf)
+        picked = costs.topk(min(together, most - removed), largest=False).indices
+        features = (picked[:, None] * width + torch.arange(width, device=matrix.device)).flatten()
+        columns = inverse[:, features]
+        factor = torch.linalg.cholesky(columns[features])
+        share = torch.cholesky_solve(weight[features], factor)
+        total, alone = (weight[features] * share).sum(), costs[picked]
+        steps.append(total * alone / alone.sum() if bool(alone.sum() > 0) else torch.zeros_like(alone))
+        weight -= columns @ share
+        inverse -= columns @ torch.cholesky_solve(columns.T, factor)
+        gone[picked] = True
+        order.append(names[picked])
+        removed += len(picked)
+        if removed < most and int(gone.sum()) * width >= COMPACT:
+            left = (~gone).nonzero().flatten()
+            features = (left[:, None] * width + torch.arange(width, device=matrix.device)).flatten()
+            inverse, weight, names, gone = inverse[features][:, features], weight[features], names[left], gone[left]
+    rises = torch.cat(steps).double().cpu() if steps else torch.zeros(0, dtype=torch.float64)
+    error = torch.cat([rises.new_zeros(1), rises.cumsum(0)])
+    return Elimination(torch.cat(order).cpu() if order else torch.zeros(0, dtype=torch.long), error)
+
+
+def _costs(inverse: Tensor, weight: Tensor, width: int) -> Tensor:
+    """What each unit costs by itself, (units,); those that are gone have no meaning."""
+    if width == 1:
+        return weight.square().sum(1) / inverse.diagonal().clamp(min=torch.finfo(inverse.dtype).tiny)
+    count = len(inverse) // width
+    blocks = inverse.view(count, width, count, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    own = weight.view(count, width, -1)
+    factor, failed = torch.linalg.cholesky_ex(blocks)
+    cost = (own * torch.cholesky_solve(own, factor)).sum((1, 2))
+    return torch.where(failed > 0, torch.inf, cost)

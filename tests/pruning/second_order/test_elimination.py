@@ -1,0 +1,84 @@
+"""The order in which units go, against brute force."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from policyprune.pruning.second_order.elimination import eliminate
+from policyprune.pruning.second_order.least_squares import LeastSquares
+
+sizes = st.sampled_from([(1, 6), (1, 12), (2, 5), (3, 4)])  # features of a unit, units
+
+
+def problem(width: int, count: int, seed: int, tokens: int = 60) -> LeastSquares:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(width * count, width * count, generator=generator)
+    x = torch.randn(tokens, width * count, generator=generator) @ mixing  # features that stand in for each other
+    weight = torch.randn(5, width * count, generator=generator)
+    squares = LeastSquares.of(weight)
+    squares.add(x, x @ weight.T + torch.randn(tokens, 5, generator=generator))
+    return squares
+
+
+def objective(squares: LeastSquares, ridge: float, kept: Tensor) -> float:
+    """||X V' - Y||^2 + r ||V - W||^2 at the best weights of the features `kept`."""
+    amount = ridge * float(squares.gram.diagonal().mean())
+    best = torch.zeros_like(squares.weight)
+    if len(kept):
+        solved = squares.solve(ridge, kept)
+        assert solved is not None
+        best[:, kept] = solved
+    return squares.error(best) + amount * float((best - squares.weight).square().sum())
+
+
+def features_of(units: Tensor, width: int) -> Tensor:
+    return (units[:, None] * width + torch.arange(width)).flatten()
+
+
+@given(size=sizes, seed=st.integers(0, 1000), ridge=st.sampled_from([0.01, 0.1, 1.0]))
+def test_the_error_is_what_least_squares_without_these_units_costs(
+    size: tuple[int, int], seed: int, ridge: float
+) -> None:
+    width, count = size
+    squares = problem(width, count, seed)
+    found = eliminate(*squares.damped(ridge), width)
+    whole = objective(squares, ridge, torch.arange(width * count))
+    for gone in range(count + 1):
+        kept = features_of(found.order[gone:].sort().values, width)
+        expected = objective(squares, ridge, kept) - whole
+        assert abs(float(found.error[gone]) - expected) <= 1e-7 * squares.energy
+
+
+@given(size=sizes, seed=st.integers(0, 1000))
+def test_each_unit_that_goes_is_the_one_that_costs_least(size: tuple[int, int], seed: int) -> None:
+    width, count = size
+    squares = problem(width, count, seed)
+    found = eliminate(*squares.damped(0.1), width)
+    for gone in range(count):
+        left = found.order[gone:]
+        rises = [objective(squares, 0.1, features_of(left[left != unit].sort().values, width)) for unit in left]
+        assert rises[0] <= min(rises) * (1 + 1e-9)
+
+
+@given(seed=st.integers(0, 1000), together=st.integers(2, 7), most=st.integers(1, 12))
+def test_several_at_a_time_are_an_order_whose_error_is_exact_where_they_end(
+    seed: int, together: int, most: int
+) -> None:
+    squares = problem(1, 12, seed)
+    found = eliminate(*squares.damped(0.1), 1, together, most)
+    assert len(found.order.unique()) == len(found.order) == most
+    assert bool((found.error.diff() >= 0).all())
+    whole = objective(squares, 0.1, torch.arange(12))
+    for gone in {*range(0, most, together), most}:
+        kept = torch.tensor([unit for unit in range(12) if unit not in found.order[:gone].tolist()], dtype=torch.long)
+        expected = objective(squares, 0.1, kept) - whole
+        assert abs(float(found.error[gone]) - expected) <= 1e-7 * squares.energy
+
+
+def test_compacted_matrices_give_the_same_order() -> None:
+    squares = problem(1, 600, 0, tokens=900)
+    found = eliminate(*squares.damped(0.1), 1, together=16)
+    kept = found.order[576:].sort().values
+    whole = objective(squares, 0.1, torch.arange(600))
+    assert abs(float(found.error[576]) / (objective(squares, 0.1, kept) - whole) - 1) < 1e-6
