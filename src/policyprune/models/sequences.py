@@ -25,19 +25,20 @@ def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
     The vocabulary projection is applied to a chunk of positions at a time; the softmax is taken in float32.
     """
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    head = model.get_output_embeddings()
     targets = ids[:, 1:].to(hidden.device).reshape(-1)
     states = hidden.reshape(targets.numel(), -1)
-    rows = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    rows = max(1, CHUNK_ELEMENTS // model.get_output_embeddings().weight.shape[0])
     losses = []
     for some_states, some_targets in zip(states.split(rows), targets.split(rows), strict=True):
-        logits = _as_predicted(head(some_states).float(), model.config)
+        logits = logits_of(model, some_states)
         losses.append(cross_entropy(logits, some_targets.to(logits.device), reduction="none"))  # perhaps another device
     return torch.cat(losses).view(ids.shape[0], -1)
 
 
-def _as_predicted(logits: Tensor, config: PreTrainedConfig) -> Tensor:
-    """What Granite and Gemma do to the logits after the vocabulary projection."""
+def logits_of(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Logits (N, vocabulary) float32 of last hidden states (N, d), as Granite and Gemma change them, too."""
+    config = model.config
+    logits: Tensor = model.get_output_embeddings()(states).float()
     scaling = getattr(config, "logits_scaling", None)
     cap = getattr(config, "final_logit_softcapping", None)
     if scaling:

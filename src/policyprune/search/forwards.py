@@ -11,8 +11,10 @@ from policyprune.errors import UsageError
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.optimizers.problem import Job
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.surgery.shrink import Sliced
+from policyprune.pruning.space import Key
+from policyprune.surgery.sliced import Sliced
 
+Refit = Callable[[Tensor], dict[Key, Tensor]]
 Loss = Callable[[PreTrainedModel, Tensor], Tensor]
 
 
@@ -20,13 +22,15 @@ class Forwards:
     """Masked forwards where each sequence has a mask of its own; with `sliced`, those of one mask leave out the rest.
 
     Masks that need gradients, those of hidden channels, and a model that does not fit its devices (offloaded weights)
-    are never sliced. Losses come back on the device of the model's first layer, wherever the last one is.
+    are never sliced. With `refit`, which makes of a mask (n,) the weights (d, k) of output projections by block, sliced
+    forwards compute with these. Losses come back on the device of the model's first layer, wherever the last one is.
     """
 
-    def __init__(self, prunable: PrunableModel, loss: Loss, sliced: bool) -> None:
+    def __init__(self, prunable: PrunableModel, loss: Loss, sliced: bool, refit: Refit | None = None) -> None:
         self._model, self._space, self._loss = prunable.model, prunable.space, loss
         self._masking = Masking(prunable.adapter, prunable.units)
         whole = not any(parameter.is_meta for parameter in self._model.parameters())  # else accelerate loads as it goes
+        self._refit = refit
         self._sliced = Sliced(prunable) if sliced and whole and not prunable.has_hidden_units else None
 
     def __call__(self, masks: Tensor, rows: Tensor) -> Tensor:
@@ -35,7 +39,8 @@ class Forwards:
             self._masking.set(self._space.expand(masks.to(self._model.device)))
             losses = self._loss(self._model, rows)
         else:
-            self._sliced.set(self._space.expand(masks[0]))
+            mask = self._space.expand(masks[0])
+            self._sliced.set(mask, self._refit(mask.cpu()) if self._refit else {})
             losses = self._loss(self._sliced.model, rows)
         return (with_gradients(losses) if masks.requires_grad else losses).to(self._model.device)
 

@@ -18,8 +18,9 @@ from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Found, Probl
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.search.forwards import Forwards, with_gradients
 from policyprune.surgery.shrink import shrink
+from policyprune.tasks.divergence import Divergence
 from policyprune.tasks.task import CalibrationData, by_length
-from policyprune.tuning.fit import fit
+from policyprune.tuning.fit import fit, reads_first_token
 
 BATCH = 32  # calibration sequences at a time
 
@@ -50,6 +51,7 @@ class Pruning:
             keep=self.budget.keep,
             seed=self.seed,
             gradient_per=self.importance.gradient_per,
+            first_token=reads_first_token(self.quick.model),
             quick=self.quick,
         )
 
@@ -119,7 +121,9 @@ def find_mask(
     interruption; `share` makes of the evaluation in this process one that several processes share.
     """
     quick, space = pruning.quick, pruning.prunable.space
-    forwards = Forwards(quick, pruning.data.loss, optimizer.sliced)
+    data = Divergence(pruning.data, quick.model) if optimizer.imitates else pruning.data
+    refit = pruning.evidence.second_order.weights if optimizer.refits else None
+    forwards = Forwards(quick, data.loss, optimizer.sliced, refit)
     problem = Problem(
         evaluate=forwards,
         space=space,

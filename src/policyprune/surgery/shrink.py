@@ -66,7 +66,7 @@ def cut(prunable: PrunableModel, mask: Tensor, compensation: Compensation | None
         if key in scales and len(kept):
             _fold(model.get_submodule(blocks[key].out), scales[key][kept], blocks[key].width)
         if key in compensation.weights:
-            _replace(model.get_submodule(blocks[key].out), compensation.weights[key])
+            replace_weight(model.get_submodule(blocks[key].out), compensation.weights[key])
     return biased
 
 
@@ -129,7 +129,7 @@ def _fold(linear: nn.Module, scales: Tensor, width: int) -> None:
     linear.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=weight.requires_grad)
 
 
-def _replace(linear: nn.Module, weight: Tensor) -> None:
+def replace_weight(linear: nn.Module, weight: Tensor) -> None:
     """Give a linear module the weight (d, features)."""
     old = linear.weight
     assert isinstance(old, nn.Parameter)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from policyprune.models.adapter import Block
-from policyprune.models.layerwise import columns_of, projection, walk, watch
+from policyprune.models.layerwise import columns_of, projection, relative_weight, walk, watch
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 
@@ -91,7 +91,7 @@ def block_tasks(
         share = residual
         for passed in watch(model, teacher, [path, *(name for b in blocks for name in _watched(b))], final=True):
             share = share if _additive(passed, blocks, path) else 0.0
-            weights.append(_weight(passed[path][1]))
+            weights.append(relative_weight(passed[path][1]))
             for block in blocks:
                 before = share * _before(passed, block, path) if share else 0.0
                 aims[block.out].append(_reached(passed, block) + before)
@@ -105,11 +105,6 @@ def block_tasks(
             teacher = next(teacher_layers)
             prune(True)
             student = next(student_layers)
-
-
-def _weight(residual: Tensor) -> Tensor:
-    """1 over the root mean square of each token of a residual (tokens, d): (tokens, 1)."""
-    return residual.float().square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt().to(residual.dtype)
 
 
 def _watched(block: Block) -> list[str]:

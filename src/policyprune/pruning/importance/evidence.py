@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from policyprune.models.adapter import Adapter, Block
 from policyprune.pruning.importance.gradients import mask_gradients
 from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.second_order.database import SecondOrder
 from policyprune.pruning.space import Space
 
 
@@ -19,7 +20,7 @@ class Evidence:
 
     `inputs(rows)` are the arguments of the model's forward, `loss(rows)` the losses (B,), which carry gradients where
     they are enabled. `loss` is of `quick`, the same model in another data type, where there is one. `gradient_per` is
-    `example` or `batch`.
+    `example` or `batch`. `first_token`: the head reads the first token alone.
     """
 
     prunable: PrunableModel
@@ -29,6 +30,7 @@ class Evidence:
     keep: float
     seed: int
     gradient_per: str = "example"
+    first_token: bool = False
     quick: PrunableModel | None = None
 
     @property
@@ -58,3 +60,8 @@ class Evidence:
     def gradients(self) -> Tensor:
         """Mask gradients (rows, n), back-propagated once."""
         return mask_gradients(self.quick or self.prunable, self.rows, self.loss, self.gradient_per)
+
+    @cached_property
+    def second_order(self) -> SecondOrder:
+        """How the units of each block stand in for each other, gathered once."""
+        return SecondOrder.of(self.quick or self.prunable, self.batches(), self.first_token)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BLOCKS = 4  # of rows of a symmetric product
+
 
 @dataclass
 class LeastSquares:
@@ -29,7 +31,7 @@ class LeastSquares:
     def add(self, x: Tensor, target: Tensor) -> None:
         """Take inputs (tokens, F) and the outputs (tokens, d) that they should give."""
         x, target = x.float(), target.float()
-        self.gram += x.T @ x
+        self.gram += gram_of(x)
         self.cross += x.T @ target
         self.energy += float(target.double().square().sum())
 
@@ -56,6 +58,18 @@ class LeastSquares:
         """The best weights (d, k) of the `features` (k,), of all without; None where there are none that are finite."""
         matrix, right = self.damped(ridge)
         return solved(matrix, right, features)
+
+
+def gram_of(x: Tensor) -> Tensor:
+    """x'x (F, F) of x (tokens, F) in float32; what is below the diagonal is copied from above it, in blocks."""
+    x = x.float()
+    size = -(-x.shape[1] // BLOCKS)
+    gram = x.new_empty(x.shape[1], x.shape[1])
+    for begin in range(0, x.shape[1], size):
+        own = x[:, begin : begin + size].T @ x[:, begin:]
+        gram[begin : begin + size, begin:] = own
+        gram[begin:, begin : begin + size] = own.T
+    return gram
 
 
 def solved(matrix: Tensor, right: Tensor, features: Tensor | None = None) -> Tensor | None:

@@ -1,0 +1,28 @@
+"""Second-order importance: what a block loses when a unit goes and the others make up for it as well as they can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policyprune.config.fields import named, number, setting
+from policyprune.config.schema import Importance
+from policyprune.config.schema.run import PER_COST, SEQUENCES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from policyprune.pruning.importance.evidence import Evidence
+
+
+@dataclass(kw_only=True)
+class OBS(Importance):
+    """Optimal brain surgeon: units go one after the other, the rest of their block gets its least-squares weights."""
+
+    name: str = named("obs")
+    sequences: int | None = number(None, at_least=1, help=SEQUENCES)
+    per_cost: bool = setting(True, help=PER_COST)
+
+    def score(self, evidence: Evidence) -> Tensor:
+        """Scores (n,) float32 on the CPU: how much a block's error rises when a unit goes at its turn."""
+        return evidence.second_order.scores()

@@ -1,0 +1,95 @@
+"""How far a model is from the dense one on calibration sequences: a loss that needs no labels and has little noise."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from policyprune.models.sequences import logits_of
+from policyprune.tasks.task import CalibrationData
+
+MOST_CLASSES = 128  # of the dense model's distribution that are kept; the others count as one
+ANSWERS = ("start_logits", "end_logits")
+
+Known = tuple[Tensor, Tensor, Tensor]  # classes (N, k), their log-probabilities (N, k), that of all others (N, 1)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Calibration data whose loss is the Kullback-Leibler divergence of a model from the dense one, KL(dense || model).
+
+    It is the mean over what the model predicts of a sequence: the next tokens, or a class, or the two ends of an
+    answer. Of a large vocabulary the `MOST_CLASSES` tokens that are the likeliest to the dense model are told apart.
+    A model of one output (a score) has half its squared change. What the dense model says is computed once for each
+    sequence.
+    """
+
+    data: CalibrationData
+    dense: PreTrainedModel
+    known: dict[int, Known] = field(default_factory=dict, repr=False)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each sequence without padding, (N,) int64."""
+        return self.data.lengths
+
+    def inputs(self, rows: Tensor) -> dict[str, Tensor]:
+        """Arguments of the model's forward: rows (B,)."""
+        return self.data.inputs(rows)
+
+    @torch.no_grad()
+    def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
+        """Divergence of each sequence: rows (B,) -> (B,) float32 on the model's device."""
+        new = torch.tensor([row for row in rows.tolist() if row not in self.known], dtype=torch.long)
+        if len(new):
+            for row, teacher in zip(new.tolist(), self._of_dense(new), strict=True):
+                self.known[row] = teacher
+        scores = _scores(model, self.inputs(rows))
+        each = [_divergence(of_row, self.known[row]) for row, of_row in zip(rows.tolist(), scores, strict=True)]
+        return torch.stack(each).to(model.device)
+
+    def _of_dense(self, rows: Tensor) -> Iterator[Known]:
+        for scores in _scores(self.dense, self.inputs(rows)):
+            likely = functional.log_softmax(scores, -1) if scores.shape[-1] > 1 else scores
+            top = likely.topk(min(MOST_CLASSES, likely.shape[-1]), -1)
+            yield top.indices, top.values, _others(top.values)
+
+
+def _divergence(scores: Tensor, known: Known) -> Tensor:
+    """Mean over N predictions (N, classes) of KL(dense || softmax(scores)); a scalar."""
+    classes, log_p, others = (tensor.to(scores.device) for tensor in known)
+    if scores.shape[-1] == 1:
+        return (scores - log_p).square().mean() / 2
+    log_q = functional.log_softmax(scores, -1).gather(-1, classes)
+    each = (log_p.exp() * (log_p - log_q)).sum(-1)
+    if classes.shape[-1] < scores.shape[-1]:
+        each = each + (others.exp() * (others - _others(log_q))).sum(-1)
+    return each.mean()
+
+
+def _others(log_likely: Tensor) -> Tensor:
+    """Log-probability (N, 1) of all classes but those with `log_likely` (N, k)."""
+    rest = 1 - log_likely.double().exp().sum(-1, keepdim=True)
+    return rest.clamp(min=1e-9).log().float()
+
+
+def _scores(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Iterator[Tensor]:
+    """The logits (N, classes) float32 of each sequence: one row for each of its tokens, classes, or ends of an
+    answer."""
+    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+    if model.get_output_embeddings() is not None:
+        hidden = model.base_model(**inputs).last_hidden_state
+        for states, own in zip(hidden, mask.to(hidden.device), strict=True):
+            yield logits_of(model, states[own])
+        return
+    out = model(**inputs)
+    if "logits" in out:
+        yield from out.logits.float().view(len(mask), -1, out.logits.shape[-1])
+        return
+    ends = torch.stack([getattr(out, name) for name in ANSWERS], 1).float()
+    for of_row, own in zip(ends, mask.to(ends.device), strict=True):
+        yield of_row[:, own]
