@@ -44,7 +44,8 @@ def choose_levels(costs: Sequence[Tensor], values: Sequence[Tensor], limit: floa
 
 
 def _unit(costs: Sequence[Tensor], room: float) -> float:
-    """A cost of which all differences are multiples, where `room` holds at most `BINS` of it; else a part of the room."""
+    """A cost of which all differences are multiples, where `room` holds at most `BINS` of it; else a part of the
+    room."""
     gaps = torch.cat([(cost.double() - cost.double().min()) for cost in costs])
     gaps = gaps[gaps > 0]
     if not len(gaps):

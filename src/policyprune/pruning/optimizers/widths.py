@@ -1,0 +1,154 @@
+"""Widths of blocks: nested masks by the order of scores, what each width loses, and the best widths in a budget."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from policyprune.pruning.budget.budget import Budget
+from policyprune.pruning.budget.knapsack import choose_levels
+from policyprune.pruning.budget.selection import select
+from policyprune.pruning.space import Space
+
+LEAST_POWER, MOST_POWER = 0.5, 3.0  # of the error that a loss between two measurements follows
+MOST_SCALING = 4.0  # by which a round of measurements changes a curve, at most
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a block loses at each width.
+
+    `order` (count,) are its units, those that go first in front; `error` (count + 1,) float64 is the sum of the scores
+    of those that are gone. `levels` are the widths to choose from, in rising order, `measured` losses by width.
+    """
+
+    order: Tensor
+    error: Tensor
+    levels: list[int]
+    measured: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Units of the block."""
+        return len(self.order)
+
+    def at(self, shares: list[float]) -> list[int]:
+        """The widths, each once, that are nearest to shares of all units; neither all nor none."""
+        inner = [level for level in self.levels if 0 < level < self.count]
+        nearest = {min(inner, key=lambda level: abs(level - share * self.count)) for share in shares if inner}
+        return sorted(nearest, reverse=True)
+
+    def beside(self, width: int) -> tuple[int | None, int | None]:
+        """The next smaller and the next larger level."""
+        below, above = [n for n in self.levels if n < width], [n for n in self.levels if n > width]
+        return (below[-1] if below else None), (above[0] if above else None)
+
+    def losses(self) -> Tensor:
+        """What is lost at each level, (levels,) float64: never less at a smaller width."""
+        values = torch.tensor([self._loss(level) for level in self.levels], dtype=torch.float64)
+        return values.flip(0).cummax(0).values.flip(0)
+
+    def factor(self, width: int, rise: float | None, gain: float | None) -> float:
+        """By what the curve is multiplied so that it predicts the `rise` at the level below, the `gain` above."""
+        of_level = dict(zip(self.levels, self.losses().tolist(), strict=True))
+        below, above = self.beside(width)
+        predicted = measured = 0.0
+        for other, difference in ((below, rise), (above, gain)):
+            if other is not None and difference is not None:
+                predicted += abs(of_level[other] - of_level[width])
+                measured += max(difference, 0.0)
+        if not predicted > 0:
+            return 1.0
+        return min(max(measured / predicted, 1 / MOST_SCALING), MOST_SCALING)
+
+    def _loss(self, width: int) -> float:
+        """By the power law between the two nearest measurements, or beyond the last."""
+        if width == self.count:
+            return 0.0
+        tiny = 1e-12
+        error = max(float(self.error[self.count - width]), tiny)
+        points = sorted(
+            (max(float(self.error[self.count - n]), tiny), max(loss, 1e-6)) for n, loss in self.measured.items()
+        )
+        if not points:
+            return error
+        if len(points) == 1:
+            return points[0][1] * error / points[0][0]
+        place = min(max(sum(error > point[0] for point in points) - 1, 0), len(points) - 2)
+        (first, low), (second, high) = points[place], points[place + 1]
+        power = math.log(high / low) / max(math.log(second / first), 1e-9)
+        power = min(max(power, LEAST_POWER), MOST_POWER)
+        near, value = min(points[place : place + 2], key=lambda point: abs(math.log(error / point[0])))
+        return float(value * (error / near) ** power)
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The blocks of a space with their curves, and the budget that their widths share."""
+
+    space: Space
+    budget: Budget
+    curves: list[Curve]
+
+    @staticmethod
+    def of(space: Space, scores: Tensor, budget: Budget, levels: int) -> "Widths":
+        """Units go in the order of their scores (n,); a block has at most so many `levels`, beside 0."""
+        curves = []
+        sizes = budget.chunk if budget.chunk is not None else torch.ones(space.n, dtype=torch.long)
+        for (own, size), group in zip(
+            zip(space.views(scores).values(), space.views(sizes).values(), strict=True), space.groups, strict=True
+        ):
+            order = own.argsort(stable=True)
+            error = torch.cat([torch.zeros(1, dtype=torch.float64), own.double()[order].clamp(min=0).cumsum(0)])
+            step = int(size[0]) * max(1, round(group.count / levels / int(size[0])))
+            curves.append(Curve(order, error, sorted({*range(0, group.count + 1, step), group.count})))
+        return Widths(space, budget, curves)
+
+    @property
+    def whole(self) -> list[int]:
+        """The widths of the dense model."""
+        return [curve.count for curve in self.curves]
+
+    def mask(self, counts: list[int]) -> Tensor:
+        """The mask (n,) bool of widths, one per block."""
+        mask = torch.ones(self.space.n, dtype=torch.bool)
+        for view, curve, count in zip(self.space.views(mask).values(), self.curves, counts, strict=True):
+            view[curve.order[: curve.count - count]] = False
+        return mask
+
+    def allocate(self, factors: list[float] | None = None) -> list[int]:
+        """Widths within the budget with the least sum of losses, each curve times its factor.
+
+        What rounding to levels leaves of the budget goes to the units that would go last.
+        """
+        factors = factors or [1.0] * len(self.curves)
+        losses = [curve.losses() * factor for curve, factor in zip(self.curves, factors, strict=True)]
+        costs = [self._costs(index) for index in range(len(self.curves))]
+        pools = [int(view[0]) for view in self.space.views(self.budget.pool).values()]
+        counts = self.whole
+        for pool, limit in enumerate(self.budget.pool_limit.tolist()):
+            blocks = [index for index, own in enumerate(pools) if own == pool]
+            chosen = choose_levels([costs[i] for i in blocks], [losses[i] for i in blocks], limit)
+            for index, level in zip(blocks, chosen, strict=True):
+                counts[index] = self.curves[index].levels[level]
+        return self._filled(counts)
+
+    def _costs(self, index: int) -> Tensor:
+        """What a block costs at each of its levels, (levels,), the others left out; shared costs are its own."""
+        nothing = [0] * len(self.curves)
+        pool = int(list(self.space.views(self.budget.pool).values())[index][0])
+        spent = []
+        for level in self.curves[index].levels:
+            counts = [*nothing[:index], level, *nothing[index + 1 :]]
+            spent.append(self.budget.spent(self.mask(counts))[pool])
+        return torch.stack(spent)
+
+    def _filled(self, counts: list[int]) -> list[int]:
+        """The widths after a selection by place in the order: it meets the budget and leaves no more than has to be."""
+        place = torch.zeros(self.space.n, dtype=torch.float64)
+        for view, curve, count in zip(self.space.views(place).values(), self.curves, counts, strict=True):
+            beyond = torch.arange(curve.count, dtype=torch.float64) - (curve.count - count)  # below 0: is to go
+            view[curve.order] = torch.where(beyond < 0, beyond / curve.count, 1 + beyond / curve.count)
+        mask = select(place, self.budget)
+        return [int(view.sum()) for view in self.space.views(mask).values()]
