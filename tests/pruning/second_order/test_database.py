@@ -1,0 +1,70 @@
+"""Statistics of whole models: scores, weights, and the smaller models that they make."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from policyprune.models.examples import EXAMPLES, example
+from policyprune.models.layerwise import columns_of
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.second_order.database import RIDGE, SecondOrder, dense_least_squares
+from policyprune.surgery.equivalence import gap, outputs, probe_of, random_mask
+from policyprune.surgery.shrink import shrink
+from policyprune.surgery.sliced import Sliced
+
+
+def batches_of(count: int = 3) -> list[dict[str, Tensor]]:
+    return [{"input_ids": torch.randint(5, 300, (6, 20))} for _ in range(count)]
+
+
+def test_weights_are_the_ridge_solution_of_the_units_that_stay(tiny_llama: Any) -> None:
+    probe, batches = probe_of(tiny_llama()), batches_of()
+    mask = random_mask(probe.space)
+    found = SecondOrder.of(probe, batches, first_token=False).weights(mask)
+    for block, squares in dense_least_squares(probe, batches, first_token=False):
+        key = block.layer, block.kind
+        if key not in found:
+            continue
+        kept = columns_of(block, probe.views(mask)[key].nonzero().flatten())
+        amount = RIDGE * squares.gram.diagonal().mean()
+        matrix = squares.gram + amount * torch.eye(len(squares.gram))
+        right = squares.cross + amount * squares.weight.T
+        expected = torch.linalg.solve(matrix[kept][:, kept], right[kept]).T
+        torch.testing.assert_close(found[key].double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_score_of_a_unit_is_its_turn_and_what_it_costs(tiny_llama: Any) -> None:
+    probe, batches = probe_of(tiny_llama()), batches_of()
+    known = SecondOrder.of(probe, batches, first_token=False)
+    for key, own in probe.units.views(known.scores()).items():
+        elimination = known.blocks[key].elimination
+        assert own.argsort(stable=True).tolist() == elimination.order.tolist()
+        rises = elimination.error.diff()
+        torch.testing.assert_close(own[elimination.order], rises.cummax(0).values.float(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_sliced_forwards_with_new_weights_are_those_of_the_smaller_model(name: str) -> None:
+    probe = probe_of(example(name))
+    mask, ids = random_mask(probe.space), torch.randint(5, 90, (3, 12))
+    weights = SecondOrder.of(probe, [{"input_ids": ids}], first_token=False).weights(mask)
+    assert weights
+    sliced = Sliced(probe)
+    sliced.set(mask, weights)
+    smaller = shrink(probe, mask, Compensation(weights=weights))
+    assert gap(outputs(sliced.model, ids), outputs(smaller, ids)) < 1e-4
+    sliced.set(mask)
+    assert gap(outputs(sliced.model, ids), outputs(shrink(probe, mask), ids)) < 1e-4
+
+
+def test_weights_that_are_asked_for_again_are_not_solved_again(
+    tiny_llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, batches = probe_of(tiny_llama()), batches_of()
+    known = SecondOrder.of(probe, batches, first_token=False)
+    mask = random_mask(probe.space)
+    first = known.weights(mask)
+    monkeypatch.setattr(SecondOrder, "_solved", None)
+    assert all(known.weights(mask)[key] is weight for key, weight in first.items())

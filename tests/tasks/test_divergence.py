@@ -1,0 +1,68 @@
+"""The divergence from the dense model, against its definition."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div
+
+from policyprune.models.examples import example
+from policyprune.tasks import divergence
+from policyprune.tasks.divergence import Divergence
+from policyprune.tasks.in_memory import labelled
+from policyprune.tasks.packing import Sequences
+
+ROWS = torch.tensor([2, 0, 3])
+
+
+def examples(classes: int = 2) -> Any:
+    ids = torch.randint(5, 90, (5, 12))
+    attention = torch.ones_like(ids)
+    attention[0, 7:] = attention[3, 4:] = 0
+    return labelled({"input_ids": ids, "attention_mask": attention, "labels": torch.randint(0, classes, (5,))})
+
+
+def kl(student: Tensor, dense: Tensor) -> Tensor:
+    """Of logits (..., classes), summed over classes."""
+    both = (logits.double().log_softmax(-1) for logits in (student, dense))
+    return kl_div(*both, reduction="none", log_target=True).sum(-1)
+
+
+@pytest.mark.parametrize("most", [128, 1000])
+def test_of_a_language_model(tiny_llama: Any, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(divergence, "MOST_CLASSES", most)
+    dense, other = tiny_llama(), tiny_llama(seed=1)
+    data = Sequences(torch.randint(5, 300, (6, 20)))
+    loss = Divergence(data, dense)
+    assert float(loss.loss(dense, ROWS).abs().max()) < 1e-5
+    expected = kl(other(data.ids[ROWS]).logits, dense(data.ids[ROWS]).logits).mean(1)
+    found = loss.loss(other, ROWS).double()
+    if most == 1000:
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    else:  # telling fewer tokens apart never makes it larger, nor much smaller
+        assert bool((found <= expected + 1e-6).all())
+        assert bool((found > 0.5 * expected).all())
+
+
+def test_of_a_classifier_without_its_padding() -> None:
+    dense, other = example("bert"), example("bert")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    data = examples()
+    inputs = data.inputs(ROWS)
+    expected = kl(other(**inputs).logits, dense(**inputs).logits).flatten()
+    torch.testing.assert_close(Divergence(data, dense).loss(other, ROWS).double(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_what_the_dense_model_says_is_computed_once(tiny_llama: Any) -> None:
+    dense, other = tiny_llama(), tiny_llama(seed=1)
+    calls: list[Any] = []
+    dense.register_forward_hook(lambda *args: calls.append(1))
+    dense.base_model.register_forward_hook(lambda *args: calls.append(1))
+    loss = Divergence(Sequences(torch.randint(5, 300, (6, 20))), dense)
+    first = loss.loss(other, ROWS)
+    count = len(calls)
+    assert torch.equal(loss.loss(other, ROWS), first)
+    assert len(calls) == count
