@@ -40,7 +40,8 @@ from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.search.prune import Pruning, find_mask, score
 from policyprune.storage.files import write_whole
-from policyprune.surgery.shrink import Sliced, shrink
+from policyprune.surgery.shrink import shrink
+from policyprune.surgery.sliced import Sliced
 from policyprune.tasks import build
 from policyprune.tuning.fit import fit
 

@@ -29,7 +29,8 @@ from policyprune.pruning.masking import Masking
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space, space_of
 from policyprune.runs.stages import measured
-from policyprune.surgery.shrink import Sliced, shrink
+from policyprune.surgery.shrink import shrink
+from policyprune.surgery.sliced import Sliced
 
 KINDS = ("dense inference", "masked", "sliced")
 TOKENS = ((1, 1), (1, 4), (1, 16), (1, 64), (2, 128), (8, 128))

@@ -10,7 +10,8 @@ from policyprune.models.examples import EXAMPLES, example
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.equivalence import TOLERANCE, Probe, gap, masks, outputs, probe_of, random_mask
-from policyprune.surgery.shrink import Sliced
+from policyprune.surgery.shrink import shrink
+from policyprune.surgery.sliced import Sliced
 
 
 @functools.cache
@@ -77,3 +78,45 @@ def test_channels_alone_are_sliced_and_attention_stays(tiny_llama: Any) -> None:
     mask = random_mask(own.space)
     sliced.set(mask)
     assert gap(outputs(sliced.model, own.ids), own.masked_outputs(mask)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_layers_that_stay_as_they_were_give_what_they_gave(name: str) -> None:
+    """Masks one after the other on two batches, against forwards that compute everything."""
+    probe = probe_of(example(name))
+    sliced, batches = Sliced(probe), [torch.randint(5, 90, (3, 12)), torch.randint(5, 90, (3, 12))]
+    masks = [torch.ones(probe.space.n)]
+    for layer in range(len(probe.adapter.layers)):  # of one layer at a time, then of all
+        only = random_mask(probe.space, seed=layer).float()
+        for key, view in probe.space.views(only).items():
+            if key[0] != layer:
+                view.fill_(1)
+        masks.append(only)
+    masks += [random_mask(probe.space).float(), masks[0], masks[-1]]
+    for batch, mask in [(0, mask) for mask in masks] + [(1, masks[-1]), (0, masks[-1]), (0, masks[-1])]:
+        sliced.set_for(b"%d" % batch, mask)
+        assert gap(outputs(sliced.model, batches[batch]), outputs(shrink(probe, mask), batches[batch])) < 1e-4
+
+
+def test_only_layers_behind_a_change_are_computed(tiny_llama: Any) -> None:
+    probe = probe_of(tiny_llama(num_hidden_layers=4))
+    sliced, ids, computed = Sliced(probe), torch.randint(5, 90, (2, 10)), list[int]()
+    for index, path in enumerate(probe.adapter.layers):
+        mlp: Any = sliced.model.get_submodule(path).mlp
+        mlp.act_fn.register_forward_hook(lambda *args, index=index: computed.append(index))
+
+    def layers(mask: torch.Tensor, inputs: bytes = b"a") -> list[int]:
+        computed.clear()
+        sliced.set_for(inputs, mask)
+        outputs(sliced.model, ids)
+        return list(computed)
+
+    whole, third = torch.ones(probe.space.n), torch.ones(probe.space.n)
+    probe.space.views(third)[2, "ffn"][:3] = 0
+    assert layers(whole) == [0, 1, 2, 3]
+    assert layers(third) == [2, 3]
+    assert layers(third) == []
+    assert layers(third, b"b") == [0, 1, 2, 3]
+    sliced.set(third)
+    outputs(sliced.model, ids)
+    assert layers(third, b"b") == [0, 1, 2, 3]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from policyprune.tasks.packing import Sequences
 from torch import Tensor
 from torch.nn.functional import kl_div
 
@@ -11,7 +12,6 @@ from policyprune.models.examples import example
 from policyprune.tasks import divergence
 from policyprune.tasks.divergence import Divergence
 from policyprune.tasks.in_memory import labelled
-from policyprune.tasks.packing import Sequences
 
 ROWS = torch.tensor([2, 0, 3])
 

@@ -32,6 +32,10 @@ class Forwards:
         whole = not any(parameter.is_meta for parameter in self._model.parameters())  # else accelerate loads as it goes
         self._refit = refit
         self._sliced = Sliced(prunable) if sliced and whole and not prunable.has_hidden_units else None
+        if refit is not None and self._sliced is None:
+            raise UsageError(
+                "optimizer: this one gives weights to each mask, the model has to fit its devices for that"
+            )
 
     def __call__(self, masks: Tensor, rows: Tensor) -> Tensor:
         """Losses (B,) of the sequences `rows` (B,) under masks (B, n) or (1, n)."""
@@ -40,7 +44,11 @@ class Forwards:
             losses = self._loss(self._model, rows)
         else:
             mask = self._space.expand(masks[0])
-            self._sliced.set(mask, self._refit(mask.cpu()) if self._refit else {})
+            if self._refit is None:
+                self._sliced.set(mask)
+            else:
+                mask = mask.cpu()
+                self._sliced.set_for(rows.numpy().tobytes(), mask, self._refit(mask))
             losses = self._loss(self._sliced.model, rows)
         return (with_gradients(losses) if masks.requires_grad else losses).to(self._model.device)
 
