@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from policyprune.tasks.packing import Sequences
+from policyprune.tasks.language_modeling import Sequences
 from torch import Tensor
 from torch.nn.functional import kl_div
 
