@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from policyprune.tasks.language_modeling import Sequences
 from torch import Tensor
 from torch.nn.functional import kl_div
 
@@ -12,6 +11,7 @@ from policyprune.models.examples import example
 from policyprune.tasks import divergence
 from policyprune.tasks.divergence import Divergence
 from policyprune.tasks.in_memory import labelled
+from policyprune.tasks.language_modeling import Sequences
 
 ROWS = torch.tensor([2, 0, 3])
 
