@@ -9,6 +9,7 @@ from torch import Tensor
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.models.layerwise import columns_of
 from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.second_order import database
 from policyprune.pruning.second_order.database import RIDGE, SecondOrder, dense_least_squares
 from policyprune.surgery.equivalence import gap, outputs, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
@@ -67,4 +68,16 @@ def test_weights_that_are_asked_for_again_are_not_solved_again(
     mask = random_mask(probe.space)
     first = known.weights(mask)
     monkeypatch.setattr(SecondOrder, "_solved", None)
+    assert all(known.weights(mask)[key] is weight for key, weight in first.items())
+
+
+def test_the_weights_of_a_whole_mask_are_held_however_large_they_are(
+    tiny_llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "HELD_BYTES", 1)
+    probe, batches = probe_of(tiny_llama()), batches_of()
+    known = SecondOrder.of(probe, batches, first_token=False)
+    mask = random_mask(probe.space)
+    first = known.weights(mask)
+    assert len(first) > 1
     assert all(known.weights(mask)[key] is weight for key, weight in first.items())

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from policyprune.pruning.space import Key
 
 RIDGE = 0.1  # relative to the mean diagonal; SmolLM2 loses 0.4 % more at 0.05 and nothing at 0.3
 TOGETHER = 16  # features that go at a time
-HELD_BYTES = 1 << 30  # of weights that were solved for and may be asked for again
+HELD_BYTES = 1 << 30  # of weights that were solved for and may be asked for again, or all projections where more
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class BlockStatistics:
 
     gram: Tensor
     elimination: Elimination
+
+    @staticmethod
+    def of(block: Block, squares: LeastSquares) -> "BlockStatistics":
+        """From the block's least squares in the dense model."""
+        elimination = eliminate(*squares.damped(RIDGE), block.width, max(1, TOGETHER // block.width))
+        return BlockStatistics(squares.gram.float(), elimination)
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,7 @@ class SecondOrder:
         """Gather them in one walk through the dense model; only one layer's inverses are held at a time."""
         blocks = {}
         for block, squares in dense_least_squares(prunable, batches, first_token):
-            elimination = eliminate(*squares.damped(RIDGE), block.width, max(1, TOGETHER // block.width))
-            blocks[block.layer, block.kind] = BlockStatistics(squares.gram.float(), elimination)
+            blocks[block.layer, block.kind] = BlockStatistics.of(block, squares)
         return SecondOrder(prunable, blocks)
 
     def scores(self) -> Tensor:
@@ -63,11 +69,18 @@ class SecondOrder:
         cut = {key: view for key, view in views.items() if view.any() and not view.all()}
         return {key: self._weight(key, view) for key, view in cut.items()}
 
+    @cached_property
+    def _room(self) -> int:
+        """Bytes to hold: the weights of a whole mask fit, or a search that changes a block at a time would find none
+        of the others."""
+        model, blocks = self.prunable.model, self.prunable.prunable_blocks
+        return max(HELD_BYTES, sum(projection(model, block)[0].nbytes for block in blocks))
+
     def _weight(self, key: Key, view: Tensor) -> Tensor:
         name = key, view.numpy().tobytes()
         if name not in self.held:
             self.held[name] = self._solved(key, view)
-            while sum(weight.nbytes for weight in self.held.values()) > HELD_BYTES and len(self.held) > 1:
+            while sum(weight.nbytes for weight in self.held.values()) > self._room and len(self.held) > 1:
                 self.held.popitem(last=False)
         self.held.move_to_end(name)
         return self.held[name]
