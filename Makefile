@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks demo test test-slow lint docs bench bench-search clean
+.PHONY: help setup hooks demo test test-slow lint docs bench bench-search bench-scale clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -45,6 +45,9 @@ bench: setup ## speed of the search and of pruned models, each against a baselin
 
 bench-search: setup ## the search against the authors' own: hours, goes on where it was stopped
 	$(BIN)/python benchmarks/search_efficiency.py outputs/bench-search
+
+bench-scale: setup ## time and memory at the size of LLaMA 7B to 13B, on a GPU: goes on where it was stopped
+	$(BIN)/python benchmarks/scale.py
 
 clean: ## remove .venv, caches and what was built
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist site
