@@ -56,6 +56,13 @@ def test_of_a_classifier_without_its_padding() -> None:
     torch.testing.assert_close(Divergence(data, dense).loss(other, ROWS).double(), expected, rtol=1e-3, atol=1e-6)
 
 
+def test_no_keys_and_values_are_kept_for_tokens_to_come(tiny_llama: Any) -> None:
+    dense, caches = tiny_llama(), []
+    dense.base_model.register_forward_hook(lambda module, args, out: caches.append(out.past_key_values))
+    Divergence(Sequences(torch.randint(5, 300, (6, 20))), dense).loss(dense, ROWS)
+    assert caches == [None, None]
+
+
 def test_what_the_dense_model_says_is_computed_once(tiny_llama: Any) -> None:
     dense, other = tiny_llama(), tiny_llama(seed=1)
     calls: list[Any] = []

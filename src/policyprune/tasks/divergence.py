@@ -82,7 +82,7 @@ def _scores(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Iterator[Tenso
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
     if model.get_output_embeddings() is not None:
-        hidden = model.base_model(**inputs).last_hidden_state
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
         for states, own in zip(hidden, mask.to(hidden.device), strict=True):
             yield logits_of(model, states[own])
         return
