@@ -12,9 +12,9 @@ from policyprune.errors import UsageError
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from policyprune.pruning.optimizers.widths import Widths
+
+TRIES = 4  # of an exchange, each time of fewer levels
 
 
 @dataclass(kw_only=True)
@@ -56,13 +56,13 @@ class Levels(Optimizer):
 
         The loss of the model with one block at a width, all others whole, is taken at `widths`. Between them it is
         a power of the importance's error. The sum over blocks is minimised under the budget. Then each block is tried
-        with one level more and one less, all others as allocated; its curve is scaled so that it predicts this
-        difference, and the sum is minimised again, as long as the loss falls.
+        with one level more and one less, all others as allocated, and levels are exchanged as long as the loss falls.
         """
         search = _Search(problem, self, report, state)
-        mask = search.allocate()
+        counts = search.allocate()
         if self.rounds:
-            mask = search.refine(mask)
+            counts = search.refine(counts)
+        mask = search.widths.mask(counts)
         return Found(mask, mask.float(), search.forwards)
 
 
@@ -101,31 +101,43 @@ class _Search:
         self._state.save(lambda: {"losses": torch.tensor(self._known, dtype=torch.float64)})
         return loss
 
-    def allocate(self) -> Tensor:
-        """The mask (n,) of the measured losses of single blocks."""
+    def allocate(self) -> list[int]:
+        """Widths by the measured losses of single blocks."""
         whole = self.widths.whole
         base = self.loss(whole)
         for index, curve in enumerate(self.widths.curves):
             for count in curve.at(self._options.widths):
-                counts = [*whole[:index], count, *whole[index + 1 :]]
-                curve.measured[count] = max(self.loss(counts) - base, 0.0)
-        self._counts = self.widths.allocate()
-        return self.widths.mask(self._counts)
+                loss = self.loss([*whole[:index], count, *whole[index + 1 :]])
+                curve.measured[count] = max(loss - base, 0.0)
+        return self.widths.allocate([dict(zip(c.levels, c.losses().tolist(), strict=True)) for c in self.widths.curves])
 
-    def refine(self, mask: Tensor) -> Tensor:
-        """The mask (n,) after rounds of measuring at the allocation that has the least loss so far."""
-        counts = self._counts
+    def refine(self, counts: list[int]) -> list[int]:
+        """Widths after exchanges of levels between blocks, by what one more or less costs at these widths.
+
+        The exchange that promises most is tried first; while it does not lower the loss, a change has to promise more.
+        """
         least = self.loss(counts)
         for _ in range(self._options.rounds):
-            factors = []
+            changes = []
             for index, curve in enumerate(self.widths.curves):
-                below, above = curve.beside(counts[index])
-                rise = self.loss([*counts[:index], below, *counts[index + 1 :]]) - least if below is not None else None
-                gain = least - self.loss([*counts[:index], above, *counts[index + 1 :]]) if above is not None else None
-                factors.append(curve.factor(counts[index], rise, gain))
-            tried = self.widths.allocate(factors)
-            loss = self.loss(tried)
-            if not loss < least:
+                others = [width for width in curve.beside(counts[index]) if width is not None]
+                losses = {width: self.loss([*counts[:index], width, *counts[index + 1 :]]) for width in others}
+                changes.append({width: loss - least for width, loss in losses.items()})
+            found, threshold = counts, 0.0
+            for _ in range(TRIES):
+                choices = [
+                    {own: 0.0} | {width: change + threshold for width, change in of_block.items()}
+                    for own, of_block in zip(counts, changes, strict=True)
+                ]
+                tried = self.widths.allocate(choices)
+                if tried == counts:
+                    break
+                if (loss := self.loss(tried)) < least:
+                    found, least = tried, loss
+                    break
+                sizes = sorted(abs(of_block.get(width, 0.0)) for width, of_block in zip(tried, changes, strict=True))
+                threshold = 2 * threshold if threshold else sizes[len(sizes) // 2]
+            if found == counts:
                 break
-            counts, least = tried, loss
-        return self.widths.mask(counts)
+            counts = found
+        return counts

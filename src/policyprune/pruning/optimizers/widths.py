@@ -12,7 +12,6 @@ from policyprune.pruning.budget.selection import select
 from policyprune.pruning.space import Space
 
 LEAST_POWER, MOST_POWER = 0.5, 3.0  # of the error that a loss between two measurements follows
-MOST_SCALING = 4.0  # by which a round of measurements changes a curve, at most
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,6 @@ class Curve:
         """What is lost at each level, (levels,) float64: never less at a smaller width."""
         values = torch.tensor([self._loss(level) for level in self.levels], dtype=torch.float64)
         return values.flip(0).cummax(0).values.flip(0)
-
-    def factor(self, width: int, rise: float | None, gain: float | None) -> float:
-        """By what the curve is multiplied so that it predicts the `rise` at the level below, the `gain` above."""
-        of_level = dict(zip(self.levels, self.losses().tolist(), strict=True))
-        below, above = self.beside(width)
-        predicted = measured = 0.0
-        for other, difference in ((below, rise), (above, gain)):
-            if other is not None and difference is not None:
-                predicted += abs(of_level[other] - of_level[width])
-                measured += max(difference, 0.0)
-        if not predicted > 0:
-            return 1.0
-        return min(max(measured / predicted, 1 / MOST_SCALING), MOST_SCALING)
 
     def _loss(self, width: int) -> float:
         """By the power law between the two nearest measurements, or beyond the last."""
@@ -117,32 +103,28 @@ class Widths:
             view[curve.order[: curve.count - count]] = False
         return mask
 
-    def allocate(self, factors: list[float] | None = None) -> list[int]:
-        """Widths within the budget with the least sum of losses, each curve times its factor.
+    def allocate(self, choices: list[dict[int, float]]) -> list[int]:
+        """Widths within the budget with the least sum of losses, of which each block has some, by width.
 
         What rounding to levels leaves of the budget goes to the units that would go last.
         """
-        factors = factors or [1.0] * len(self.curves)
-        losses = [curve.losses() * factor for curve, factor in zip(self.curves, factors, strict=True)]
-        costs = [self._costs(index) for index in range(len(self.curves))]
+        losses = [torch.tensor(list(of_block.values()), dtype=torch.float64) for of_block in choices]
+        costs = [self._costs(index, list(of_block)) for index, of_block in enumerate(choices)]
         pools = [int(view[0]) for view in self.space.views(self.budget.pool).values()]
         counts = self.whole
         for pool, limit in enumerate(self.budget.pool_limit.tolist()):
             blocks = [index for index, own in enumerate(pools) if own == pool]
             chosen = choose_levels([costs[i] for i in blocks], [losses[i] for i in blocks], limit)
-            for index, level in zip(blocks, chosen, strict=True):
-                counts[index] = self.curves[index].levels[level]
+            for index, place in zip(blocks, chosen, strict=True):
+                counts[index] = list(choices[index])[place]
         return self._filled(counts)
 
-    def _costs(self, index: int) -> Tensor:
-        """What a block costs at each of its levels, (levels,), the others left out; shared costs are its own."""
+    def _costs(self, index: int, widths: list[int]) -> Tensor:
+        """What a block costs at some widths, the others left out, float64; shared costs are its own."""
         nothing = [0] * len(self.curves)
         pool = int(list(self.space.views(self.budget.pool).values())[index][0])
-        spent = []
-        for level in self.curves[index].levels:
-            counts = [*nothing[:index], level, *nothing[index + 1 :]]
-            spent.append(self.budget.spent(self.mask(counts))[pool])
-        return torch.stack(spent)
+        masks = [self.mask([*nothing[:index], width, *nothing[index + 1 :]]) for width in widths]
+        return torch.stack([self.budget.spent(mask)[pool] for mask in masks])
 
     def _filled(self, counts: list[int]) -> list[int]:
         """The widths after a selection by place in the order: it meets the budget and leaves no more than has to be."""
