@@ -89,7 +89,8 @@ def test_scores_and_tuning_run(name: str) -> None:
         assert bool((scores > 0).float().mean() > 0.5)  # OPT's ReLU leaves some channels silent
     mask = random_mask(own.space, keep=0.8)
     config = validated("task=glue/sst2", "budget=flops", "optimizer=kwon", "tuning=cg2", "tuning.damp=0.01").tuning
-    compensation, report = config.fit(own, mask, Lesson(evidence.batches()))
+    fitted = config.fit(own, mask, Lesson(evidence.batches()))
+    mask, compensation, report = fitted.mask, fitted.compensation, fitted.report
     assert compensation.scales is not None
     assert bool((compensation.scales[~mask] == 0).all())
     assert "tuned" in {entry["outcome"] for entry in report}

@@ -118,7 +118,8 @@ def test_no_tuning_sees_padding(name: str, make: Callable[[], PreTrainedModel], 
 
     def compensation(encoded: Encoded) -> list[dict[Any, Tensor]]:
         batches = [encoded.inputs(torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4, 5])]
-        found, report = config.fit(PrunableModel(model, adapter, space), mask, Lesson(batches, first_token))
+        fitted = config.fit(PrunableModel(model, adapter, space), mask, Lesson(batches, first_token))
+        found, report = fitted.compensation, fitted.report
         errors = {f"{row['kind']}.{row['layer']}": torch.tensor(float(row["error"])) for row in report}
         scales = {} if found.scales is None else {"scales": found.scales}
         return [scales, found.weights, found.biases, errors]

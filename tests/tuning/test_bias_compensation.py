@@ -35,7 +35,8 @@ CONFIG = BiasCompensation(sequences=4)
 def compensated(
     subject: Probe, mask: Tensor, batches: Any = None, first_token: bool = False
 ) -> tuple[Compensation, Any]:
-    return CONFIG.fit(subject, mask, Lesson(batches or [{"input_ids": subject.ids}], first_token))
+    fitted = CONFIG.fit(subject, mask, Lesson(batches or [{"input_ids": subject.ids}], first_token))
+    return fitted.compensation, fitted.report
 
 
 @contextmanager

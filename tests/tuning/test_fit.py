@@ -13,6 +13,7 @@ from policyprune.pruning.compensation import Compensation, carried_over, part
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.surgery.shrink import shrink
 from policyprune.tuning.fit import HELD_OUT, SHARES, choose, split
+from policyprune.tuning.teacher_student import Fitted
 
 
 @pytest.fixture
@@ -75,13 +76,17 @@ def test_a_change_fitted_to_rounded_weights_is_that_of_the_exact_ones(prunable: 
 )
 def test_the_least_loss_decides(losses: list[float], expected: float, prunable: PrunableModel, mask: Tensor) -> None:
     values = iter(losses)
-    compensation = scales_of(mask)
-    chosen, share = choose(compensation, prunable, mask, loss=lambda smaller: float(next(values)))
+    compensation, reselected = scales_of(mask), ~mask.bool()
+    fitted = Fitted(reselected, compensation, [{"layer": 0}])
+    chosen, share = choose(fitted, prunable, mask, loss=lambda smaller: float(next(values)))
     assert share == expected
-    assert chosen.scales is not None
-    torch.testing.assert_close(chosen.scales, part(compensation, share, prunable, mask).scales)
+    assert chosen.report == [{"layer": 0, "strength": expected}]
+    own = mask if share == 0 else reselected
+    assert torch.equal(chosen.mask, own)
+    assert chosen.compensation.scales is not None
+    torch.testing.assert_close(chosen.compensation.scales, part(compensation, share, prunable, own).scales)
 
 
 def test_a_loss_that_is_no_number_is_never_chosen(prunable: PrunableModel, mask: Tensor) -> None:
     values = iter([float("nan"), float("inf"), 5.0])
-    assert choose(scales_of(mask), prunable, mask, loss=lambda smaller: next(values))[1] == SHARES[-1]
+    assert choose(Fitted(mask, scales_of(mask), []), prunable, mask, loss=lambda smaller: next(values))[1] == SHARES[-1]

@@ -119,7 +119,8 @@ def tuned(subject: Subject, mask: Tensor, solver: Any = None, first_token: bool 
         if callable(solver):
             patched.setattr(CG2, "solve", solver)
         tuning = TUNINGS[solver if isinstance(solver, str) else "cg2"]
-        compensation, report = tuning.fit(subject, mask, Lesson(subject.batches, first_token))
+        fitted = tuning.fit(subject, mask, Lesson(subject.batches, first_token))
+        compensation, report = fitted.compensation, fitted.report
     assert compensation.scales is not None
     return compensation.scales, report
 
@@ -254,10 +255,10 @@ def test_a_classifier_is_tuned_on_the_token_that_it_reads(family: str, tiny_llam
     )
     prunable, task = PrunableModel.of(model), Batch(batches_of()[0])
     mask = some_mask(prunable.units)
-    found = prunable.units.views(fit(prunable, mask, task, config.tuning)[0].scales)  # type: ignore[arg-type]
+    found = prunable.units.views(fit(prunable, mask, task, config.tuning).compensation.scales)  # type: ignore[arg-type]
     fitted = task.lengths[:-1]  # the last one is held out
     batches = [task.inputs(fitted.argsort(stable=True))]
-    first = config.tuning.fit(prunable, mask, Lesson(batches, True))[0]  # type: ignore[arg-type]
+    first = config.tuning.fit(prunable, mask, Lesson(batches, True)).compensation  # type: ignore[arg-type]
     expected = prunable.units.views(first.scales)  # type: ignore[arg-type]
     same = [torch.equal(found[key], expected[key]) for key in found if key[0] == len(prunable.adapter.layers) - 1]
     assert same == [family == "bert"] * 2

@@ -12,6 +12,8 @@ from policyprune.models.adapter import adapt
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.mask_file import load_compensation, save_mask
+from policyprune.pruning.second_order.elimination import eliminate
+from policyprune.pruning.second_order.least_squares import LeastSquares
 from policyprune.pruning.space import space_of
 from policyprune.surgery.equivalence import Probe, equal_widths, outputs, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
@@ -36,8 +38,9 @@ def reconstructed(
     first_token: bool = False,
     residual: float = 0.0,
 ) -> tuple[Compensation, Any]:
-    config = Reconstruct(sequences=8, ridge=[ridge], residual=residual)
-    return config.fit(subject, mask, Lesson(batches, first_token))
+    config = Reconstruct(sequences=8, ridge=[ridge], residual=residual, reselect=False)
+    fitted = config.fit(subject, mask, Lesson(batches, first_token))
+    return fitted.compensation, fitted.report
 
 
 def pruned(subject: Probe, mask: Tensor, compensation: Compensation | None) -> Any:
@@ -109,7 +112,7 @@ def test_every_block_gets_nearer_than_with_its_old_weights_and_the_first_nearer_
 ) -> None:
     mask, batches = equal_widths(llama.space), batches_of(16)
     _, report = reconstructed(llama, mask, batches)
-    _, scaled = SCALES.fit(llama, mask, Lesson(batches))
+    scaled = SCALES.fit(llama, mask, Lesson(batches)).report
     assert {row["outcome"] for row in report} == {"reconstructed"}
     assert all(row["error"] < row["binary_error"] for row in report)
     assert report[0]["binary_error"] == pytest.approx(scaled[0]["binary_error"], rel=1e-4)
@@ -121,8 +124,8 @@ def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: 
     mask = equal_widths(llama.space)
 
     def chosen(count: int, ridges: list[float]) -> set[float]:
-        config = Reconstruct(sequences=8, ridge=ridges, residual=0.0)
-        _, report = config.fit(llama, mask, Lesson(batches_of(count)))
+        config = Reconstruct(sequences=8, ridge=ridges, residual=0.0, reselect=False)
+        report = config.fit(llama, mask, Lesson(batches_of(count))).report
         return {row["ridge"] for row in report if row["outcome"] == "reconstructed"}
 
     assert chosen(16, [1e6, 0.1]) == {0.1}
@@ -132,7 +135,7 @@ def test_of_several_ridges_a_block_takes_what_is_best_on_tokens_held_out(llama: 
 def test_new_text_is_nearer_to_the_dense_model_than_with_scales_or_with_neither(llama: Probe) -> None:
     mask, batches = equal_widths(llama.space), batches_of(8)
     compensation, _ = reconstructed(llama, mask, batches, ridge=0.01)
-    scales, _ = SCALES.fit(llama, mask, Lesson(batches))
+    scales = SCALES.fit(llama, mask, Lesson(batches)).compensation
     fresh = torch.randint(5, 300, (4, 20))
     dense = outputs(llama.model, fresh)
     with_weights, with_scales, bare = (
@@ -248,3 +251,35 @@ def test_the_residual_counts_only_where_outputs_are_added_as_they_are() -> None:
     without, with_share = (reconstructed(example_, mask, batches, 0.01, residual=share)[0] for share in (0.0, 1.0))
     for key, weight in without.weights.items():
         torch.testing.assert_close(with_share.weights[key], weight)
+
+
+def test_units_are_selected_anew_at_the_same_widths(llama: Probe) -> None:
+    """Against the units that second order takes for the first FFN behind the new attention."""
+    mask, batches = random_mask(llama.space, keep=0.5), batches_of(12)
+    config = Reconstruct(sequences=8, ridge=[0.1], residual=0.0)
+    fitted = config.fit(llama, mask, Lesson(batches))
+    assert not torch.equal(fitted.mask, mask.bool())
+    for own, old in zip(*(llama.space.views(of.bool()).values() for of in (fitted.mask, mask)), strict=True):
+        assert int(own.sum()) == int(old.sum())
+    ffn = llama.adapter.blocks[1]
+    only = torch.ones_like(mask)
+    llama.space.views(only)[0, "attention"][:] = llama.space.views(fitted.mask)[0, "attention"]
+    first = Compensation(weights={(0, "attention"): fitted.compensation.weights[0, "attention"]})
+    x, _ = seen_by(pruned(llama, only, first), ffn.out, batches)
+    _, y = seen_by(llama.model, ffn.out, batches)
+    linear: Any = llama.model.get_submodule(ffn.out)
+    tokens = weights_of(llama, 0, batches)
+    squares = LeastSquares.of(linear.weight)
+    squares.add(x * tokens, (y - linear.bias) * tokens)
+    kept = int(llama.space.views(mask)[0, "ffn"].sum())
+    gone = eliminate(*squares.damped(0.1), 1, 16, ffn.count - kept).order
+    assert set((~llama.space.views(fitted.mask)[0, "ffn"]).nonzero().flatten().tolist()) == set(gone.tolist())
+
+
+def test_blocks_that_were_selected_anew_lose_less(llama: Probe) -> None:
+    mask, batches = random_mask(llama.space, keep=0.5), batches_of(12)
+    same, anew = (
+        Reconstruct(sequences=8, ridge=[0.1], residual=0.0, reselect=reselect).fit(llama, mask, Lesson(batches)).report
+        for reselect in (False, True)
+    )
+    assert sum(row["error"] for row in anew) < 0.9 * sum(row["error"] for row in same)

@@ -156,7 +156,8 @@ def _prune(run: Run, dense: Dense, task: BuiltTask) -> Pruned:
     models, compensation = {"pruned": shrink(prunable, mask)}, None
     if isinstance(config.tuning, Calibrated):
         with run.stage("tuning"):
-            compensation, record.tuning = fit(prunable, mask, usage, config.tuning, pruning.quick)
+            fitted = fit(prunable, mask, usage, config.tuning, pruning.quick)
+            mask, compensation, record.tuning = fitted.mask, fitted.compensation, fitted.report
             record.calibration["tuning"] = usage.taken()
             models["tuned"] = shrink(prunable, mask, compensation)
     return Pruned(scores=scores, found=found, mask=mask, compensation=compensation, models=models, tuning=record.tuning)

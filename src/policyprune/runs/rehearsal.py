@@ -83,8 +83,8 @@ def rehearse(
             with tried(f"tuning={config.tuning.name}"):
                 quick = small.on(in_search_dtype(small.model, config.model.search_dtype))
                 short = replace(config.tuning, sequences=SEQUENCES)
-                compensation, _ = fit(small, mask, first, short, quick)
-                pruned = shrink(small, mask, compensation)
+                fitted = fit(small, mask, first, short, quick)
+                pruned = shrink(small, fitted.mask, fitted.compensation)
         _export(config, pruned, tokenizer, folder)
         rehearse_evaluation(quality, model)
         with tried("evaluation.latency"):

@@ -93,7 +93,8 @@ def prune(pruning: Pruning, optimizer: Optimizer, tuning: Tuning, report: Report
     mask = pruning.prunable.space.expand(found.mask)
     compensation, rows = None, list[dict[str, Any]]()
     if isinstance(tuning, Calibrated):
-        compensation, rows = fit(pruning.prunable, mask, pruning.data, tuning, pruning.quick)
+        fitted = fit(pruning.prunable, mask, pruning.data, tuning, pruning.quick)
+        mask, compensation, rows = fitted.mask, fitted.compensation, fitted.report
     models = {"pruned" if compensation is None else "tuned": shrink(pruning.prunable, mask, compensation)}
     return Pruned(scores=scores, found=found, mask=mask, compensation=compensation, models=models, tuning=rows)
 

@@ -38,4 +38,4 @@ def compensate(prunable: PrunableModel, mask: Tensor, lesson: Lesson) -> Fitted:
             error = energy[block.out] - tokens * float(mean.square().sum())
             where = {"layer": block.layer, "kind": block.kind}
             report.append({**where, "outcome": "compensated", "error": error, "binary_error": energy[block.out]})
-    return Compensation(biases=biases), report
+    return Fitted(mask, Compensation(biases=biases), report)

@@ -3,18 +3,19 @@
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Calibrated
-from policyprune.pruning.compensation import Compensation, carried_over, part
+from policyprune.pruning.compensation import carried_over, part
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks.task import CalibrationData, by_length
-from policyprune.tuning.teacher_student import Lesson, Report
+from policyprune.tuning.teacher_student import Fitted, Lesson
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def fit(
     data: CalibrationData,
     config: Calibrated,
     quick: PrunableModel | None = None,
-) -> tuple[Compensation, Report]:
+) -> Fitted:
     """What the tuning `config.name` changes in the units that mask (n,) keeps, and a report of each block.
 
     `quick` is the model in the data type of the forward passes, the model itself where there is none. `strength` in the
@@ -43,17 +44,16 @@ def fit(
         fitted, held_out = split(len(data.lengths), config.sequences)
     rows = by_length(data.lengths[:fitted], BATCH)
     batches = [{name: tensor.to(quick.device) for name, tensor in data.inputs(batch).items()} for batch in rows]
-    compensation, report = config.fit(quick, mask, Lesson(batches, reads_first_token(quick.model)))
+    found: Fitted = config.fit(quick, mask, Lesson(batches, reads_first_token(quick.model)))
     if len(held_out):
 
         def loss(smaller: PreTrainedModel) -> float:
             batches = (held_out[batch] for batch in by_length(data.lengths[held_out], BATCH))
             return float(torch.cat([data.loss(smaller, batch) for batch in batches]).double().mean())
 
-        compensation, share = choose(compensation, quick, mask, loss)
+        found, share = choose(found, quick, mask, loss)
         log.info("%g of the tuning has the least loss on %d other sequences", share, len(held_out))
-        report = [{**row, "strength": share} for row in report]
-    return carried_over(compensation, quick, prunable, mask), report
+    return replace(found, compensation=carried_over(found.compensation, quick, prunable, found.mask))
 
 
 def reads_first_token(model: PreTrainedModel) -> bool:
@@ -74,17 +74,19 @@ def split(sequences: int, fitted: int | None) -> tuple[int, Tensor]:
 
 
 def choose(
-    compensation: Compensation, prunable: PrunableModel, mask: Tensor, loss: Callable[[PreTrainedModel], float]
-) -> tuple[Compensation, float]:
-    """The compensation at the share in `SHARES` whose smaller model has the least loss, and the share.
+    fitted: Fitted, prunable: PrunableModel, mask: Tensor, loss: Callable[[PreTrainedModel], float]
+) -> tuple[Fitted, float]:
+    """The tuning of a mask (n,) at the share in `SHARES` whose smaller model has the least loss, and the share.
 
-    Of equal losses the largest share is taken. A block's output is nearer to the dense one after a tuning; whether that
-    is better for the loss shows only behind all blocks. Biases stay whole.
+    Of equal losses the largest share is taken; without any the mask stays, too. A block's output is nearer to the dense
+    one after a tuning; whether that is better for the loss shows only behind all blocks. Biases stay whole.
     """
     tried = {}
     for share in SHARES:
-        partial = part(compensation, share, prunable, mask)
-        value = loss(shrink(prunable, mask, partial))
-        tried[share] = (value if math.isfinite(value) else math.inf, partial)
+        own = fitted.mask if share else mask
+        partial = part(fitted.compensation, share, prunable, own)
+        value = loss(shrink(prunable, own, partial))
+        report = [{**row, "strength": share} for row in fitted.report]
+        tried[share] = (value if math.isfinite(value) else math.inf, Fitted(own, partial, report))
     best = min(SHARES, key=lambda share: tried[share][0])
     return tried[best][1], best

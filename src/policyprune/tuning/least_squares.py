@@ -36,7 +36,7 @@ def rescale(prunable: PrunableModel, mask: Tensor, lesson: Lesson, fit_block: Fi
             fitted, outcome = fit_block(equations, len(task.kept))
             views[block.layer, block.kind][task.kept] = fitted.float().cpu()
             report.append({"layer": block.layer, "kind": block.kind, **outcome})
-    return Compensation(scales), report
+    return Fitted(mask, Compensation(scales), report)
 
 
 @dataclass

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from policyprune.config.fields import named, number
+from policyprune.config.fields import named, number, setting
 from policyprune.config.schema import Calibrated, Config, Tuning
 from policyprune.config.schema.run import SEQUENCES
 from policyprune.errors import UsageError
@@ -133,6 +133,9 @@ class Reconstruct(Calibrated):
         help="share of what earlier blocks lost that a block is to make up for; it is 0 in layers that norm or scale "
         "what they add, and 1 where a norm follows the sum",
     )
+    reselect: bool = setting(
+        True, help="which units stay is decided anew, block after block; how many do is as the search found"
+    )
 
     def check(self, config: Config) -> None:
         """Something to choose from."""
@@ -143,4 +146,4 @@ class Reconstruct(Calibrated):
         """New output projections for the units that mask (n,) keeps."""
         from policyprune.tuning.reconstruct import reconstruct
 
-        return reconstruct(prunable, mask, lesson, self.ridge, self.residual)
+        return reconstruct(prunable, mask, lesson, self)

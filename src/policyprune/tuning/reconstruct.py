@@ -1,73 +1,140 @@
 """Layer by layer, new output projections of the kept units that bring each block's output near the dense one."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from policyprune.models.adapter import Block
+from policyprune.models.layerwise import columns_of
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.second_order.database import RIDGE, TOGETHER
+from policyprune.pruning.second_order.elimination import eliminate
 from policyprune.pruning.second_order.least_squares import LeastSquares
 from policyprune.pruning.space import Key
 from policyprune.tuning.teacher_student import BlockTask, Fitted, Lesson, block_tasks
+
+if TYPE_CHECKING:
+    from policyprune.tuning.options import Reconstruct
 
 HELD_OUT = 4  # one token of so many judges the ridge
 
 
 @torch.no_grad()
-def reconstruct(prunable: PrunableModel, mask: Tensor, lesson: Lesson, ridges: list[float], residual: float) -> Fitted:
+def reconstruct(prunable: PrunableModel, mask: Tensor, lesson: Lesson, options: Reconstruct) -> Fitted:
     """New weights (d, kept features) of the output projections, and a report of each block.
 
     With X (tokens, features) what the already reconstructed student brings to an output projection W and Y its output
-    in the dense model without the bias, plus `residual` times what the student's residual lacks, W + D with the least
-    ||X (W + D)^T - Y||^2 + r ||D||^2 takes the place of W. Of several `ridges` a block takes the one that, fitted to
-    three quarters of the tokens, has the least error on the last quarter. It keeps its weights where there is no finite
-    solution or the error, there or of all tokens, would grow.
-    """
-    weights: dict[Key, Tensor] = {}
-    replaced: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # kept columns, new weight, bias, by module
-    report, pruned = [], False
+    in the dense model without the bias, plus `options.residual` times what the student's residual lacks, W + D with the
+    least ||X (W + D)^T - Y||^2 + r ||D||^2 takes the place of W. Of several ridges a block takes the one that, fitted
+    to three quarters of the tokens, has the least error on the last quarter. It keeps its weights where there is no
+    finite solution or the error, there or of all tokens, would grow.
 
-    def replace(name: str) -> Any:
+    With `options.reselect` a block keeps as many units as under `mask` (n,), but those that second order says for these
+    X and Y, which are not those of the dense model that the mask was found with.
+    """
+    student = _Student(prunable, torch.ones_like(mask) if options.reselect else mask)
+    counts = {key: int(view.sum()) for key, view in prunable.views(mask).items()}
+    weights: dict[Key, Tensor] = {}
+    report = []
+    with student.on():
+        for task in block_tasks(prunable, student.mask, lesson, student.prune, options.residual):
+            key = task.block.layer, task.block.kind
+            if not counts[key]:
+                student.keep(task.block, torch.empty(0, dtype=torch.long))
+                continue
+            fitted, held_out = _gathered(task)
+            kept, columns = task.kept, task.columns
+            if counts[key] < len(kept):  # all of the block's units
+                kept = _reselected(fitted, held_out, task.block.width, counts[key])
+                columns = columns_of(task.block, kept).to(columns.device)
+                fitted, held_out = fitted.of_features(columns), held_out.of_features(columns)
+                student.keep(task.block, kept)
+            new, outcome = _fit(fitted, held_out, options.ridge)
+            if new is not None:
+                weights[key] = new.float().cpu()
+                student.give(task, columns, new)
+            report.append({"layer": task.block.layer, "kind": task.block.kind, **outcome})
+    return Fitted(student.mask, Compensation(weights=weights), report)
+
+
+class _Student:
+    """The model with the blocks that were fitted so far; the others keep what a mask (n,) keeps."""
+
+    def __init__(self, prunable: PrunableModel, mask: Tensor) -> None:
+        self._prunable, self.mask = prunable, mask.bool().cpu().clone()
+        self._given: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # kept columns, weight, bias, by module
+        self._pruned = False
+
+    def prune(self, on: bool) -> None:
+        """Be the student, or the dense teacher."""
+        self._pruned = on
+        self._masking.set(self.mask.float()[None].to(self._prunable.device) if on else None)
+
+    def keep(self, block: Block, kept: Tensor) -> None:
+        """Of a block the units `kept` (k,) alone."""
+        view = self._prunable.units.views(self.mask)[block.layer, block.kind]
+        view.fill_(False)
+        view[kept] = True
+
+    def give(self, task: BlockTask, columns: Tensor, weight: Tensor) -> None:
+        """Compute a block's output with a weight (d, k) for the features `columns` (k,)."""
+        self._given[task.block.out] = columns, weight.to(task.weight.dtype), task.bias
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Masks and weights act during the block."""
+        model = self._prunable.model
+        names = {block.out for block in self._prunable.adapter.blocks if block.count}
+        with self._prunable.masking() as self._masking:
+            handles = [model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names]
+            try:
+                yield
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+    def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-            if not pruned or name not in replaced:
+            if not self._pruned or name not in self._given:
                 return None
-            columns, weight, bias = replaced[name]
+            columns, weight, bias = self._given[name]
             return functional.linear(args[0][..., columns], weight, bias)
 
         return hook
 
-    names = {block.out for block in prunable.adapter.blocks if block.count}
-    with prunable.masking() as masking:
 
-        def prune(on: bool) -> None:
-            nonlocal pruned
-            pruned = on
-            masking.set(mask.float()[None].to(prunable.device) if on else None)
-
-        handles = [prunable.model.get_submodule(name).register_forward_hook(replace(name)) for name in names]
-        try:
-            for task in block_tasks(prunable, mask, lesson, prune, residual):
-                block = task.block
-                fitted, outcome = _fit(task, ridges)
-                if fitted is not None:
-                    weights[block.layer, block.kind] = fitted.float().cpu()
-                    replaced[block.out] = task.columns, fitted.to(task.weight.dtype), task.bias
-                report.append({"layer": block.layer, "kind": block.kind, **outcome})
-        finally:
-            for handle in handles:
-                handle.remove()
-    return Compensation(weights=weights), report
-
-
-def _fit(task: BlockTask, ridges: list[float]) -> tuple[Tensor | None, dict[str, float | str]]:
-    """The new weight (d, features) float64, None where the old one stays, and what became of the block."""
+def _gathered(task: BlockTask) -> tuple[LeastSquares, LeastSquares]:
+    """Sums over the first three quarters of each batch, and over the rest."""
     fitted, held_out = LeastSquares.of(task.weight), LeastSquares.of(task.weight)
     for x, target in task.samples:
         cut = len(x) - len(x) // HELD_OUT
         fitted.add(x[:cut], target[:cut])
         held_out.add(x[cut:], target[cut:])
+    return fitted, held_out
+
+
+def _reselected(fitted: LeastSquares, held_out: LeastSquares, width: int, count: int) -> Tensor:
+    """The `count` units that stay when the others go one after the other, in rising order."""
+    both = replace(fitted, gram=fitted.gram + held_out.gram, cross=fitted.cross + held_out.cross)
+    units = len(both.gram) // width
+    gone = eliminate(*both.damped(RIDGE), width, max(1, TOGETHER // width), units - count).order
+    stays = torch.ones(units, dtype=torch.bool)
+    stays[gone] = False
+    return stays.nonzero().flatten()
+
+
+def _fit(
+    fitted: LeastSquares, held_out: LeastSquares, ridges: list[float]
+) -> tuple[Tensor | None, dict[str, float | str]]:
+    """The new weight (d, features) float64, None where the old one stays, and what became of the block."""
     tried = {ridge: weight for ridge in ridges if (weight := fitted.solve(ridge)) is not None}
     errors = {ridge: held_out.error(weight) for ridge, weight in tried.items()}
     best = min(errors, key=lambda ridge: errors[ridge], default=None)

@@ -17,7 +17,15 @@ ROUNDING = 0.02  # relative, of sums in bfloat16
 Passed = dict[str, tuple[Tensor, Tensor]]  # what went in and came out of the watched modules, by name
 Batch = dict[str, Tensor]  # arguments of the model's forward: token ids (B, T), attention mask (B, T), ...
 Report = list[dict[str, Any]]  # a row for each block: layer, kind, outcome, error, binary_error
-Fitted = tuple[Compensation, Report]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a tuning makes of a mask: one (n,) of the same widths, what changes in its kept units, a row per block."""
+
+    mask: Tensor
+    compensation: Compensation
+    report: Report
 
 
 @dataclass(frozen=True)

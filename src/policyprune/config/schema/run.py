@@ -138,7 +138,7 @@ class Calibrated(Tuning, ABC):
     def fit(self, prunable: Any, mask: Any, lesson: Any) -> Any:
         """What changes in the units that a mask (n,) keeps, and a report of each block.
 
-        (`PrunableModel`, mask, `Lesson`) -> (`Compensation`, report), as tuning/teacher_student.py has them.
+        (`PrunableModel`, mask, `Lesson`) -> `Fitted`, as tuning/teacher_student.py has them.
         """
 
 

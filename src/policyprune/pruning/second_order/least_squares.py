@@ -42,6 +42,11 @@ class LeastSquares:
         self.energy += other.energy
         return self
 
+    def of_features(self, features: Tensor) -> "LeastSquares":
+        """The same problem with some features (k,) alone."""
+        gram = self.gram[features][:, features]
+        return LeastSquares(self.weight[:, features], gram, self.cross[features], self.energy)
+
     def error(self, weight: Tensor) -> float:
         """||X V' - Y||^2 of weights V (d, F)."""
         return float((weight * (weight @ self.gram - 2 * self.cross.T)).sum()) + self.energy
