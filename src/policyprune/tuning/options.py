@@ -146,4 +146,4 @@ class Reconstruct(Calibrated):
         """New output projections for the units that mask (n,) keeps."""
         from policyprune.tuning.reconstruct import reconstruct
 
-        return reconstruct(prunable, mask, lesson, self)
+        return reconstruct(prunable, mask, lesson, self.ridge, self.residual, self.reselect)

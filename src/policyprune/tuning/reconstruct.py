@@ -1,11 +1,9 @@
 """Layer by layer, new output projections of the kept units that bring each block's output near the dense one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,31 +19,30 @@ from policyprune.pruning.second_order.least_squares import LeastSquares
 from policyprune.pruning.space import Key
 from policyprune.tuning.teacher_student import BlockTask, Fitted, Lesson, block_tasks
 
-if TYPE_CHECKING:
-    from policyprune.tuning.options import Reconstruct
-
 HELD_OUT = 4  # one token of so many judges the ridge
 
 
 @torch.no_grad()
-def reconstruct(prunable: PrunableModel, mask: Tensor, lesson: Lesson, options: Reconstruct) -> Fitted:
+def reconstruct(
+    prunable: PrunableModel, mask: Tensor, lesson: Lesson, ridges: list[float], residual: float, reselect: bool
+) -> Fitted:
     """New weights (d, kept features) of the output projections, and a report of each block.
 
     With X (tokens, features) what the already reconstructed student brings to an output projection W and Y its output
-    in the dense model without the bias, plus `options.residual` times what the student's residual lacks, W + D with the
+    in the dense model without the bias, plus `residual` times what the student's residual lacks, W + D with the
     least ||X (W + D)^T - Y||^2 + r ||D||^2 takes the place of W. Of several ridges a block takes the one that, fitted
     to three quarters of the tokens, has the least error on the last quarter. It keeps its weights where there is no
     finite solution or the error, there or of all tokens, would grow.
 
-    With `options.reselect` a block keeps as many units as under `mask` (n,), but those that second order says for these
+    With `reselect` a block keeps as many units as under `mask` (n,), but those that second order says for these
     X and Y, which are not those of the dense model that the mask was found with.
     """
-    student = _Student(prunable, torch.ones_like(mask) if options.reselect else mask)
+    student = _Student(prunable, torch.ones_like(mask) if reselect else mask)
     counts = {key: int(view.sum()) for key, view in prunable.views(mask).items()}
     weights: dict[Key, Tensor] = {}
     report = []
     with student.on():
-        for task in block_tasks(prunable, student.mask, lesson, student.prune, options.residual):
+        for task in block_tasks(prunable, student.mask, lesson, student.prune, residual):
             key = task.block.layer, task.block.kind
             if not counts[key]:
                 student.keep(task.block, torch.empty(0, dtype=torch.long))
@@ -57,7 +54,7 @@ def reconstruct(prunable: PrunableModel, mask: Tensor, lesson: Lesson, options: 
                 columns = columns_of(task.block, kept).to(columns.device)
                 fitted, held_out = fitted.of_features(columns), held_out.of_features(columns)
                 student.keep(task.block, kept)
-            new, outcome = _fit(fitted, held_out, options.ridge)
+            new, outcome = _fit(fitted, held_out, ridges)
             if new is not None:
                 weights[key] = new.float().cpu()
                 student.give(task, columns, new)
