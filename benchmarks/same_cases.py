@@ -28,8 +28,7 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "ours_forward": (
         f"""method=ours_forward {SMOLLM} task.bos=text task.calibration.length=32 budget=flops budget.keep=0.7
-        importance=wanda_sp importance.sequences=32 optimizer=policy_gradient optimizer.steps=6 tuning=cg2
-        tuning.sequences=32 evaluation.one_shot=[] evaluation.fresh_process=false""",
+        importance.sequences=32 tuning.sequences=32 evaluation.one_shot=[] evaluation.fresh_process=false""",
     ),
     "encoder": (
         f"""finetune {SST2} evaluation=none task.calibration.count=512 training.epochs=1 training.learning_rate=3e-4
@@ -49,7 +48,7 @@ CASES: dict[str, tuple[str, ...]] = {
         budget.keep=0.7 tuning=bias_compensation tuning.sequences=48""",
     ),
     "searches": (
-        f"""{JOBS} method=pg_paper,pg_released,pg_released_brief,ours_forward,ours,evolution,gumbel
+        f"""{JOBS} method=pg_paper,pg_released,pg_released_brief,policy_gradient,ours,evolution,gumbel
         optimizer.steps=choice(3) granularity=head_channel budget=flops budget.keep=0.6 tuning=lsmr
         tuning.sequences=48""",
     ),

@@ -74,7 +74,8 @@ def test_every_name_is_there() -> None:
     "overrides",
     [
         [],
-        ["method=ours_forward", "optimizer.masks=2"],
+        ["method=policy_gradient", "optimizer.masks=2"],
+        ["method=ours_forward", "budget=params"],
         ["method=flap"],
         ["method=llm_pruner", "budget.keep=0.6"],
         ["optimizer=ppo", "optimizer.iterations=2", "tuning=none"],
@@ -252,7 +253,7 @@ def test_a_task_of_ones_own(llama: Any) -> None:
             batch = self.inputs(rows)["input_ids"]
             return torch.nn.functional.cross_entropy(model(batch).logits[:, -2], batch[:, -1], reduction="none")
 
-    found = pp.prune(llama, LastToken(), method="ours_forward", optimizer=pp.PolicyGradient(steps=2, batch_size=4))
+    found = pp.prune(llama, LastToken(), method="policy_gradient", optimizer=pp.PolicyGradient(steps=2, batch_size=4))
     assert found.report.sequences == 24
     assert pp.evaluate(found.model, LastToken()).perplexity is None
 
@@ -350,7 +351,7 @@ def test_a_loss_that_is_no_number_ends_the_search(tiny_llama: Any, tiny_tokenize
     model = tiny_llama(vocab_size=len(tiny_tokenizer))
     model.model.norm.weight.data.fill_(torch.nan)
     with pytest.raises(pp.RunError, match="112 masks had a loss that is NaN or infinite, more than 100"):
-        pp.prune(model, TEXTS, tiny_tokenizer, method="ours_forward", length=16)
+        pp.prune(model, TEXTS, tiny_tokenizer, method="policy_gradient", length=16)
 
 
 @pytest.mark.parametrize(
@@ -455,4 +456,4 @@ def test_a_loss_without_gradients_is_refused_where_they_are_needed(choices: dict
     with pytest.raises(pp.UsageError, match=r"^calibration.loss: .* no gradients, .* method='ours_forward'"):
         pp.prune(llama, Value(), **choices)
     forward = pp.PolicyGradient(steps=2, batch_size=4)
-    assert pp.prune(llama, Value(), method="ours_forward", optimizer=forward).report.backwards == 0
+    assert pp.prune(llama, Value(), method="policy_gradient", optimizer=forward).report.backwards == 0

@@ -72,7 +72,7 @@ def test_every_job_of_a_sweep_is_valid(name: str, tmp_path: Path) -> None:
 def test_jobs_are_what_hydra_composes() -> None:
     """Options are composed once and values set in copies; the whole way gives the same."""
     overrides = [
-        "method=ours_forward",
+        "method=policy_gradient",
         "budget.keep=0.65",
         "task.calibration.count=32",
         "tracker=wandb",

@@ -127,7 +127,7 @@ class Reconstruct(Calibrated):
         "out",
     )
     residual: float = number(
-        0.5,
+        0.75,
         at_least=0,
         at_most=1,
         help="share of what earlier blocks lost that a block is to make up for; it is 0 in layers that norm or scale "

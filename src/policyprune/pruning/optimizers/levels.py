@@ -3,18 +3,20 @@ blocks."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from policyprune.config.fields import named, number
 from policyprune.config.schema import Config, Optimizer
-from policyprune.errors import UsageError
+from policyprune.errors import RunError, UsageError
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 
 if TYPE_CHECKING:
     from policyprune.pruning.optimizers.widths import Widths
 
 TRIES = 4  # of an exchange, each time of fewer levels
+WORST = 1e6  # stands for a loss that is NaN or infinite
 
 
 @dataclass(kw_only=True)
@@ -95,9 +97,20 @@ class _Search:
         mask = self.widths.mask(counts)
         losses = self._problem.losses([(mask[None].float().to(self._device), self._rows)])[0]
         loss = float(losses.double().mean())
+        skipped = not math.isfinite(loss)
+        if skipped and mask.all():
+            raise RunError("the divergence of the dense model from itself is not a number, its weights are broken")
+        loss = WORST if skipped else loss
         self._known.append(loss)
-        keep = float(mask.double().mean())
-        self._report({"step": self._taken, "forwards": self.forwards, "loss": loss, "keep": keep})
+        self._report(
+            {
+                "step": self._taken,
+                "forwards": self.forwards,
+                "loss": loss,
+                "skipped": float(skipped),
+                "keep": float(mask.double().mean()),
+            }
+        )
         self._state.save(lambda: {"losses": torch.tensor(self._known, dtype=torch.float64)})
         return loss
 

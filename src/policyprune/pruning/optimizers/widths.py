@@ -33,9 +33,9 @@ class Curve:
         return len(self.order)
 
     def at(self, shares: list[float]) -> list[int]:
-        """The widths, each once, that are nearest to shares of all units; neither all nor none."""
-        inner = [level for level in self.levels if 0 < level < self.count]
-        nearest = {min(inner, key=lambda level: abs(level - share * self.count)) for share in shares if inner}
+        """The widths, each once, that are nearest to shares of all units: not all, and none only of a single unit."""
+        inner = [level for level in self.levels if 0 < level < self.count] or [0]
+        nearest = {min(inner, key=lambda level: abs(level - share * self.count)) for share in shares}
         return sorted(nearest, reverse=True)
 
     def beside(self, width: int) -> tuple[int | None, int | None]:
