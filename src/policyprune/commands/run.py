@@ -31,10 +31,12 @@ from policyprune.runs.repair import repair
 from policyprune.runs.stages import measured
 from policyprune.runs.state import Content, StateFile, once
 from policyprune.runs.summary import closing_words, summary
+from policyprune.search.database import Database
 from policyprune.search.log import SearchContext, search
 from policyprune.search.prune import Pruned, Pruning, Scores, score
 from policyprune.search.team import Team, leading
 from policyprune.search.worker import briefing
+from policyprune.storage.files import cache_folder
 from policyprune.storage.record_file import MASK_FILE, PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.plan import Base, Plan, base_of
@@ -147,6 +149,7 @@ def _prune(run: Run, dense: Dense, task: BuiltTask) -> Pruned:
         budget=dense.budget(config.budget.scope),
         importance=config.importance,
         seed=config.seed,
+        database=Database(cache_folder() / "second_order"),
     )
     with run.stage("importance"):
         scores = _score(run, pruning, usage)

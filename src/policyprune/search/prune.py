@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,8 +14,10 @@ from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.importance.initialisation import initial_probabilities, scores_of
-from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Found, Problem, Report, State
+from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Evaluate, Found, Problem, Report, State, one_by_one
 from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.second_order.database import SecondOrder
+from policyprune.search.database import Database
 from policyprune.search.forwards import Forwards, with_gradients
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks.divergence import Divergence
@@ -30,7 +32,7 @@ class Pruning:
     """What is pruned, to which budget, and the calibration sequences that decide what goes.
 
     `quick` is the same model in the data type of the search's forward passes, or the model itself. `importance` says
-    how units are scored before anything is searched.
+    how units are scored before anything is searched. `database`: where what was measured of the dense model is kept.
     """
 
     prunable: PrunableModel
@@ -39,6 +41,7 @@ class Pruning:
     budget: Budget
     importance: Importance
     seed: int = 0
+    database: Database | None = None
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -52,6 +55,7 @@ class Pruning:
             seed=self.seed,
             gradient_per=self.importance.gradient_per,
             first_token=reads_first_token(self.quick.model),
+            gather=SecondOrder.of if self.database is None else self.database.second_order,
             quick=self.quick,
         )
 
@@ -125,8 +129,13 @@ def find_mask(
     data = Divergence(pruning.data, quick.model) if optimizer.imitates else pruning.data
     refit = pruning.evidence.second_order.weights if optimizer.refits else None
     forwards = Forwards(quick, data.loss, optimizer.sliced, refit)
+    evaluate: Evaluate = forwards
+    each: Each = forwards.each if share is None else share(forwards.each)
+    if refit is not None and optimizer.imitates and pruning.database is not None:
+        evaluate = pruning.database.remembering(forwards, data.inputs)
+        each = partial(one_by_one, evaluate)
     problem = Problem(
-        evaluate=forwards,
+        evaluate=evaluate,
         space=space,
         budget=pruning.budget,
         importance=scores.importance.to(quick.device),
@@ -135,7 +144,7 @@ def find_mask(
         seed=pruning.seed,
         gradients=lambda: space.pooled(pruning.evidence.gradients),
         per_cost=pruning.importance.per_cost,
-        each=forwards.each if share is None else share(forwards.each),
+        each=each,
     )
     with forwards.on():
         found: Found = optimizer.search(problem, report or _ignore, state)

@@ -21,6 +21,7 @@ class Evidence:
     `inputs(rows)` are the arguments of the model's forward, `loss(rows)` the losses (B,), which carry gradients where
     they are enabled. `loss` is of `quick`, the same model in another data type, where there is one. `gradient_per` is
     `example` or `batch`. `first_token`: the head reads the first token alone.
+    `gather` makes or finds the second-order statistics.
     """
 
     prunable: PrunableModel
@@ -32,6 +33,7 @@ class Evidence:
     gradient_per: str = "example"
     first_token: bool = False
     quick: PrunableModel | None = None
+    gather: Callable[[PrunableModel, list[dict[str, Tensor]], bool], SecondOrder] = SecondOrder.of
 
     @property
     def model(self) -> PreTrainedModel:
@@ -64,4 +66,4 @@ class Evidence:
     @cached_property
     def second_order(self) -> SecondOrder:
         """How the units of each block stand in for each other, gathered once."""
-        return SecondOrder.of(self.quick or self.prunable, self.batches(), self.first_token)
+        return self.gather(self.quick or self.prunable, self.batches(), self.first_token)

@@ -45,6 +45,11 @@ class NoState:
 FORGETFUL = NoState()
 
 
+def one_by_one(evaluate: Evaluate, jobs: Sequence[Job]) -> list[Tensor]:
+    """Losses (B,) of each job."""
+    return [evaluate(masks, rows) for masks, rows in jobs]
+
+
 @dataclass(frozen=True)
 class Problem:
     """Find a mask within the budget that has a low loss.
@@ -76,7 +81,7 @@ class Problem:
 
     def losses(self, jobs: Sequence[Job]) -> list[Tensor]:
         """Losses (B,) of each job, without gradients."""
-        return self.each(jobs) if self.each else [self.evaluate(masks, rows) for masks, rows in jobs]
+        return self.each(jobs) if self.each else one_by_one(self.evaluate, jobs)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""What a search over widths learns of a dense model, kept on disk: the next budget does not measure it again."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from policyprune.models.identity import identity_of
+from policyprune.pruning.optimizers.problem import Evaluate
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.second_order.database import BlockStatistics, SecondOrder
+from policyprune.pruning.second_order.elimination import Elimination
+from policyprune.storage.files import made_once, write_file
+
+log = logging.getLogger(__name__)
+
+Inputs = Callable[[Tensor], dict[str, Tensor]]
+
+
+@dataclass
+class Database:
+    """Second-order statistics, and losses of masks with the weights that these give, in a folder of their own.
+
+    The folder's name is a hash of all that they depend on: weights, code, versions, threads, units and the calibration
+    sequences themselves. It can be removed at any time.
+    """
+
+    base: Path
+    folder: Path | None = field(default=None, init=False)
+
+    def second_order(self, prunable: PrunableModel, batches: list[dict[str, Tensor]], first_token: bool) -> SecondOrder:
+        """Gathered once; read from the disk from then on."""
+        if any(parameter.is_meta for parameter in prunable.model.parameters()):  # offloaded: loaded as it runs
+            return SecondOrder.of(prunable, batches, first_token)
+        about = [identity_of(prunable.model), str(prunable.units.groups), first_token]
+        content = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        for batch in batches:
+            content.update(_bytes_of(batch))
+        self.folder = self.base / content.hexdigest()[:24]
+        path = self.folder / "statistics.safetensors"
+        if path.exists():
+            log.info("the second-order statistics of this model and these sequences are in %s", self.folder)
+        made_once(path, lambda target: _write(target, SecondOrder.of(prunable, batches, first_token)))
+        return SecondOrder(prunable, _read(path))
+
+    def remembering(self, evaluate: Evaluate, inputs: Inputs) -> Evaluate:
+        """The same losses of single masks, each computed once; `inputs(rows)` are what it is computed on."""
+        assert self.folder is not None
+        path = self.folder / "losses.jsonl"
+        known = dict(_lines(path))
+
+        def remembered(masks: Tensor, rows: Tensor) -> Tensor:
+            name = hashlib.sha256(masks.bool().cpu().numpy().tobytes() + _bytes_of(inputs(rows))).hexdigest()[:32]
+            if name not in known:
+                known[name] = evaluate(masks, rows).tolist()
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([name, known[name]]) + "\n")
+            return torch.tensor(known[name], device=masks.device)
+
+        return remembered
+
+
+def _lines(path: Path) -> Iterator[tuple[str, list[float]]]:
+    """What is whole in the file; a process that was killed may have left half a line."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            name, losses = json.loads(line)
+        except ValueError:
+            continue
+        yield name, losses
+
+
+def _write(path: Path, known: SecondOrder) -> None:
+    tensors = dict[str, Tensor]()
+    for (layer, kind), block in known.blocks.items():
+        of_block = {"gram": block.gram.cpu(), "order": block.elimination.order, "error": block.elimination.error}
+        tensors |= {f"{kind}.{layer}.{name}": tensor.contiguous() for name, tensor in of_block.items()}
+    with write_file(path) as scratch:
+        save_file(tensors, scratch)
+
+
+def _read(path: Path) -> dict[tuple[int, str], BlockStatistics]:
+    tensors = load_file(path)
+    keys = [name.removesuffix(".gram").split(".") for name in tensors if name.endswith(".gram")]
+    return {
+        (int(layer), kind): BlockStatistics(
+            tensors[f"{kind}.{layer}.gram"],
+            Elimination(tensors[f"{kind}.{layer}.order"], tensors[f"{kind}.{layer}.error"]),
+        )
+        for kind, layer in keys
+    }
+
+
+def _bytes_of(batch: dict[str, Tensor]) -> bytes:
+    return b"".join(name.encode() + batch[name].cpu().numpy().tobytes() for name in sorted(batch))

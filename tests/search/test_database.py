@@ -1,0 +1,78 @@
+"""What was measured of a dense model is read from the disk, and is what would be measured again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.pruning.second_order.database import SecondOrder
+from policyprune.search.database import Database
+
+
+def batches(seed: int = 0) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [{"input_ids": torch.randint(5, 300, (4, 16), generator=generator)} for _ in range(2)]
+
+
+@pytest.fixture
+def prunable(tiny_llama: Any) -> PrunableModel:
+    return PrunableModel.of(tiny_llama())
+
+
+def test_statistics_are_read_back_bit_by_bit(prunable: PrunableModel, tmp_path: Path, monkeypatch: Any) -> None:
+    first = Database(tmp_path).second_order(prunable, batches(), first_token=False)
+    monkeypatch.setattr(SecondOrder, "of", None)
+    again = Database(tmp_path).second_order(prunable, batches(), first_token=False)
+    for key, block in first.blocks.items():
+        assert torch.equal(again.blocks[key].gram, block.gram)
+        assert torch.equal(again.blocks[key].elimination.order, block.elimination.order)
+        assert torch.equal(again.blocks[key].elimination.error, block.elimination.error)
+    mask = torch.arange(prunable.units.n) % 3 > 0
+    for key, weight in first.weights(mask).items():
+        assert torch.equal(again.weights(mask)[key], weight)
+
+
+def test_other_sequences_weights_or_heads_are_other_statistics(
+    prunable: PrunableModel, tiny_llama: Any, tmp_path: Path
+) -> None:
+    folders = set()
+    other = PrunableModel.of(tiny_llama(seed=1))
+    for own, seed, first_token in ((prunable, 0, False), (prunable, 1, False), (other, 0, False), (prunable, 0, True)):
+        database = Database(tmp_path)
+        database.second_order(own, batches(seed), first_token)
+        folders.add(database.folder)
+    assert len(folders) == 4
+
+
+def test_losses_are_computed_once_for_a_mask_and_its_sequences(prunable: PrunableModel, tmp_path: Path) -> None:
+    computed: list[tuple[Tensor, Tensor]] = []
+
+    def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
+        computed.append((masks, rows))
+        return masks.sum() + rows / 3.0
+
+    def remembered(seed: int = 0) -> Any:
+        database = Database(tmp_path)
+        database.second_order(prunable, batches(), first_token=False)
+        ids = batches(seed)[0]["input_ids"]
+        return database.remembering(evaluate, lambda rows: {"input_ids": ids[rows]})
+
+    whole, rows = torch.ones(1, prunable.units.n), torch.tensor([2, 0, 1])
+    first = remembered()(whole, rows)
+    assert database_lines(tmp_path) == 1
+    assert torch.equal(remembered()(whole, rows), first)
+    assert len(computed) == 1
+    remembered()(whole, rows[:2])
+    remembered()(whole * (torch.arange(prunable.units.n) > 0), rows)
+    remembered(seed=1)(whole, rows)
+    assert len(computed) == 4
+    with next(tmp_path.glob("*/losses.jsonl")).open("a") as file:
+        file.write('["half a li')  # as a process that was killed leaves it
+    assert torch.equal(remembered()(whole, rows), first)
+
+
+def database_lines(base: Path) -> int:
+    return len(next(base.glob("*/losses.jsonl")).read_text().splitlines())
