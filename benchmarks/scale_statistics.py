@@ -6,8 +6,8 @@ import torch
 from scale_models import KEEP, SHAPES, Result, Subject, cut, kept, made
 
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.database import BlockStatistics, SecondOrder, dense_least_squares
 from policyprune.pruning.second_order.elimination import Elimination, eliminate
+from policyprune.pruning.second_order.statistics import BlockStatistics, SecondOrder, dense_least_squares
 from policyprune.pruning.space import Key, Space
 from policyprune.runs.stages import measured
 from policyprune.tuning.fit import fit

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.database import SecondOrder
+from policyprune.pruning.second_order.statistics import SecondOrder
 from policyprune.search.database import Database
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from policyprune.models.identity import identity_of
 from policyprune.pruning.optimizers.problem import Evaluate
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.database import BlockStatistics, SecondOrder
 from policyprune.pruning.second_order.elimination import Elimination
+from policyprune.pruning.second_order.statistics import BlockStatistics, SecondOrder
 from policyprune.storage.files import made_once, write_file
 
 log = logging.getLogger(__name__)

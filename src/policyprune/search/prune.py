@@ -16,7 +16,7 @@ from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.importance.initialisation import initial_probabilities, scores_of
 from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Evaluate, Found, Problem, Report, State, one_by_one
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.database import SecondOrder
+from policyprune.pruning.second_order.statistics import SecondOrder
 from policyprune.search.database import Database
 from policyprune.search.forwards import Forwards, with_gradients
 from policyprune.surgery.shrink import shrink

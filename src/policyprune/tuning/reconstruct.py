@@ -13,9 +13,9 @@ from policyprune.models.adapter import Block
 from policyprune.models.layerwise import columns_of
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.database import RIDGE, TOGETHER
 from policyprune.pruning.second_order.elimination import eliminate
 from policyprune.pruning.second_order.least_squares import LeastSquares
+from policyprune.pruning.second_order.statistics import RIDGE, TOGETHER
 from policyprune.pruning.space import Key
 from policyprune.tuning.teacher_student import BlockTask, Fitted, Lesson, block_tasks
 

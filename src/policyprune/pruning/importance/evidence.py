@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from policyprune.models.adapter import Adapter, Block
 from policyprune.pruning.importance.gradients import mask_gradients
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.database import SecondOrder
+from policyprune.pruning.second_order.statistics import SecondOrder
 from policyprune.pruning.space import Space
 
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.models.layerwise import columns_of
 from policyprune.pruning.compensation import Compensation
-from policyprune.pruning.second_order import database
-from policyprune.pruning.second_order.database import RIDGE, SecondOrder, dense_least_squares
+from policyprune.pruning.second_order.statistics import RIDGE, SecondOrder, dense_least_squares
 from policyprune.surgery.equivalence import gap, outputs, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
 from policyprune.surgery.sliced import Sliced
