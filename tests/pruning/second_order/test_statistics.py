@@ -9,6 +9,7 @@ from torch import Tensor
 from policyprune.models.examples import EXAMPLES, example
 from policyprune.models.layerwise import columns_of
 from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.second_order import statistics
 from policyprune.pruning.second_order.statistics import RIDGE, SecondOrder, dense_least_squares
 from policyprune.surgery.equivalence import gap, outputs, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
@@ -73,7 +74,7 @@ def test_weights_that_are_asked_for_again_are_not_solved_again(
 def test_the_weights_of_a_whole_mask_are_held_however_large_they_are(
     tiny_llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "HELD_BYTES", 1)
+    monkeypatch.setattr(statistics, "HELD_BYTES", 1)
     probe, batches = probe_of(tiny_llama()), batches_of()
     known = SecondOrder.of(probe, batches, first_token=False)
     mask = random_mask(probe.space)
