@@ -32,7 +32,7 @@ class Levels(Optimizer):
         [0.75, 0.5, 0.25], above=0, below=1, help="shares of a block's units at which its loss is measured"
     )
     sequences: int = number(16, at_least=1, help="calibration sequences on which losses are measured")
-    rounds: int = number(1, at_least=0, help="of measuring again what a level more or less of each block costs")
+    rounds: int = number(0, at_least=0, help="of measuring again what a level more or less of each block costs")
     levels: int = number(24, at_least=2, help="widths of a block to choose from, at most")
 
     imitates: ClassVar[bool] = True
@@ -61,9 +61,7 @@ class Levels(Optimizer):
         with one level more and one less, all others as allocated, and levels are exchanged as long as the loss falls.
         """
         search = _Search(problem, self, report, state)
-        counts = search.allocate()
-        if self.rounds:
-            counts = search.refine(counts)
+        counts = search.refine(search.allocate())
         mask = search.widths.mask(counts)
         return Found(mask, mask.float(), search.forwards)
 
@@ -125,7 +123,7 @@ class _Search:
         return self.widths.allocate([dict(zip(c.levels, c.losses().tolist(), strict=True)) for c in self.widths.curves])
 
     def refine(self, counts: list[int]) -> list[int]:
-        """Widths after exchanges of levels between blocks, by what one more or less costs at these widths.
+        """Widths after rounds of exchanges of levels between blocks, by what one more or less costs at these widths.
 
         The exchange that promises most is tried first; while it does not lower the loss, a change has to promise more.
         """
