@@ -38,19 +38,19 @@ def reconstruct(
     X and Y, which are not those of the dense model that the mask was found with.
     """
     student = _Student(prunable, torch.ones_like(mask) if reselect else mask)
-    counts = {key: int(view.sum()) for key, view in prunable.views(mask).items()}
+    found = {key: view.nonzero().flatten() for key, view in prunable.views(mask).items()}
     weights: dict[Key, Tensor] = {}
     report = []
     with student.on():
         for task in block_tasks(prunable, student.mask, lesson, student.prune, residual):
             key = task.block.layer, task.block.kind
-            if not counts[key]:
+            if not len(found[key]):
                 student.keep(task.block, torch.empty(0, dtype=torch.long))
                 continue
             fitted, held_out = _gathered(task)
             kept, columns = task.kept, task.columns
-            if counts[key] < len(kept):  # all of the block's units
-                kept = _reselected(fitted, held_out, task.block.width, counts[key])
+            if len(found[key]) < len(kept):  # all of the block's units
+                kept = _reselected(fitted, held_out, task.block.width, found[key])
                 columns = columns_of(task.block, kept).to(columns.device)
                 fitted, held_out = fitted.of_features(columns), held_out.of_features(columns)
                 student.keep(task.block, kept)
@@ -118,11 +118,16 @@ def _gathered(task: BlockTask) -> tuple[LeastSquares, LeastSquares]:
     return fitted, held_out
 
 
-def _reselected(fitted: LeastSquares, held_out: LeastSquares, width: int, count: int) -> Tensor:
-    """The `count` units that stay when the others go one after the other, in rising order."""
+def _reselected(fitted: LeastSquares, held_out: LeastSquares, width: int, found: Tensor) -> Tensor:
+    """As many units as `found` (k,), in rising order: those that stay when the others go one after the other.
+
+    Where sums are NaN or infinite, those that were found.
+    """
     both = replace(fitted, gram=fitted.gram + held_out.gram, cross=fitted.cross + held_out.cross)
+    if not bool(both.gram.isfinite().all() and both.cross.isfinite().all()):
+        return found
     units = len(both.gram) // width
-    gone = eliminate(*both.damped(RIDGE), width, max(1, TOGETHER // width), units - count).order
+    gone = eliminate(*both.damped(RIDGE), width, max(1, TOGETHER // width), units - len(found)).order
     stays = torch.ones(units, dtype=torch.bool)
     stays[gone] = False
     return stays.nonzero().flatten()

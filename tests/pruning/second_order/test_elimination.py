@@ -1,10 +1,12 @@
 """The order in which units go, against brute force."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from policyprune.errors import RunError
 from policyprune.pruning.second_order.elimination import eliminate
 from policyprune.pruning.second_order.least_squares import LeastSquares
 
@@ -82,3 +84,12 @@ def test_compacted_matrices_give_the_same_order() -> None:
     kept = found.order[576:].sort().values
     whole = objective(squares, 0.1, torch.arange(600))
     assert abs(float(found.error[576]) / (objective(squares, 0.1, kept) - whole) - 1) < 1e-6
+
+
+def test_a_block_without_activations_has_an_order_and_one_that_is_no_number_is_refused() -> None:
+    squares = LeastSquares.of(torch.randn(5, 6))
+    squares.add(torch.zeros(10, 6), torch.zeros(10, 5))
+    assert sorted(eliminate(*squares.damped(0.1), 1).order.tolist()) == list(range(6))
+    squares.gram[0, 0] = torch.nan
+    with pytest.raises(RunError, match="activations of a block are NaN or infinite"):
+        eliminate(*squares.damped(0.1), 1)

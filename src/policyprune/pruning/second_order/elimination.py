@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policyprune.errors import RunError
+
 COMPACT = 256  # features that are gone before the matrices are made smaller
 
 
@@ -28,11 +30,14 @@ def eliminate(matrix: Tensor, right: Tensor, width: int, together: int = 1, most
     [u * width, (u + 1) * width). With V' = H^-1 G, removing the features g costs tr(V_g ([H^-1]_gg)^-1 V_g'); after it
     H^-1 and V are those of the features that are left (Hassibi and Stork 1993; Kurtic et al. 2023, ZipLM). `together`
     units go at a time, those that cost least one by one. It ends with `most` units, or with all. In the data type of
-    `matrix`.
+    `matrix`. RunError where that is not positive definite.
     """
     count = len(matrix) // width
     most = count if most is None else min(most, count)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed):
+        raise RunError("the activations of a block are NaN or infinite, its units cannot be ordered")
+    inverse = torch.cholesky_inverse(factor)
     weight = inverse @ right
     names = torch.arange(count, device=matrix.device)
     gone = torch.zeros(count, dtype=torch.bool, device=matrix.device)

@@ -54,7 +54,7 @@ class LeastSquares:
     def damped(self, ridge: float) -> tuple[Tensor, Tensor]:
         """H = X'X + r I (F, F) and G = X'Y + r W' (F, d): the weights V at a set S of features solve H_SS V_S' =
         G_S."""
-        amount = ridge * self.gram.diagonal().mean()
+        amount = (ridge * self.gram.diagonal().mean()).clamp(min=1e-12)  # a block may have no activations at all
         matrix = self.gram.clone()
         matrix.diagonal().add_(amount)
         return matrix, self.cross + amount * self.weight.T
