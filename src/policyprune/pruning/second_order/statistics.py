@@ -86,8 +86,9 @@ class SecondOrder:
         return self.held[name]
 
     def _solved(self, key: Key, view: Tensor) -> Tensor:
-        block, gram = self.prunable.blocks[key], self.blocks[key].gram.double()
+        block = self.prunable.blocks[key]
         weight = projection(self.prunable.model, block)[0]
+        gram = self.blocks[key].gram.to(weight.device, torch.float64)  # those from the disk are on the CPU
         columns = columns_of(block, view.nonzero().flatten()).to(gram.device)
         old = weight.double().T
         ridge = RIDGE * gram.diagonal().mean()
