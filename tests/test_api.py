@@ -271,7 +271,8 @@ def test_the_units_are_the_callers(llama: Any, tiny_tokenizer: Any) -> None:
     [
         ({"kep": 0.5}, "kep: unknown, the choices are budget, scope,"),
         ({"keep": 1.5}, "keep: 1.5 is out of range, it must be above 0 and at most 1"),
-        ({"keep": "most"}, "keep: Value 'most' of type 'str' could not be converted to Float"),
+        ({"keep": "most"}, "keep: 'most' is not a number"),
+        ({"optimizer": pp.Levels(widths=0.5)}, "optimizer.widths: 0.5 is not a list, such as"),
         ({"method": "best"}, "method: 'best' is not one of block_influence,"),
         ({"budget": "watts"}, "budget: 'watts' is not one of flops,"),
         ({"budget": pp.Budget(name="rate", keep=0.5)}, "keep: 0.8, but the budget says 0.5"),

@@ -10,11 +10,21 @@ from dataclasses import Field, field, fields, is_dataclass
 from typing import Any, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.errors import UsageError
 
 SEEDS = 2**32 - 1  # the largest that all generators take
 SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)[KMGT]B", re.IGNORECASE)
+
+TYPES = {  # what OmegaConf says of a value -> what was wanted
+    r"could not be converted to Integer": "a whole number",
+    r"could not be converted to Float": "a number",
+    r"is not a valid bool": "true or false",
+    r"is not a ListConfig": "a list, such as [a,b]",
+    r"Cannot convert '(list|dict|ListConfig|DictConfig)' to string": "a word",
+    r"is not Optional|Incompatible value 'None'": "allowed here",
+}
 
 
 def setting(default: Any = REQUIRED, *, help: str) -> Any:
@@ -133,6 +143,16 @@ def _check_one(key: str, item: Any, rule: Any) -> None:
 def in_words(bounds: dict[str, float]) -> str:
     """The bounds of a number as a message or a page tells them."""
     return " and ".join(f"{name} {bound:.15g}" for name, bound in bounds.items())
+
+
+def wrong_type(error: OmegaConfBaseException, value: Any = None) -> str:
+    """What the value is not, in other words than those of Python's types."""
+    message = str(error.msg or error).splitlines()[0]
+    for pattern, wanted in TYPES.items():
+        if re.search(pattern, message):
+            given = error.value if value is None else value
+            return f"{'null' if given is None else repr(given)} is not {wanted}"
+    return message
 
 
 def check_added(config: DictConfig, key: str) -> None:

@@ -8,16 +8,8 @@ from typing import Any
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from policyprune.config.fields import wrong_type
 from policyprune.errors import UsageError, describe, on_one_line
-
-TYPES = {  # what OmegaConf says of a value -> what was wanted
-    r"could not be converted to Integer": "a whole number",
-    r"could not be converted to Float": "a number",
-    r"is not a valid bool": "true or false",
-    r"is not a ListConfig": "a list, such as [a,b]",
-    r"Cannot convert '(list|dict|ListConfig|DictConfig)' to string": "a word",
-    r"is not Optional": "allowed here",
-}
 
 
 def one_line(error: Exception) -> str:
@@ -34,7 +26,7 @@ def one_line(error: Exception) -> str:
     if isinstance(detail, ConfigAttributeError | ConfigKeyError):
         return f"{_key(error, detail)}: unknown key, the choices are {', '.join(_choices(detail))}"
     if isinstance(detail, ValidationError):
-        return on_one_line(f"{_key(error, detail)}: {_wrong_type(detail)}")
+        return on_one_line(f"{_key(error, detail)}: {wrong_type(detail)}")
     if isinstance(detail, OmegaConfBaseException) and detail.full_key:
         return on_one_line(f"{detail.full_key}: {str(detail.msg or detail).strip().splitlines()[0]}")
     absent = re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", str(error))
@@ -43,15 +35,6 @@ def one_line(error: Exception) -> str:
     if isinstance(error, HydraException | OmegaConfBaseException) or cause is not None:
         return on_one_line(str(error) if isinstance(error, HydraException) else str(detail or error))
     return describe(error)
-
-
-def _wrong_type(error: ValidationError) -> str:
-    """What the value is not, in other words than those of Python's types."""
-    message = str(error.msg or error).splitlines()[0]
-    for pattern, wanted in TYPES.items():
-        if re.search(pattern, message):
-            return f"{'null' if error.value is None else repr(error.value)} is not {wanted}"
-    return message
 
 
 def hint(override: str | None) -> str:

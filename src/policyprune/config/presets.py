@@ -9,7 +9,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from policyprune.config.fields import check
+from policyprune.config.fields import check, wrong_type
 from policyprune.config.registry import OPTIONS, conf_dir, option, options
 from policyprune.config.schema import (
     Budget,
@@ -123,8 +123,7 @@ def _typed(part: Any, prefix: str) -> DictConfig:
         typed: DictConfig = OmegaConf.structured(part)
         return typed
     except OmegaConfBaseException as error:
-        reason = str(error.msg or error).splitlines()[0]
-        raise UsageError(f"{prefix}{error.full_key}: {reason}") from error
+        raise UsageError(f"{prefix}{error.full_key}: {wrong_type(error, vars(part).get(error.full_key))}") from error
 
 
 @dataclass(frozen=True)
