@@ -87,7 +87,11 @@ def test_every_name_is_there() -> None:
 def test_the_command_line_finds_the_same_mask(overrides: list[str], tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Model, data, choices and seed alike: the mask files are equal, byte for byte."""
     corpus = write_corpus(tmp_path / "stories.txt", paragraphs(150))
-    steps = [] if any(own.split("=")[1] in ("flap", "llm_pruner", "ppo") for own in overrides) else SMALL_SEARCH
+    steps = (
+        []
+        if any(own.split("=")[1] in ("flap", "llm_pruner", "ppo", "ours_forward") for own in overrides)
+        else SMALL_SEARCH
+    )
     arguments = small_run(tiny_checkpoint, corpus, *overrides, *steps, "evaluation=none", "tuning.sequences=16")
     if any(own in ("method=llm_pruner", "tuning=none") for own in overrides):
         arguments.remove("tuning.sequences=16")
