@@ -1,5 +1,6 @@
 """What was measured of a dense model is read from the disk, and is what would be measured again."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,55 @@ def test_losses_are_computed_once_for_a_mask_and_its_sequences(prunable: Prunabl
     with next(tmp_path.glob("*/losses.jsonl")).open("a") as file:
         file.write('["half a li')  # as a process that was killed leaves it
     assert torch.equal(remembered()(whole, rows), first)
+
+
+def test_what_is_damaged_is_computed_again(prunable: PrunableModel, tmp_path: Path) -> None:
+    first = Database(tmp_path).second_order(prunable, batches(), first_token=False)
+    statistics = next(tmp_path.glob("*/statistics.safetensors"))
+    half = statistics.read_bytes()[:1000]
+    statistics.unlink()  # what was read from it stays
+    statistics.write_bytes(half)
+    statistics.with_name("losses.jsonl").write_bytes(b'\xff\n{"a": 1}\n[1, 2, 3]\n["name", 4]\n["name", [null]]\n')
+    database = Database(tmp_path)
+    again = database.second_order(prunable, batches(), first_token=False)
+    assert all(torch.equal(again.blocks[key].gram, block.gram) for key, block in first.blocks.items())
+    evaluate = database.remembering(lambda masks, rows: rows / 3.0, lambda rows: {"rows": rows})
+    assert torch.equal(evaluate(torch.ones(1, prunable.units.n), torch.arange(3)), torch.arange(3) / 3.0)
+
+
+def test_the_folder_may_be_removed_at_any_time(prunable: PrunableModel, tmp_path: Path) -> None:
+    database = Database(tmp_path)
+    database.second_order(prunable, batches(), first_token=False)
+    evaluate = database.remembering(lambda masks, rows: rows / 3.0, lambda rows: {"rows": rows})
+    assert database.folder is not None
+    shutil.rmtree(database.folder)
+    evaluate(torch.ones(1, prunable.units.n), torch.arange(3))
+    assert database_lines(tmp_path) == 1
+
+
+def test_a_disk_that_keeps_nothing_is_a_warning(
+    prunable: PrunableModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    database = Database(tmp_path / "file")
+    mask = torch.arange(prunable.units.n) % 3 > 0
+    kept = Database(tmp_path / "kept").second_order(prunable, batches(), first_token=False).weights(mask)
+    for key, weight in database.second_order(prunable, batches(), first_token=False).weights(mask).items():
+        assert torch.equal(weight, kept[key])
+    evaluate = database.remembering(lambda masks, rows: rows / 3.0, lambda rows: {"rows": rows})
+    for count in (2, 3):
+        assert torch.equal(evaluate(mask[None], torch.arange(count)), torch.arange(count) / 3.0)
+    assert caplog.text.count("not kept, the next run computes it again") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_statistics_from_the_disk_serve_a_model_on_a_gpu(tiny_llama: Any, tmp_path: Path) -> None:
+    prunable = PrunableModel.of(tiny_llama().cuda())
+    inputs = [{name: tensor.cuda() for name, tensor in batch.items()} for batch in batches()]
+    mask = torch.arange(prunable.units.n) % 3 > 0
+    kept = Database(tmp_path).second_order(prunable, inputs, first_token=False).weights(mask)
+    for key, weight in SecondOrder.of(prunable, inputs, first_token=False).weights(mask).items():
+        assert torch.equal(kept[key], weight)
 
 
 def database_lines(base: Path) -> int:

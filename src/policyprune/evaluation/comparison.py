@@ -17,7 +17,7 @@ from policyprune.evaluation.plausibility import check_reloaded
 from policyprune.evaluation.quality import Quality
 from policyprune.models.identity import identity_of
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.storage.files import cache_folder, write_whole
+from policyprune.storage.files import cache_folder, sparing_the_next_run, write_whole
 from policyprune.surgery.shrink import shrink
 
 log = logging.getLogger(__name__)
@@ -90,5 +90,6 @@ def dense_measures(quality: Quality, model: PreTrainedModel, folder: Path, again
             log.info("the dense model was measured before in this way: %s", path)
             return rows
     measures = quality.of("dense", model)
-    write_whole(path, (json.dumps(measures, indent=1) + "\n").encode())
+    with sparing_the_next_run():
+        write_whole(path, (json.dumps(measures, indent=1) + "\n").encode())
     return measures

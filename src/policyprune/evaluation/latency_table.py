@@ -22,7 +22,7 @@ from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
 from policyprune.pruning.budget.costs import check_equal_widths
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
-from policyprune.storage.files import cache_folder, write_whole
+from policyprune.storage.files import cache_folder, sparing_the_next_run, write_whole
 from policyprune.surgery.shrink import cut, twin
 from policyprune.surgery.sizes import keep_layers, state_depth
 
@@ -97,7 +97,8 @@ def table(
         pass  # not there yet, or not what we wrote
     timings = [Timing(*point, time) for point, time in zip(points, measure(points), strict=True)]
     text = json.dumps({"key": key, "timings": [asdict(timing) for timing in timings]}, indent=2) + "\n"
-    write_whole(path, text.encode())
+    with sparing_the_next_run():
+        write_whole(path, text.encode())
     return timings
 
 

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from policyprune.errors import describe
 from policyprune.models.identity import identity_of
 from policyprune.pruning.optimizers.problem import Evaluate
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.elimination import Elimination
 from policyprune.pruning.second_order.statistics import BlockStatistics, SecondOrder
-from policyprune.storage.files import made_once, write_file
+from policyprune.storage.files import made_once, sparing_the_next_run, write_file
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ class Database:
     """Second-order statistics, and losses of masks with the weights that these give, in a folder of their own.
 
     The folder's name is a hash of all that they depend on: weights, code, versions, threads, units and the calibration
-    sequences themselves. It can be removed at any time.
+    sequences themselves. It can be removed at any time. What is damaged there is computed again, and a disk that
+    refuses to keep it is no error.
     """
 
     base: Path
@@ -44,37 +47,64 @@ class Database:
             content.update(_bytes_of(batch))
         self.folder = self.base / content.hexdigest()[:24]
         path = self.folder / "statistics.safetensors"
-        if path.exists():
+        if (blocks := _read(path)) is not None:
             log.info("the second-order statistics of this model and these sequences are in %s", self.folder)
-        made_once(path, lambda target: _write(target, SecondOrder.of(prunable, batches, first_token)))
-        return SecondOrder(prunable, _read(path))
+            return SecondOrder(prunable, blocks)
+        gathered: list[SecondOrder] = []
+
+        def gather(target: Path) -> None:
+            gathered.append(SecondOrder.of(prunable, batches, first_token))
+            _write(target, gathered[0])
+            gathered.clear()  # those on the disk take no memory
+
+        with sparing_the_next_run():
+            made_once(path, gather)
+        blocks = None if gathered else _read(path)
+        if blocks is not None:
+            return SecondOrder(prunable, blocks)
+        self.folder = None
+        return gathered[0] if gathered else SecondOrder.of(prunable, batches, first_token)
 
     def remembering(self, evaluate: Evaluate, inputs: Inputs) -> Evaluate:
         """The same losses of single masks, each computed once; `inputs(rows)` are what it is computed on."""
-        assert self.folder is not None
+        if self.folder is None:
+            return evaluate
         path = self.folder / "losses.jsonl"
-        known = dict(_lines(path))
+        known, keeps = dict(_lines(path)), True
 
         def remembered(masks: Tensor, rows: Tensor) -> Tensor:
+            nonlocal keeps
             name = hashlib.sha256(masks.bool().cpu().numpy().tobytes() + _bytes_of(inputs(rows))).hexdigest()[:32]
             if name not in known:
                 known[name] = evaluate(masks, rows).tolist()
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([name, known[name]]) + "\n")
+                keeps = keeps and _append(path, json.dumps([name, known[name]]) + "\n")
             return torch.tensor(known[name], device=masks.device)
 
         return remembered
 
 
+def _append(path: Path, line: str) -> bool:
+    """Whether the disk took it."""
+    with sparing_the_next_run():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+        return True
+    return False
+
+
 def _lines(path: Path) -> Iterator[tuple[str, list[float]]]:
     """What is whole in the file; a process that was killed may have left half a line."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return
     for line in lines:
         try:
             name, losses = json.loads(line)
-        except ValueError:
+            yield str(name), [float(loss) for loss in losses]
+        except (ValueError, TypeError):
             continue
-        yield name, losses
 
 
 def _write(path: Path, known: SecondOrder) -> None:
@@ -86,8 +116,17 @@ def _write(path: Path, known: SecondOrder) -> None:
         save_file(tensors, scratch)
 
 
-def _read(path: Path) -> dict[tuple[int, str], BlockStatistics]:
-    tensors = load_file(path)
+def _read(path: Path) -> dict[tuple[int, str], BlockStatistics] | None:
+    """What the file holds; None, and no file, where it is damaged."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError) as error:
+        log.warning("%s is not readable, it is made anew: %s", path, describe(error))
+        with sparing_the_next_run():
+            path.unlink()
+        return None
     keys = [name.removesuffix(".gram").split(".") for name in tensors if name.endswith(".gram")]
     return {
         (int(layer), kind): BlockStatistics(

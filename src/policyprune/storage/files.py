@@ -7,6 +7,7 @@ process that is killed on the way leaves a scratch folder; the next writer of th
 import contextlib
 import errno
 import glob
+import logging
 import os
 import re
 import secrets
@@ -17,6 +18,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
+
+from policyprune.errors import describe
+
+log = logging.getLogger(__name__)
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 SCRATCH_PREFIX, SCRATCH_SUFFIX = ".policyprune-", ".tmp"  # between them the target's name and a random number
@@ -184,6 +189,15 @@ def hold_where_possible(path: Path, wait: bool = False) -> AbstractContextManage
 def cache_folder() -> Path:
     """`$POLICYPRUNE_CACHE`, else `policyprune` in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`)."""
     return Path(os.environ.get("POLICYPRUNE_CACHE") or user_cache_path("policyprune", appauthor=False))
+
+
+@contextmanager
+def sparing_the_next_run() -> Iterator[None]:
+    """The block writes what only saves time later: a disk that refuses it is a warning in the log, and no error."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("not kept, the next run computes it again: %s", describe(error))
 
 
 def made_once(target: Path, make: Callable[[Path], None]) -> Path:
