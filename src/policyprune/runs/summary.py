@@ -35,7 +35,8 @@ def summary(record: Record, style: str = "simple") -> str:
     body = [[name, *(_cell(cells.get(column)) for column in columns)] for name, cells in lines.items()]
     for stage, label in (("search", "{mask}"), ("tuning", "{mask}, tuned")):
         for seconds in _seconds(record, stage):
-            column = label.format(mask=_mask(record))
+            own = label.format(mask=_mask(record))
+            column = own if own in columns else next(iter(columns[-1:]), own)  # of a tuned model, its own alone
             body.append([f"{stage} time, s", *(f"{seconds:,.2f}" if name == column else "" for name in columns)])
     return tabulate(
         body, tablefmt=style, headers=["", *columns], stralign="right", colalign=("left",), disable_numparse=True
