@@ -89,7 +89,7 @@ def tuning(subject: Subject) -> Result:
         stages: list[Result] = []
         with measured("tuning", stages):
             began = subject.now()
-            _, rows = fit(prunable, kept(prunable, KEEP), subject.data, Reconstruct())
+            rows = fit(prunable, kept(prunable, KEEP), subject.data, Reconstruct()).report
             seconds = subject.now() - began
         found.append({"layers": layers, "seconds": seconds, "peak_mb": subject.peak(stages[0]), "blocks": len(rows)})
     few, more = found[1:]

@@ -83,7 +83,10 @@ def test_a_granularity_by_its_kinds() -> None:
     [
         ({"method": "best"}, "method: 'best' is not one of block_influence,"),
         ({"optimizer": "adam"}, "optimizer: 'adam' is not one of evolution,"),
-        ({"optimizer": option("optimizer", "policy_gradient")(steps=2.5)}, "optimizer.steps: Value '2.5' of type"),
+        (
+            {"optimizer": option("optimizer", "policy_gradient")(steps=2.5)},
+            "optimizer.steps: 2.5 is not a whole number",
+        ),
         ({"optimizer": option("optimizer", "policy_gradient")(steps=0)}, "optimizer.steps: 0 is out of range"),
         ({"budget": Budget(name="rate", keep=1.5)}, "budget.keep: 1.5 is out of range"),
         ({"budget": Budget(name="watts")}, "budget.name: 'watts' is not one of rate"),

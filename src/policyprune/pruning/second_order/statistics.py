@@ -29,7 +29,11 @@ class BlockStatistics:
 
     @staticmethod
     def of(block: Block, squares: LeastSquares) -> "BlockStatistics":
-        """From the block's least squares in the dense model."""
+        """From the block's least squares in the dense model; an error that is no number where their sums are none."""
+        if not bool(squares.gram.isfinite().all() and squares.cross.isfinite().all()):
+            count = len(squares.gram) // block.width
+            error = torch.full((count + 1,), torch.nan, dtype=torch.float64)
+            return BlockStatistics(squares.gram.float(), Elimination(torch.arange(count), error))
         elimination = eliminate(*squares.damped(RIDGE), block.width, max(1, TOGETHER // block.width))
         return BlockStatistics(squares.gram.float(), elimination)
 
