@@ -166,13 +166,14 @@ def one(arm: Arm, config: Config, every: int) -> list[dict[str, Any]]:
     last: dict[str, Any] = {"passes": passes, "seconds": watch.seconds}
     mask = space.expand(found.mask)
 
-    def quality(compensation: Compensation | None = None) -> float:
+    def quality(mask: Tensor, compensation: Compensation | None = None) -> float:
         smaller = shrink(prunable, mask, compensation)
         return perplexity(smaller, windows, config.evaluation.batch_tokens)
 
-    last["perplexity"] = quality()
+    last["perplexity"] = quality(mask)
     if not arm.released:
-        last["tuned"] = quality(fit(prunable, mask, task, config.tuning, pruning.quick)[0])
+        fitted = fit(prunable, mask, task, config.tuning, pruning.quick)
+        last["tuned"] = quality(fitted.mask, fitted.compensation)
     return [*watch.rows, last]
 
 
