@@ -34,7 +34,11 @@ STYLE = """
   .mask.line { stroke-dasharray: 5 3; }
   circle { stroke: var(--colour); stroke-width: 1.6; fill: var(--colour); } .few { fill: var(--paper); }
 """
-KINDS = {"ours": "ours", "ours, mask alone": "mask", "ours, forward passes alone": "forward"}
+KINDS = {
+    "ours_forward": "ours",
+    "ours_forward, untuned": "mask",
+    "ours, by back-propagation": "forward",
+}
 
 
 @dataclass(frozen=True)
