@@ -79,7 +79,7 @@ def test_the_readme_runs(tiny_everything: dict[str, Any], capsys: pytest.Capture
     (block,) = blocks(ROOT / "README.md")
     assert len(block.splitlines()) <= 12
     exec(block, tiny_everything)
-    assert capsys.readouterr().out.startswith("ours: keep 0.8 by rate, ")
+    assert capsys.readouterr().out.startswith("ours_forward: keep 0.8 by rate, ")
     assert Path("smaller/config.json").is_file()
 
 
