@@ -1,5 +1,6 @@
 """The divergence from the dense model, against its definition."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from encoders import make_encoder
+from policyprune.errors import UsageError
 from policyprune.models.examples import example
 from policyprune.tasks import divergence
 from policyprune.tasks.divergence import Divergence
@@ -73,3 +76,26 @@ def test_what_the_dense_model_says_is_computed_once(tiny_llama: Any) -> None:
     count = len(calls)
     assert torch.equal(loss.loss(other, ROWS), first)
     assert len(calls) == count
+
+
+@pytest.mark.parametrize("head", ["MaskedLM", "TokenClassification"])
+def test_of_a_prediction_for_each_token_without_its_padding(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole head counts, that of a masked language model has a layer of its own in front of the vocabulary."""
+    monkeypatch.setattr(divergence, "MOST_CLASSES", 1000)
+    dense = make_encoder(head)
+    other = copy.deepcopy(dense)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    data = examples()
+    inputs = data.inputs(ROWS)
+    counted = inputs["attention_mask"].bool()
+    each = kl(other(**inputs).logits, dense(**inputs).logits)
+    expected = torch.stack([of_row[own].mean() for of_row, own in zip(each, counted, strict=True)])
+    torch.testing.assert_close(Divergence(data, dense).loss(other, ROWS).double(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_model_without_logits_is_refused() -> None:
+    dense = make_encoder().base_model
+    with pytest.raises(UsageError, match="gives no logits"):
+        Divergence(examples(), dense).loss(dense, ROWS)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from policyprune.errors import UsageError
 from policyprune.models.sequences import logits_of
 from policyprune.tasks.task import CalibrationData
 
@@ -21,10 +22,10 @@ Known = tuple[Tensor, Tensor, Tensor]  # classes (N, k), their log-probabilities
 class Divergence:
     """Calibration data whose loss is the Kullback-Leibler divergence of a model from the dense one, KL(dense || model).
 
-    It is the mean over what the model predicts of a sequence: the next tokens, or a class, or the two ends of an
-    answer. Of a large vocabulary the `MOST_CLASSES` tokens that are the likeliest to the dense model are told apart.
-    A model of one output (a score) has half its squared change. What the dense model says is computed once for each
-    sequence.
+    It is the mean over what the model predicts of a sequence: a token or class at each of its tokens, or one class, or
+    the two ends of an answer. Of a large vocabulary the `MOST_CLASSES` tokens that are the likeliest to the dense model
+    are told apart. A model of one output (a score) has half its squared change. What the dense model says is computed
+    once for each sequence.
     """
 
     data: CalibrationData
@@ -77,19 +78,27 @@ def _others(log_likely: Tensor) -> Tensor:
 
 
 def _scores(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Iterator[Tensor]:
-    """The logits (N, classes) float32 of each sequence: one row for each of its tokens, classes, or ends of an
-    answer."""
+    """The logits (N, classes) float32 of each sequence: one row for each of its tokens, of its class, or of an end.
+
+    UsageError for a model that gives none.
+    """
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
-    if model.get_output_embeddings() is not None:
+    if model.can_generate():  # logits of a batch of sequences would be large
         hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
         for states, own in zip(hidden, mask.to(hidden.device), strict=True):
             yield logits_of(model, states[own])
         return
     out = model(**inputs)
     if "logits" in out:
-        yield from out.logits.float().view(len(mask), -1, out.logits.shape[-1])
-        return
-    ends = torch.stack([getattr(out, name) for name in ANSWERS], 1).float()
-    for of_row, own in zip(ends, mask.to(ends.device), strict=True):
-        yield of_row[:, own]
+        for of_row, own in zip(out.logits.float(), mask.to(out.logits.device), strict=True):
+            yield of_row[own] if of_row.dim() == 2 else of_row[None]  # of each token, or of the sequence
+    elif "start_logits" in out:
+        ends = torch.stack([getattr(out, name) for name in ANSWERS], 1).float()
+        for of_row, own in zip(ends, mask.to(ends.device), strict=True):
+            yield of_row[:, own]
+    else:
+        raise UsageError(
+            f"model: {type(model).__name__} gives no logits, whose divergence from the dense model optimizer=levels "
+            "looks at; use method=policy_gradient or another optimizer"
+        )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from policyprune.config.fields import named, number, setting
+from policyprune.config.fields import named, number
 from policyprune.config.schema import Importance
-from policyprune.config.schema.run import PER_COST, SEQUENCES
+from policyprune.config.schema.run import SEQUENCES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,6 @@ class OBS(Importance):
 
     name: str = named("obs")
     sequences: int | None = number(None, at_least=1, help=SEQUENCES)
-    per_cost: bool = setting(True, help=PER_COST)
 
     def score(self, evidence: Evidence) -> Tensor:
         """Scores (n,) float32 on the CPU: how much a block's error rises when a unit goes at its turn."""

@@ -82,16 +82,15 @@ class _Search:
         count = min(options.sequences, problem.sequences)
         self._rows = torch.randperm(problem.sequences, generator=generator)[:count]
         self._known: list[float] = list((state.load() or {}).get("losses", []))
-        self._taken = self.forwards = 0
+        self.forwards = 0
 
     def loss(self, counts: list[int]) -> float:
         """Loss with so many units of each block."""
         import torch
 
         self.forwards += 1
-        self._taken += 1
-        if self._taken <= len(self._known):
-            return self._known[self._taken - 1]
+        if self.forwards <= len(self._known):
+            return self._known[self.forwards - 1]
         mask = self.widths.mask(counts)
         losses = self._problem.losses([(mask[None].float().to(self._device), self._rows)])[0]
         loss = float(losses.double().mean())
@@ -102,7 +101,7 @@ class _Search:
         self._known.append(loss)
         self._report(
             {
-                "step": self._taken,
+                "step": self.forwards,
                 "forwards": self.forwards,
                 "loss": loss,
                 "skipped": float(skipped),

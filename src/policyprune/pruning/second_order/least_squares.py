@@ -62,7 +62,13 @@ class LeastSquares:
     def solve(self, ridge: float, features: Tensor | None = None) -> Tensor | None:
         """The best weights (d, k) of the `features` (k,), of all without; None where there are none that are finite."""
         matrix, right = self.damped(ridge)
-        return solved(matrix, right, features)
+        if features is not None:
+            matrix, right = matrix[features][:, features], right[features]
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if bool(failed):
+            return None
+        new = torch.cholesky_solve(right, factor).T
+        return new if bool(new.isfinite().all()) else None
 
 
 def gram_of(x: Tensor) -> Tensor:
@@ -75,14 +81,3 @@ def gram_of(x: Tensor) -> Tensor:
         gram[begin : begin + size, begin:] = own
         gram[begin:, begin : begin + size] = own.T
     return gram
-
-
-def solved(matrix: Tensor, right: Tensor, features: Tensor | None = None) -> Tensor | None:
-    """V_S (d, k) of H_SS V_S' = G_S for H (F, F), G (F, d) and S `features` (k,); None where it is not finite."""
-    if features is not None:
-        matrix, right = matrix[features][:, features], right[features]
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if bool(failed):
-        return None
-    new = torch.cholesky_solve(right, factor).T
-    return new if bool(new.isfinite().all()) else None
