@@ -12,7 +12,7 @@ from policyprune.config.schema import Budget
 from policyprune.evaluation.latency import in_turns, relative
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.masking import Masking
-from policyprune.pruning.optimizers.levels import Levels
+from policyprune.pruning.optimizers.levels.levels import Levels
 from policyprune.pruning.optimizers.policy_gradient import Descent, PolicyGradient
 from policyprune.pruning.optimizers.problem import Problem
 from policyprune.search.forwards import Forwards

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from policyprune.pruning.importance.activations import BlockInfluence, Flap, WandaSp
     from policyprune.pruning.importance.data_free import Constant, Magnitude, Random
     from policyprune.pruning.importance.fisher_taylor import Fisher, Taylor
+    from policyprune.pruning.importance.second_order import OBS
     from policyprune.pruning.optimizers.evolution import Evolution
     from policyprune.pruning.optimizers.greedy import Greedy
     from policyprune.pruning.optimizers.gumbel import Gumbel
     from policyprune.pruning.optimizers.kwon import Kwon
+    from policyprune.pruning.optimizers.levels.level_evolution import LevelEvolution
+    from policyprune.pruning.optimizers.levels.levels import Levels
     from policyprune.pruning.optimizers.no_search import FromRun, OneShot
     from policyprune.pruning.optimizers.policy_gradient import PolicyGradient
     from policyprune.pruning.optimizers.ppo.ppo import PPO
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CG2",
     "LSMR",
+    "OBS",
     "PPO",
     "BiasCompensation",
     "BlockInfluence",
@@ -55,6 +59,8 @@ __all__ = [
     "Gumbel",
     "Kwon",
     "LatencyBudget",
+    "LevelEvolution",
+    "Levels",
     "Magnitude",
     "NoTuning",
     "OneShot",

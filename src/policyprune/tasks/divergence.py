@@ -99,6 +99,6 @@ def _scores(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Iterator[Tenso
             yield of_row[:, own]
     else:
         raise UsageError(
-            f"model: {type(model).__name__} gives no logits, whose divergence from the dense model optimizer=levels "
+            f"model: {type(model).__name__} gives no logits, whose divergence from the dense model this optimizer "
             "looks at; use method=policy_gradient or another optimizer"
         )

@@ -21,6 +21,8 @@ from policyprune.pruning.optimizers.estimator import Baseline
 from policyprune.pruning.optimizers.evolution import Evolution
 from policyprune.pruning.optimizers.greedy import Greedy
 from policyprune.pruning.optimizers.gumbel import Gumbel
+from policyprune.pruning.optimizers.levels.level_evolution import LevelEvolution
+from policyprune.pruning.optimizers.levels.levels import Levels
 from policyprune.pruning.optimizers.no_search import OneShot
 from policyprune.pruning.optimizers.ppo.ppo import PPO
 from policyprune.pruning.optimizers.problem import Found, Problem
@@ -141,6 +143,8 @@ OTHERS = [
     Gumbel(steps=STEPS, batch_size=4, learning_rate=0.05),
     Greedy(sequences=8, batch_size=4),
     StraightThrough(steps=STEPS, batch_size=4, backward_batch=3, attention_rate=0.5),
+    Levels(rounds=1),
+    LevelEvolution(steps=STEPS, offspring=4, survivors=[2], sequences=[2, 5]),
 ]
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policyprune.pruning.budget.budget import make_budget
-from policyprune.pruning.optimizers.levels import Levels
+from policyprune.pruning.optimizers.levels.levels import Levels
+from policyprune.pruning.optimizers.levels.widths import Curve, Widths
 from policyprune.pruning.optimizers.problem import Found, Problem
-from policyprune.pruning.optimizers.widths import Curve, Widths
 from policyprune.pruning.space import space_of
 
 COUNTS = [(2, 6), (2, 6)]

@@ -1,7 +1,9 @@
 """Widths of blocks: nested masks by the order of scores, what each width loses, and the best widths in a budget."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +33,11 @@ class Curve:
     def count(self) -> int:
         """Units of the block."""
         return len(self.order)
+
+    @property
+    def step(self) -> int:
+        """Units of a level."""
+        return self.levels[1]
 
     def at(self, shares: list[float]) -> list[int]:
         """The widths, each once, that are nearest to shares of all units: not all, and none only of a single unit."""
@@ -96,7 +103,34 @@ class Widths:
         """The widths of the dense model."""
         return [curve.count for curve in self.curves]
 
-    def mask(self, counts: list[int]) -> Tensor:
+    def uniform(self) -> list[int]:
+        """The same share of each block, as near as whole units allow; the rest where it adds most to the scores."""
+        rise = torch.zeros(self.space.n, dtype=torch.float64)
+        for view, curve in zip(self.space.views(rise).values(), self.curves, strict=True):
+            place = torch.arange(curve.count, dtype=torch.float64)
+            view[curve.order] = curve.error.diff() + 1e-9 * curve.error[-1] * place  # in the order where scores are 0
+        return self._counts(select(self.budget.per_cost(rise), self.budget.per_block(self.space)))
+
+    def fit(self, counts: Sequence[int]) -> bool:
+        """Whether widths are within the budget."""
+        return bool((self.budget.spent(self.mask(counts)) <= self.budget.pool_limit * (1 + 1e-9)).all())
+
+    def exchangeable(self, giver: int, taker: int) -> int:
+        """Units that may go from one block to another of the same kind: a level of the one with the smaller ones.
+
+        0 where the blocks are not alike.
+        """
+        alike = self._kinds[giver] == self._kinds[taker]
+        return min(self.curves[giver].step, self.curves[taker].step) if alike else 0
+
+    @cached_property
+    def _kinds(self) -> list[tuple[str, int]]:
+        """Of each block its kind, and how many units are kept or dropped together."""
+        chunk = self.budget.chunk if self.budget.chunk is not None else torch.ones(self.space.n, dtype=torch.long)
+        sizes = self.space.views(chunk).values()
+        return [(group.kind, int(own[0])) for group, own in zip(self.space.groups, sizes, strict=True)]
+
+    def mask(self, counts: Sequence[int]) -> Tensor:
         """The mask (n,) bool of widths, one per block."""
         mask = torch.ones(self.space.n, dtype=torch.bool)
         for view, curve, count in zip(self.space.views(mask).values(), self.curves, counts, strict=True):
@@ -132,5 +166,7 @@ class Widths:
         for view, curve, count in zip(self.space.views(place).values(), self.curves, counts, strict=True):
             beyond = torch.arange(curve.count, dtype=torch.float64) - (curve.count - count)  # below 0: is to go
             view[curve.order] = torch.where(beyond < 0, beyond / curve.count, 1 + beyond / curve.count)
-        mask = select(place, self.budget)
+        return self._counts(select(place, self.budget))
+
+    def _counts(self, mask: Tensor) -> list[int]:
         return [int(view.sum()) for view in self.space.views(mask).values()]

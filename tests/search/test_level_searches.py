@@ -1,0 +1,63 @@
+"""Searches over widths on a tiny model, with least-squares weights and the divergence from the dense model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness import validated
+from policyprune.models.sequences import token_losses
+from policyprune.pruning.budget.budget import make_budget
+from policyprune.pruning.optimizers.levels.level_evolution import LevelEvolution
+from policyprune.pruning.optimizers.levels.widths import Widths
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.search.forwards import Forwards
+from policyprune.search.prune import Pruning, find_mask, score
+from policyprune.tasks.divergence import Divergence
+
+IDS = torch.randint(3, 300, (12, 10), generator=torch.Generator().manual_seed(1))
+
+
+@dataclass(frozen=True)
+class Sequences:
+    lengths: Tensor
+
+    def inputs(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"input_ids": IDS[rows]}
+
+    def loss(self, model: Any, rows: Tensor) -> Tensor:
+        return token_losses(model, IDS[rows]).mean(1)
+
+
+@pytest.fixture(scope="module")
+def pruning(tiny_llama: Any) -> Pruning:
+    config = validated("budget=flops", "budget.keep=0.6", "importance=obs")
+    prunable = PrunableModel.of(tiny_llama(num_hidden_layers=4), ["attention", "ffn"])
+    return Pruning(
+        prunable=prunable,
+        quick=prunable,
+        data=Sequences(torch.full((len(IDS),), IDS.shape[1])),
+        budget=make_budget(config.budget, prunable.adapter, prunable.space),
+        importance=config.importance,
+        seed=3,
+    )
+
+
+@torch.no_grad()
+def divergence(pruning: Pruning, mask: Tensor) -> float:
+    """Over all sequences, with the least-squares weights of what is kept."""
+    loss = Divergence(pruning.data, pruning.quick.model).loss
+    forwards = Forwards(pruning.quick, loss, sliced=True, refit=pruning.evidence.second_order.weights)
+    with forwards.on():
+        return float(forwards(mask[None].float(), torch.arange(len(IDS))).double().mean())
+
+
+def test_exchanges_of_levels_lower_the_divergence(pruning: Pruning) -> None:
+    scores = score(pruning)
+    search = LevelEvolution(steps=6, offspring=6, survivors=[3], sequences=[4, 12], levels=8)
+    found = find_mask(pruning, scores, search)
+    widths = Widths.of(pruning.prunable.space, scores.importance, pruning.budget, 8)
+    assert bool((pruning.budget.spent(found.mask) <= pruning.budget.pool_limit * (1 + 1e-9)).all())
+    assert divergence(pruning, found.mask) < divergence(pruning, widths.mask(widths.uniform()))
