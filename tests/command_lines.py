@@ -120,6 +120,8 @@ OVERRIDES = [
     (["optimizer=from_run"], "optimizer.folder"),
     (["optimizer=from_run", "optimizer.folder=/nowhere"], "optimizer.folder"),
     (["task=text"], "task.source, task.files"),
+    (["task=text", "task.files=[[a.txt]]"], "task.files: ['a.txt'] is not a word"),
+    (["evaluation.texts=[{a: b}]"], "evaluation.texts: {'a': 'b'} is not a word"),
     (["task=text", "task.files=[/nowhere]"], "task.files"),
     (["task=text", "task.files=[/]"], "task.files: '/' is a folder"),
     (["task=text", "task.files=['']"], "task.files: '' is a folder"),

@@ -137,7 +137,7 @@ def test_what_is_not_finite_is_measured_as_null(
     """For every model, whoever made it: a finished search is not lost to it."""
     losses = torch.tensor([3.0, broken])
     monkeypatch.setattr("policyprune.evaluation.perplexity.window_losses", lambda *arguments: losses)
-    rows = TextQuality({24: windows}, validated().evaluation, None).of("pruned", tiny_llama())
+    rows = TextQuality(windows={24: windows}, options=validated().evaluation).of("pruned", tiny_llama())
     assert [(row.metric, row.value, row.stderr) for row in rows] == [("perplexity", None, None)]
 
 

@@ -17,6 +17,7 @@ from policyprune.config.schema import LanguageModeling, Model
 from policyprune.errors import UsageError
 from policyprune.models import loading as conversion
 from policyprune.models.loading import load
+from policyprune.storage.sources import check_source, locate_model
 
 MODULES = {
     "self_attn.q_proj": "attn_q",
@@ -120,6 +121,54 @@ def test_a_gguf_file_loads_as_the_model_it_was_made_from(
     ids = torch.tensor([tiny_tokenizer(text)["input_ids"]])
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids[0].tolist()
     torch.testing.assert_close(model(ids).logits, dense(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+def in_parts(file: Path, count: int) -> list[Path]:
+    content = file.read_bytes()
+    size = -(-len(content) // count)
+    parts = [file.with_name(f"{file.name}.part{number:02d}") for number in range(count)]
+    for number, part in enumerate(parts):
+        part.write_bytes(content[number * size : (number + 1) * size])
+    return parts
+
+
+@pytest.mark.parametrize("count", [2, 3, 11])
+def test_a_file_in_parts_is_joined_once(file: Path, cache: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = in_parts(file, count)
+    source = "\n ".join(map(str, parts))
+    check_source(source)
+    assert not cache.with_name("joined").exists()
+    whole = locate_model(source)
+    assert whole is not None
+    assert whole.read_bytes() == file.read_bytes()
+    assert whole.suffix == ".gguf"
+    before = whole.stat().st_mtime_ns
+    assert locate_model(source) == whole
+    assert whole.stat().st_mtime_ns == before
+    parts[-1].write_bytes(b"other")
+    changed = locate_model(source)
+    assert changed != whole
+
+
+def test_a_file_in_parts_loads_as_the_whole_one(file: Path, cache: Path, dense: Any) -> None:
+    source = " ".join(map(str, in_parts(file, 3)))
+    model, _ = load(Model(name="tiny", source=source, device="cpu", dtype="float32"), LanguageModeling(name="text"))
+    ids = torch.randint(5, 250, (2, 12))
+    torch.testing.assert_close(model(ids).logits, dense(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [("{}.part01", r"part01' does not exist"), ("pkg://no_such_package_here/{}.part01", "needs the package 'no_such")],
+)
+def test_a_missing_part_is_named(file: Path, cache: Path, lost: str, reason: str) -> None:
+    first, second = in_parts(file, 2)
+    second.unlink()
+    source = f"{first} {lost.format(file if '://' not in lost else file.name)}"
+    for ask in (check_source, locate_model):
+        with pytest.raises(UsageError, match=f"model.source: .*{reason}"):
+            ask(source)
+    assert not cache.with_name("joined").exists()
 
 
 def test_a_file_is_converted_once(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ def measured_record(forwards: int = 8) -> Record:
         record.add("one_shot", "perplexity", one_shot, "", {**protocol, "scope": "per_layer"})
         record.add("pruned", "perplexity", pruned, "", protocol)
         record.add("reloaded", "perplexity", pruned, "", protocol)
+    for subject, value in (("dense", 11.25), ("pruned", 44.5)):
+        record.add(subject, "perplexity", value, "", {"text": "news", "test_text": "abc", "length": 32})
     record.add("dense", "parameters", 1234567, "", {})
     record.add("pruned", "parameters", 1000001, "", {})
     record.add("dense", "latency", 12.345, "ms", {"batch_size": 2, "length": 16})
@@ -45,6 +47,7 @@ def cells(table: str, row: str) -> list[str]:
 def test_every_number_is_in_its_row() -> None:
     table = summary(measured_record())
     assert cells(table, "perplexity, 32 tokens") == ["10.50", "40.25", "20.12", "20.12"]
+    assert cells(table, "perplexity on news, 32 tokens") == ["11.25", "44.50"]
     assert cells(table, "perplexity, 64 tokens") == ["9.50", "39.25", "19.12", "19.12"]
     assert cells(table, "parameters") == ["1,234,567", "1,000,001"]
     assert cells(table, "latency, 2 x 16 tokens, ms") in (["12.35"], ["12.34"])

@@ -41,6 +41,38 @@ def test_json_object_of_rows(tmp_path: Path, text_task: MakeTask) -> None:
     assert sorted(calibration + test) == sorted(texts)
 
 
+def test_articles_of_squad_are_documents(tmp_path: Path, text_task: MakeTask) -> None:
+    """Each once, however many questions are asked about it, and whole on one side of the split."""
+    texts = paragraphs(60)
+    articles = [
+        {
+            "title": f"article {start}",
+            "paragraphs": [
+                {"context": text, "qas": [{"question": question, "id": question, "answers": []} for question in "abc"]}
+                for text in texts[start : start + 3]
+            ],
+        }
+        for start in range(0, 60, 3)
+    ]
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"version": "1.1", "data": articles}))
+    calibration, test = split(text_task(files=[path], key_column="title"))
+    assert sorted(calibration + test) == sorted("\n\n".join(texts[start : start + 3]) for start in range(0, 60, 3))
+    assert calibration
+    assert test
+
+
+@pytest.mark.parametrize(
+    ("article", "words"),
+    [({"paragraphs": [{"qas": []}]}, "no 'context' in paragraph 1 of article 2"), (3, "no 'paragraphs' in article 2")],
+)
+def test_broken_articles_are_a_usage_error(tmp_path: Path, text_task: MakeTask, article: Any, words: str) -> None:
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "one", "qas": []}]}, article]}))
+    with pytest.raises(UsageError, match=rf"task\.files: .*squad\.json.*{words}"):
+        split(text_task(files=[path]))
+
+
 def test_several_files_are_one_corpus(tmp_path: Path, text_task: MakeTask) -> None:
     first, second = paragraphs(20, seed=1), paragraphs(20, seed=2)
     files = [write_corpus(tmp_path / "a.txt", first), write_corpus(tmp_path / "b.jsonl", second)]

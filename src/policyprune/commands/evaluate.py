@@ -66,9 +66,9 @@ def _run(config: Evaluating, folder: Path) -> Record:
         with measured("data", record.stages):
             task = build(task_of(config), tokenizer, model)
             record.protocol = task.protocol
-            for line in task.check(model):
-                record.warn(line)
             quality = quality_of(task, config.evaluation, tokenizer)
+            for line in [*task.check(model), *quality.check()]:
+                record.warn(line)
             rehearse_evaluation(quality, model)
         with measured("evaluation", record.stages):
             measures = quality.of("evaluated", model)

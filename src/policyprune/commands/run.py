@@ -130,9 +130,9 @@ def _read_data(run: Run, dense: Dense) -> tuple[BuiltTask, Quality]:
     config, record, model = run.config, run.record, dense.prunable.model
     task = build(config.task, dense.tokenizer, model)
     record.protocol = task.protocol
-    for line in [*task.check(model), *absurd_from_the_start(task.protocol)]:
-        record.warn(line)
     quality = quality_of(task, config.evaluation, dense.tokenizer)
+    for line in [*task.check(model), *quality.check(), *absurd_from_the_start(task.protocol)]:
+        record.warn(line)
     if run.team is not None:
         run.team.begin(briefing(dense.prunable.space.n, task.protocol))
     return task, quality

@@ -15,6 +15,7 @@ from policyprune.config.schema import (
     Task,
 )
 from policyprune.config.schema.inputs import UNITS
+from policyprune.config.texts import corpus_of
 from policyprune.errors import UsageError
 from policyprune.processes import processes
 
@@ -37,7 +38,6 @@ def check_combinations(config: Config) -> None:
         )
     if config.evaluation.fresh_process and "hf" not in config.export.formats:
         raise UsageError("evaluation.fresh_process: true needs a checkpoint to load, use export=hf")
-    check_zero_shot(config.evaluation, config.task)
 
 
 def check_task(task: Task) -> None:
@@ -161,14 +161,31 @@ def check_evaluating(config: Evaluating) -> None:
     """Raise UsageError for what a checkpoint alone cannot be asked."""
     if config.evaluation.one_shot:
         raise UsageError("evaluation.one_shot: masks by scores alone are compared in a run, not in an evaluation")
-    check_zero_shot(config.evaluation, config.task)
     check_task(config.task)
 
 
-def check_zero_shot(evaluation: Evaluation, task: Task) -> None:
-    """Raise UsageError for questions to a model that is no language model."""
+def check_evaluation(evaluation: Evaluation, task: Task) -> None:
+    """Raise UsageError for questions and texts to a model that is no language model, and for texts of one name."""
     if evaluation.zero_shot.tasks and not isinstance(task, LanguageModeling):
         raise UsageError(
             f"evaluation.zero_shot.tasks: {task.name!r} is no language modelling, only language models are asked; "
             "use evaluation=perplexity"
         )
+    if not evaluation.texts:
+        return
+    if not isinstance(task, LanguageModeling):
+        raise UsageError(
+            f"evaluation.texts: {evaluation.texts}, but task={task.name} is no language modelling and has no "
+            "perplexity; use []"
+        )
+    if not evaluation.lengths:
+        raise UsageError(
+            f"evaluation.texts: {evaluation.texts} are measured at evaluation.lengths, which is empty; give some "
+            "such as [128]"
+        )
+    if task.name in evaluation.texts:
+        raise UsageError(f"evaluation.texts: {task.name!r} is the task's own text, which is measured anyway")
+    names = [corpus_of(text).name for text in evaluation.texts]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"evaluation.texts: two are called {twice[0]!r} in tables, rename a file or leave one out")

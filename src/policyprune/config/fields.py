@@ -109,6 +109,8 @@ def check(key: str, value: Any, rule: Any) -> None:
     for item in items:
         if item is not None:
             _check_one(key, item, rule)
+        if isinstance(value, list) and isinstance(item, list | dict):
+            raise UsageError(f"{key}: {item!r} is not a word")
     twice = [item for item, count in Counter(items).items() if count > 1] if rule.get("choices") else []
     if twice:
         raise UsageError(f"{key}: names {twice[0]!r} twice")

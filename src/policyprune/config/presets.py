@@ -1,7 +1,7 @@
 """Options by their names in conf/, without Hydra: for Python, as the command line composes them. No torch here."""
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.fields import check, wrong_type
+from policyprune.config.option_files import read_class, read_option
 from policyprune.config.registry import OPTIONS, conf_dir, option, options
 from policyprune.config.schema import (
     Budget,
@@ -57,7 +58,7 @@ def compose(given: dict[str, Any]) -> dict[str, Any]:
         choice = chosen.get(group, _defaults().get(group))
         if choice is None:
             continue
-        preset = _read(group, choice) if isinstance(choice, str) else _of_class(group, choice.name)
+        preset = read_option(group, choice) if isinstance(choice, str) else read_class(group, choice.name)
         for other, name in preset.chooses.items():
             chosen.setdefault(other, name)
         for other, values in preset.sets.items():
@@ -89,7 +90,7 @@ def configured(parts: dict[str, Any], source: str, task: Task, method: str | Non
 
     `source` is what the model is called. Without a method, `ours` is named where it is what the parts amount to.
     """
-    ours = _file("method", "ours").chooses
+    ours = read_option("method", "ours").chooses
     if method is None and all(parts[group].name == name for group, name in ours.items()):
         method = "ours"
     return checked(
@@ -126,49 +127,6 @@ def _typed(part: Any, prefix: str) -> DictConfig:
         raise UsageError(f"{prefix}{error.full_key}: {wrong_type(error, vars(part).get(error.full_key))}") from error
 
 
-@dataclass(frozen=True)
-class _Preset:
-    """An option's class, its values, and what it sets and chooses in other groups."""
-
-    kind: str
-    values: dict[str, Any]
-    sets: dict[str, dict[str, Any]]
-    chooses: dict[str, str]
-
-
-def _read(group: str, name: str) -> _Preset:
-    if name not in options(group):
-        raise UsageError(f"{group}: {name!r} is not one of {', '.join(options(group))}")
-    return _file(group, name)
-
-
-def _of_class(group: str, name: str) -> _Preset:
-    """What comes with an option that is no preset: what the file of its class chooses."""
-    return _file(group, name) if name in options(group) else _Preset(name, {}, {}, {})
-
-
-@cache
-def _file(group: str, name: str) -> _Preset:
-    path = conf_dir() / group / f"{name}.yaml"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    content = yaml.safe_load(text) or {}
-    kind: str = name
-    values: dict[str, Any] = {}
-    chooses: dict[str, str] = {}
-    for entry in content.pop("defaults", []):
-        if isinstance(entry, dict):  # override /optimizer: x, or override /optimizer@_global_.optimizer: x
-            ((key, choice),) = entry.items()
-            chooses[key.removeprefix("override /").partition("@")[0]] = choice
-        elif entry.startswith("/schema/"):  # /schema/optimizer/ppo@_here_
-            kind = entry.partition("@")[0].rpartition("/")[2]
-        elif entry != "_self_":  # another option of the group, which this one is built on
-            kind, values = _file(group, entry).kind, _file(group, entry).values
-    if "@package _global_" not in text:
-        return _Preset(kind, {**values, **content}, {}, chooses)
-    sets = {other: content[other] for other in content if isinstance(content[other], dict)}
-    return _Preset(kind, values, sets, chooses)
-
-
 @cache
 def _defaults() -> dict[str, str]:
     """The option of each group that conf/config.yaml names."""
@@ -190,7 +148,7 @@ def _made(group: str, choice: Any, sets: dict[str, Any]) -> Any:
         return replace(choice, align=choice.align or sets.get("align"))
     if not isinstance(choice, str):
         return choice
-    preset = _read(group, choice)
+    preset = read_option(group, choice)
     values = {**preset.values, **sets}
     if group in OPTIONS:
         kind = option(group, preset.kind)

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
-from policyprune.config.combinations import check_combinations, check_evaluating, check_exporting
+from policyprune.config.combinations import check_combinations, check_evaluating, check_evaluation, check_exporting
 from policyprune.config.fields import check
 from policyprune.config.schema import (
     Applying,
@@ -23,6 +23,7 @@ from policyprune.config.schema import (
     LanguageModeling,
     Wandb,
 )
+from policyprune.config.texts import corpus_of
 from policyprune.errors import UsageError
 from policyprune.storage.sources import check_source, locate
 
@@ -56,6 +57,7 @@ def validate(composed: DictConfig) -> Any:
         check_evaluating(config)
     config.model.fine_tuned = {}  # `model.source` has been looked up there, and nothing else has
     if isinstance(config, Config | Finetuning | Evaluating):
+        check_evaluation(config.evaluation, config.task)
         decide_origins(config)
     return config
 
@@ -137,7 +139,7 @@ def check_sources(config: Config | Finetuning | Evaluating) -> None:
         file = locate(key, path)
         if file is None:
             raise UsageError(f"{key}: {path!r} does not exist")
-        if file.is_dir() and key in ("task.files", "task.test_files"):
+        if file.is_dir() and key in ("task.files", "task.test_files", "evaluation.texts"):
             raise UsageError(f"{key}: {path!r} is a folder, name a file")
 
 
@@ -152,6 +154,8 @@ def _files(config: Config | Finetuning | Evaluating) -> list[tuple[str, str]]:
         files += [(f"task.data_files.{split}", path) for split, path in task.data_files.items()]
         if task.origin == "embedded":
             files += [(f"task.offline_files.{split}", path) for split, path in task.offline_files.items()]
+    for text in config.evaluation.texts:
+        files += [("evaluation.texts", path) for path in corpus_of(text).files or []]
     if isinstance(config, Config):
         files += config.optimizer.files().items()
     return files

@@ -103,6 +103,10 @@ class ClassificationQuality:
     dense: dict[str, Tensor] = field(default_factory=dict)
     labels: dict[str, Tensor] = field(default_factory=dict)  # of the last model's classes, by split
 
+    def check(self) -> list[str]:
+        """Nothing that the task does not say."""
+        return []
+
     def identity(self) -> None:
         """None: the dense model's logits are needed for the agreement."""
 

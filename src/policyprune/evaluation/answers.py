@@ -96,6 +96,10 @@ class AnswerQuality:
     task: QuestionAnsweringTask
     batch_tokens: int
 
+    def check(self) -> list[str]:
+        """Nothing that the task does not say."""
+        return []
+
     def identity(self) -> dict[str, Any]:
         """The windows of all questions, and how answers are taken from them."""
         tests = self.task.tests.items()
@@ -128,7 +132,9 @@ class AnswerQuality:
     def _rows(self, split: str, logits: list[tuple[Tensor, ...]]) -> list[Measure]:
         questions = self.task.tests[split]
         texts = answers(questions, [start for start, _ in logits], [end for _, end in logits], self.task.config)
-        protocol = {"split": split, "questions": len(questions.rows)}
+        protocol: dict[str, Any] = {"split": split, "questions": len(questions.rows)}
+        if self.task.config.no_answer:  # what a model that finds no answer anywhere would have
+            protocol["chance"] = sum(not row["answers"]["text"] for row in questions.rows) / len(questions.rows)
         if texts is None:
             return [Measure(name, None, "", protocol) for name in METRICS]
         scores = [exact_and_f1(text, row["answers"]["text"]) for text, row in zip(texts, questions.rows, strict=True)]

@@ -1,7 +1,7 @@
 """Perplexity over fixed windows of text: exp of the mean loss over all predicted tokens."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from policyprune.evaluation.measures import Measure, digest, finite
 from policyprune.evaluation.zero_shot import ZeroShotQuestions
 from policyprune.models.sequences import token_losses
 from policyprune.progress import bar
+from policyprune.tasks.other_texts import OtherText
 from policyprune.tasks.task import check_positions
 
 BATCH_TOKENS = 4096
@@ -75,34 +76,51 @@ def check_lengths(options: Evaluation, task: Task, model: PreTrainedModel) -> No
         check_positions(model, {"evaluation.latency.length": options.latency.length})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextQuality:
-    """Perplexity over windows of each length, then the accuracy on zero-shot questions."""
+    """Perplexity over windows of each length, of the task's text and of others, then zero-shot accuracy."""
 
     windows: dict[int, Tensor]
     options: Evaluation
-    zero_shot: ZeroShotQuestions | None
+    texts: Sequence[OtherText] = ()
+    zero_shot: ZeroShotQuestions | None = None
+
+    def check(self) -> list[str]:
+        """A line for each text that calibration has read some of."""
+        return [line for text in self.texts for line in text.check()]
 
     def identity(self) -> dict[str, Any]:
         """The windows, and what is asked of whom."""
+        of_texts = [
+            [text.name, text.text_hash, {length: digest(ids) for length, ids in text.windows.items()}]
+            for text in self.texts
+        ]
         return {
             "windows": {length: digest(ids) for length, ids in self.windows.items()},
+            "texts": of_texts,
             "batch_tokens": self.options.batch_tokens,
             "zero_shot": self.zero_shot.identity() if self.zero_shot else None,
         }
 
     def sample(self) -> "TextQuality":
-        """A window of each length, a question of each task."""
+        """A window of each length of each text, a question of each task."""
         windows = {length: ids[:1] for length, ids in self.windows.items()}
-        return replace(self, windows=windows, zero_shot=self.zero_shot and self.zero_shot.sample())
+        texts = [text.first() for text in self.texts]
+        return replace(self, windows=windows, texts=texts, zero_shot=self.zero_shot and self.zero_shot.sample())
 
     def of(self, title: str, model: PreTrainedModel) -> list[Measure]:
-        """A perplexity for each window length, then the accuracy on each zero-shot task."""
-        rows = [measure_perplexity(model, ids, self.options.batch_tokens, title) for ids in self.windows.values()]
+        """A perplexity for each window length, of each text, then the accuracy on each zero-shot task."""
+        most = self.options.batch_tokens
+        rows = [measure_perplexity(model, ids, most, title) for ids in self.windows.values()]
+        for text in self.texts:
+            named = {"text": text.name, "test_text": text.text_hash}
+            for ids in text.windows.values():
+                row = measure_perplexity(model, ids, most, f"{title}, {text.name}")
+                rows.append(row._replace(protocol={**named, **row.protocol}))
         return rows + (self.zero_shot.of(model, f"{title}, zero-shot") if self.zero_shot else [])
 
     def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
-        """The perplexities in a fresh process, with an independent computation."""
+        """The perplexities of the task's text in a fresh process, with an independent computation."""
         values = perplexity_elsewhere(checkpoint, self.windows, like, self.options.batch_tokens, trusted)
         return [
             Measure("perplexity", value, "", _protocol(self.windows[length], like)) for length, value in values.items()

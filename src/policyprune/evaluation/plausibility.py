@@ -45,9 +45,10 @@ def absurd(rows: Sequence[Row]) -> Iterator[str]:
     """Unpruned models with a perplexity that no text has for a model that works."""
     for row in rows:
         if row.subject in UNPRUNED and row.metric == "perplexity" and row.value is not None and row.value > ABSURD:
+            text = f" on {row.protocol['text']}" if "text" in row.protocol else ""
             yield (
-                f"the {row.subject} model's perplexity is {row.value:.1f} ({row.protocol['length']} tokens), absurd "
-                "for text: look at task.bos, the tokenizer and the language of the text"
+                f"the {row.subject} model's perplexity{text} is {row.value:.1f} ({row.protocol['length']} tokens), "
+                "absurd for text: look at task.bos, the tokenizer and the language of the text"
             )
 
 

@@ -15,11 +15,15 @@ from policyprune.evaluation.zero_shot import ZeroShotQuestions
 from policyprune.tasks import Task
 from policyprune.tasks.classification import ClassificationTask
 from policyprune.tasks.language_modeling import TextTask
+from policyprune.tasks.other_texts import read_texts
 from policyprune.tasks.question_answering import QuestionAnsweringTask
 
 
 class Quality(Protocol):
     """Measures models on the test data of one task; the dense model first."""
+
+    def check(self) -> list[str]:
+        """What a reader of the measures has to know, a line each."""
 
     def identity(self) -> dict[str, Any] | None:
         """Test data and settings that decide on the measures of a model; None where more than numbers is kept of it."""
@@ -38,11 +42,12 @@ class Quality(Protocol):
 
 
 def of_text(task: TextTask, options: Evaluation, tokenizer: PreTrainedTokenizerBase) -> Quality:
-    """Perplexity, and zero-shot questions where some are asked for."""
+    """Perplexity, also of other texts, and zero-shot questions, where some are asked for."""
     windows = {length: task.windows(length, options.max_tokens) for length in options.lengths}
     asked = options.zero_shot.tasks
     zero_shot = ZeroShotQuestions(options.zero_shot, tokenizer, task.bos is not None) if asked else None
-    return TextQuality(windows, options, zero_shot)
+    texts = read_texts(options, task, tokenizer)
+    return TextQuality(windows=windows, texts=texts, options=options, zero_shot=zero_shot)
 
 
 QUALITIES: dict[type[Task], Callable[[Any, Evaluation, PreTrainedTokenizerBase], Quality]] = {
@@ -53,5 +58,5 @@ QUALITIES: dict[type[Task], Callable[[Any, Evaluation, PreTrainedTokenizerBase],
 
 
 def quality_of(task: Task, options: Evaluation, tokenizer: PreTrainedTokenizerBase) -> Quality:
-    """What measures this task; UsageError for zero-shot questions that cannot be had."""
+    """What measures this task; UsageError for texts and zero-shot questions that cannot be had."""
     return QUALITIES[type(task)](task, options, tokenizer)

@@ -26,7 +26,7 @@ HIGHER = (
     "acc",
     "acc_norm",
 )
-SETTING_KEYS = ("length", "sequence_length", "split", "task", "batch_size")
+SETTING_KEYS = ("text", "length", "sequence_length", "split", "task", "batch_size")
 NAMES = {
     "f1": "F1",
     "acc_norm": "acc_norm",
@@ -55,7 +55,7 @@ def setting_of(protocol: dict[str, Any]) -> Setting:
 
 
 def setting_title(setting: Iterable[tuple[str, Any]]) -> str:
-    """A setting in words: `128 tokens`, `validation`, `piqa`."""
+    """A setting in words: `128 tokens`, `nyt, 128 tokens`, `validation`, `piqa`."""
     return ", ".join(f"{value} tokens" if "length" in key else str(value) for key, value in setting)
 
 

@@ -27,7 +27,7 @@ from policyprune.storage.record_file import (
 )
 
 log = logging.getLogger(__name__)
-WARNING_KEYS = ("task", "split", "length", "scope")  # parts of a protocol that a warning names
+WARNING_KEYS = ("text", "task", "split", "length", "scope")  # parts of a protocol that a warning names
 PACKAGES = (
     "policyprune",
     "torch",

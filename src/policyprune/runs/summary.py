@@ -69,7 +69,8 @@ def _metric(row: ResultRow) -> str:
     protocol = row.protocol
     name = row.metric.removesuffix("_ratio").replace("_", " ")
     if row.metric == "perplexity":
-        name = f"perplexity, {protocol['length']} tokens"
+        text = f" on {protocol['text']}" if "text" in protocol else ""
+        name = f"perplexity{text}, {protocol['length']} tokens"
     elif "task" in protocol:
         name = f"{protocol['task']}, {name}"
     elif "batch_size" in protocol:

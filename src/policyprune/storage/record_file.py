@@ -13,7 +13,7 @@ RECORD_FILE, CURVE_FILE = "record.json", "curve.jsonl"
 MASK_FILE, PLAN_FILE = "mask.safetensors", "plan.json"
 SCHEMA = 1
 STATES = ("running", "finished", "interrupted", "failed")
-NAMING_KEYS = ("task", "split", "scope", "batch_size", "length", "sequence_length")  # of a protocol: what names a row
+NAMING_KEYS = ("text", "task", "split", "scope", "batch_size", "length", "sequence_length")  # of a protocol: name a row
 LISTS = {  # lists of mappings, and the keys that each of these must have
     "stages": {"name", "seconds"},
     "tuning": set(),

@@ -1,19 +1,24 @@
 """What a source string stands for, and whether a checkpoint on this disk is whole. Imports no torch.
 
-A source is a hub id, a local path, or `pkg://package/path` inside an installed package.
+A source is a hub id, a local path, or `pkg://package/path` inside an installed package. Of a GGUF file in parts it is
+all of them, in order, with spaces between: `a/x.gguf.part00 a/x.gguf.part01`.
 """
 
+import hashlib
 import importlib.util
 import json
 import re
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
 
 from policyprune.errors import UsageError
+from policyprune.storage.files import cache_folder, made_once, write_file
 
 PACKAGE = "pkg://"
 HUB = re.compile(r"([\w-][\w.-]*(/[\w-][\w.-]*)?|[\w.-]+/[\w.-]+/.+\.gguf)", re.ASCII)
+PARTS = re.compile(r"\S+\.gguf\.part\d+(\s+\S+\.gguf\.part\d+)+")
 POINTER = b"version https://git-lfs"
 GGUF = b"GGUF"
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # in the order that transformers looks for them,
@@ -43,7 +48,7 @@ def locate(key: str, source: str) -> Path | None:
     package, _, inside = source.removeprefix(PACKAGE).partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"{key}: {source!r} needs the package {package!r}, install it (`make setup` does)")
+        raise UsageError(f"{key}: {source!r} needs the package {package!r}, install it (requirements/ has it)")
     path = Path(spec.submodule_search_locations[0]) / inside
     if not path.exists():
         raise UsageError(f"{key}: {source!r} names no file of the package {package!r}")
@@ -51,7 +56,12 @@ def locate(key: str, source: str) -> Path | None:
 
 
 def locate_model(source: str) -> Path | None:
-    """The same for a model, which lies on the hub where it lies on no disk; UsageError where it can lie on neither."""
+    """The same for a model, which lies on the hub where it lies on no disk; UsageError where it can lie on neither.
+
+    A file in parts is joined, once, in the user's cache folder.
+    """
+    if PARTS.fullmatch(source):
+        return _joined(_parts(source))
     if not source:
         raise UsageError("model.source: empty, give a hub id, a directory, a .gguf file or pkg://package/path")
     path = locate("model.source", source)
@@ -67,9 +77,38 @@ def check_source(source: str, weights: bool = True) -> None:
 
     `weights`: whether they have to be there.
     """
+    if PARTS.fullmatch(source):
+        _parts(source)
+        return
     path = locate_model(source)
     if path is not None:
         check_model(source, path, weights)
+
+
+def _parts(source: str) -> list[Path]:
+    """The files of a model in parts; UsageError for one that is not there."""
+    paths = []
+    for part in source.split():
+        path = locate("model.source", part)
+        if path is None:
+            raise UsageError(f"model.source: {part!r} does not exist, which is a part of a file")
+        paths.append(path)
+    return paths
+
+
+def _joined(parts: list[Path]) -> Path:
+    """The whole file; a new one where a part has changed."""
+    states = [(str(part.resolve()), part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
+    identity = hashlib.sha256(json.dumps(states).encode()).hexdigest()[:12]
+    stem = parts[0].name.partition(".gguf.part")[0]
+
+    def join(target: Path) -> None:
+        with write_file(target) as scratch, scratch.open("wb") as whole:
+            for part in parts:
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, whole)
+
+    return made_once(cache_folder() / "joined" / f"{stem}-{identity}.gguf", join)
 
 
 def check_model(source: str, path: Path, weights: bool = True) -> None:

@@ -16,7 +16,18 @@ from policyprune.config.schema import LanguageModeling
 from policyprune.errors import UsageError
 from policyprune.storage.hub import snapshot
 from policyprune.storage.sources import locate
-from policyprune.tasks.tables import NoTableError, in_one_line, json_lines, named, objects, read_table, text_of
+from policyprune.tasks.tables import (
+    NoTableError,
+    article_texts,
+    in_one_line,
+    json_lines,
+    letters,
+    named,
+    objects,
+    read_table,
+    squad_articles,
+    text_of,
+)
 
 TEXTS = (".txt", ".json", ".jsonl")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -33,6 +44,10 @@ class Document:
     def share(self) -> float:
         """A number in [0, 1) that depends on the key alone, the same on every machine."""
         return int(hashlib.sha256(self.key.encode()).hexdigest()[:12], 16) / 16**12
+
+    def letters(self) -> str:
+        """Hash of the text's letters and digits alone, the same for copies of a text that are set otherwise."""
+        return hashlib.sha256(letters(self.text).encode()).hexdigest()
 
 
 def test_documents(task: LanguageModeling) -> list[Document]:
@@ -140,7 +155,10 @@ def _read(path: Path, name: str, task: LanguageModeling, key: str) -> Iterator[D
 
 
 def _from_json(content: Any, task: LanguageModeling) -> Iterator[Document]:
-    """A list of texts or of rows, rows by name, or a list for each column."""
+    """SQuAD's articles, a list of texts or of rows, rows by name, or a list for each column."""
+    articles = squad_articles(content)
+    if articles is not None:
+        return _from_rows(article_texts(articles), task)
     if isinstance(content, list) and content and all(isinstance(text, str) for text in content):
         return (_document(text, text, row) for row, text in enumerate(content, 1))
     by_name = isinstance(content, dict) and all(isinstance(row, dict) for row in content.values())

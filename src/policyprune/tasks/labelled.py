@@ -1,7 +1,6 @@
 """Labelled data: its splits, from the hub, files or installed packages, and its examples as padded tensors."""
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from policyprune.config.schema import Examples, Labelled
 from policyprune.config.validate import task_origin
 from policyprune.errors import UsageError
 from policyprune.storage.hub import NO_NETWORK, snapshot, trouble
-from policyprune.tasks.tables import read_table
+from policyprune.tasks.tables import letters, read_table
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +88,7 @@ def drawn(rows: Dataset, examples: Examples) -> Dataset:
 
 
 def _letters(row: dict[str, Any], columns: list[str]) -> str:
-    texts = [str(row[column]).casefold() for column in columns]
-    return "|".join(re.sub(r"[\W_]", "", text) or text for text in texts)
+    return "|".join(letters(str(row[column])) for column in columns)
 
 
 def _clean(rows: Dataset, task: Labelled) -> Dataset:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
@@ -115,10 +115,12 @@ class TextTask(Sequences):
     """Calibration sequences and the tokens of the test text (T,); `protocol` says how both were made.
 
     `bos` is the token in front of each test window, which each calibration sequence has too; None: they begin anywhere.
+    `calibrated_on` has the documents that calibration sequences were cut from (`Document.letters`).
     """
 
     test: Tensor
     bos: int | None
+    calibrated_on: frozenset[str] = frozenset()
 
     def check(self, model: PreTrainedModel) -> list[str]:
         """Nothing to say: any causal model can be measured on text."""
@@ -130,12 +132,18 @@ class TextTask(Sequences):
             raise UsageError(
                 "task.test_fraction: no document fell into the held-out part, give task.test_files or a larger share"
             )
-        windows = cut(self.test, length, self.bos)
-        if not len(windows):
-            raise UsageError(
-                f"evaluation.lengths: {length} is more than the {len(self.test)} tokens of the test split, use less"
-            )
-        return windows if max_tokens is None else windows[: max(1, max_tokens // length)]
+        return test_windows(self.test, length, self.bos, max_tokens, "the test split")
+
+
+def test_windows(tokens: Tensor, length: int, bos: int | None, max_tokens: int | None, of: str) -> Tensor:
+    """Windows (N, length) of a text's tokens (T,), led by `bos` where it is given, of at most `max_tokens` in all.
+
+    UsageError, naming the text, for none.
+    """
+    windows = cut(tokens, length, bos)
+    if not len(windows):
+        raise UsageError(f"evaluation.lengths: {length} is more than the {len(tokens)} tokens of {of}, use less")
+    return windows if max_tokens is None else windows[: max(1, max_tokens // length)]
 
 
 def check_model(config: LanguageModeling, model: PreTrainedModel) -> None:
@@ -154,7 +162,6 @@ def build(
     keys = {document.key for document in held_out if document.text.strip()}
     config, measured = _with_bos(config, tokenizer, model, keys)
     text = config.separator.join(document.text for document in held_out)
-    test = torch.tensor(encode(tokenizer, [text], special=config.bos == "text")[0], dtype=torch.long)
     protocol = {
         "corpus": config.name,
         "source": config.source or config.files,
@@ -171,10 +178,21 @@ def build(
             "seed": config.calibration.drawn_by,
         },
         "test_split": config.test_split if config.source or config.test_source else "held-out documents",
-        "test_text": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "test_text": hash_of(text),
     }
     bos = int(tokenizer.bos_token_id) if config.bos == "window" else None
-    return TextTask(_calibration(config, tokenizer, keys, bos), protocol, test=test, bos=bos)
+    ids, read = _calibration(config, tokenizer, keys, bos)
+    return TextTask(ids, protocol, test=test_tokens(tokenizer, text, config.bos), bos=bos, calibrated_on=read)
+
+
+def test_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bos: str) -> Tensor:
+    """The tokens of a test text (T,) int64, with BOS in front where `bos` is `text`."""
+    return torch.tensor(encode(tokenizer, [text], special=bos == "text")[0], dtype=torch.long)
+
+
+def hash_of(text: str) -> str:
+    """What a record calls a test text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @torch.no_grad()
@@ -208,7 +226,7 @@ def _with_bos(
         assert config.bos != "auto", "only a model can tell where BOS has to stand"
         return config, {}
     seeded = replace(config, calibration=replace(config.calibration, seed=0))
-    tokens = _calibration_tokens(seeded, tokenizer, held_out, BOS_WINDOWS * BOS_LENGTH)
+    tokens, _ = _calibration_tokens(seeded, tokenizer, held_out, BOS_WINDOWS * BOS_LENGTH)
     if len(tokens) < 2:
         key = "source" if config.source else "files"
         raise UsageError(f"task.{key}: no text is left for calibration, all of it is held out for the test")
@@ -221,23 +239,33 @@ def _with_bos(
 
 def _calibration(
     config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, held_out: set[str], bos: int | None
-) -> Tensor:
-    """Sequences (count, length) cut from the packed documents and shuffled, led by `bos` where it is given."""
+) -> tuple[Tensor, frozenset[str]]:
+    """Sequences (count, length) cut from the packed documents and shuffled, led by `bos` where it is given.
+
+    Also the documents that were read for them.
+    """
     count, length = config.calibration.count, config.calibration.length
     fresh = length if bos is None else length - 1
-    tokens = _calibration_tokens(config, tokenizer, held_out, count * fresh)
+    tokens, read = _calibration_tokens(config, tokenizer, held_out, count * fresh)
     if len(tokens) < count * fresh:
         raise UsageError(
             f"task.calibration.count: {count} sequences of {length} tokens are "
             f"more than the corpus holds, use at most {len(tokens) // fresh}"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(config.calibration.drawn_by))
-    return cut(torch.tensor(tokens, dtype=torch.long), length, bos)[order]
+    return cut(torch.tensor(tokens, dtype=torch.long), length, bos)[order], read
 
 
 def _calibration_tokens(
     config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, held_out: set[str], most: int
-) -> list[int]:
-    """The first `most` tokens, or all there are, of the packed calibration documents."""
-    texts = (document.text for document in calibration_documents(config, held_out))
-    return pack(tokenizer, texts, config.separator, most)
+) -> tuple[list[int], frozenset[str]]:
+    """The first `most` tokens, or all there are, of the packed calibration documents, and which ones were read."""
+    read = set()
+
+    def texts() -> Iterator[str]:
+        for document in calibration_documents(config, held_out):
+            read.add(document.letters())
+            yield document.text
+
+    tokens = pack(tokenizer, texts(), config.separator, most)
+    return tokens, frozenset(read)

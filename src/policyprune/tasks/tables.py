@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,12 @@ def _check_header(names: list[str]) -> None:
         raise NoTableError(f"has the column {twice[0]!r} twice")
 
 
+def letters(text: str) -> str:
+    """A text's letters and digits in lower case; one that has none as it is, in lower case."""
+    text = text.casefold()
+    return re.sub(r"[\W_]", "", text) or text
+
+
 def json_lines(text: str) -> Iterator[Any]:
     """The value in each line that is not blank; NoTableError names one that has none."""
     for number, line in enumerate(text.split("\n"), 1):
@@ -120,12 +127,13 @@ def json_lines(text: str) -> Iterator[Any]:
 
 def objects(content: Any) -> list[Any]:
     """Rows of a JSON file: a list of them, alone or as `data`, SQuAD's articles, or a list for each column."""
+    articles = squad_articles(content)
+    if articles is not None:
+        return flatten_squad(articles)
     if isinstance(content, dict) and isinstance(content.get("data"), list):
-        articles: list[Any] = content["data"]
-        if any(isinstance(article, dict) and "paragraphs" in article for article in articles):
-            return flatten_squad(articles)
-        if all(isinstance(row, dict) for row in articles):
-            return articles
+        rows: list[Any] = content["data"]
+        if all(isinstance(row, dict) for row in rows):
+            return rows
     if isinstance(content, dict) and content and all(isinstance(column, list) for column in content.values()):
         lengths = {name: len(column) for name, column in content.items()}
         if len(set(lengths.values())) > 1:
@@ -155,6 +163,25 @@ def named(value: Any) -> str:
     """A value's kind in words."""
     kinds = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
     return kinds.get(type(value), "a number")
+
+
+def squad_articles(content: Any) -> list[Any] | None:
+    """The articles in SQuAD's nested JSON, None for any other content."""
+    articles = content.get("data") if isinstance(content, dict) else None
+    nested = isinstance(articles, list) and any(isinstance(own, dict) and "paragraphs" in own for own in articles)
+    return articles if nested else None
+
+
+def article_texts(articles: list[Any]) -> list[dict[str, str]]:
+    """Title and text of each article of SQuAD's nested JSON: its paragraphs with a blank line between them."""
+    rows = []
+    for a, article in enumerate(articles, 1):
+        paragraphs = _of(article, "paragraphs", f"article {a}")
+        texts = [
+            _of(paragraph, "context", f"paragraph {p} of article {a}") for p, paragraph in enumerate(paragraphs, 1)
+        ]
+        rows.append({"title": str(article.get("title", "")), "text": "\n\n".join(texts)})
+    return rows
 
 
 def flatten_squad(articles: list[Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,10 @@ class Model:
     """Where the dense model comes from and how it is held."""
 
     name: str = setting(help="what tables and folders call it")
-    source: str = setting(help="hub id, local directory, pkg://package/path, or a .gguf file in any of these")
+    source: str = setting(
+        help="hub id, local directory, pkg://package/path, or a .gguf file in any of these, also in parts with spaces "
+        "between"
+    )
     fine_tuned: dict[str, str] | None = setting({}, help="sources by task, of which one takes the place of `source`")
     revision: str | None = setting(None, help="branch, tag or commit on the hub; null: the main branch")
     device: str = setting("auto", help="auto, cpu, cuda, cuda:1, ...; auto: a GPU where there is one")
@@ -222,7 +225,11 @@ class Evaluation:
 
     name: str = setting(help="which option this is")
     lengths: list[int] = number([128], at_least=2, help="perplexity windows in tokens; empty: none")
-    max_tokens: int | None = number(65536, at_least=2, help="of the test text; null: the whole test split")
+    texts: list[str] = setting(
+        [],
+        help="other test texts for perplexity: options of `task`, files, or hub ids of data sets with a split `test`",
+    )
+    max_tokens: int | None = number(65536, at_least=2, help="of each test text; null: the whole test split")
     batch_tokens: int = number(2048, at_least=1, help="tokens per forward pass")
     one_shot: list[str] = choice(
         ["global", "per_layer"],
