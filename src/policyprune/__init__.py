@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from policyprune.pruning.optimizers.straight_through import StraightThrough
     from policyprune.search.result import PruningResult, Report
     from policyprune.surgery.plan import Plan
-    from policyprune.tuning.options import CG2, LSMR, BiasCompensation, NoTuning, Reconstruct
+    from policyprune.tuning.options import CG2, LSMR, BiasCompensation, LocalPruning, NoTuning, Reconstruct
 
 __all__ = [
     "CG2",
@@ -61,6 +61,7 @@ __all__ = [
     "LatencyBudget",
     "LevelEvolution",
     "Levels",
+    "LocalPruning",
     "Magnitude",
     "NoTuning",
     "OneShot",

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from policyprune.config.fields import named, number, setting
+from policyprune.config.fields import choice, named, number, setting
 from policyprune.config.schema import Calibrated, Config, Tuning
 from policyprune.config.schema.run import SEQUENCES
 from policyprune.errors import UsageError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from policyprune.pruning.prunable import PrunableModel
+    from policyprune.pruning.second_order.least_squares import LeastSquares as Squares
     from policyprune.tuning.least_squares import NormalEquations
     from policyprune.tuning.teacher_student import Fitted, Lesson
 
@@ -147,3 +148,37 @@ class Reconstruct(Calibrated):
         from policyprune.tuning.reconstruct import reconstruct
 
         return reconstruct(prunable, mask, lesson, self.ridge, self.residual, self.reselect)
+
+
+@dataclass(kw_only=True)
+class LocalPruning(Calibrated):
+    """Units of each block and new output projections, by the block's own least squares (ZipLM, OSSCAR)."""
+
+    name: str = named("local_pruning")
+    sequences: int | None = number(None, at_least=1, help=SEQUENCES)
+    inputs: str = choice(
+        "pruned",
+        choices=("pruned", "dense"),
+        help="what reaches a block: behind layers that are pruned already, or in the dense model",
+    )
+    ridge: float = number(0.01, above=0, help="relative to the mean diagonal of the normal matrix")
+    together: int = number(1, at_least=1, help="features of a block that go, or are exchanged, at a time")
+    exchanges: int = number(0, at_least=0, help="rounds of exchanging kept units for removed ones, at most")
+
+    chooses_strength: ClassVar[bool] = False
+
+    def fit(self, prunable: PrunableModel, mask: Tensor, lesson: Lesson) -> Fitted:
+        """As many units of each block as mask (n,) keeps, and their output projections."""
+        from policyprune.tuning.local_pruning import prune_locally
+
+        return prune_locally(prunable, mask, lesson, self.select, self.ridge, changing=self.inputs == "pruned")
+
+    def select(self, squares: Squares, width: int, count: int) -> tuple[Tensor, int]:
+        """The `count` units of a block that stay, in rising order, and how many exchanges of them helped."""
+        from policyprune.pruning.second_order.elimination import best_units
+        from policyprune.pruning.second_order.exchange import exchange
+
+        matrix, right = squares.damped(self.ridge)
+        together = max(1, self.together // width)
+        kept = best_units(matrix, right, width, count, together)
+        return exchange(matrix, right, width, kept, together, self.exchanges)

@@ -1,22 +1,18 @@
 """Layer by layer, new output projections of the kept units that bring each block's output near the dense one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from policyprune.models.adapter import Block
 from policyprune.models.layerwise import columns_of
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.elimination import eliminate
+from policyprune.pruning.second_order.elimination import best_units
 from policyprune.pruning.second_order.least_squares import LeastSquares
 from policyprune.pruning.second_order.statistics import RIDGE, TOGETHER
 from policyprune.pruning.space import Key
+from policyprune.tuning.student import Student
 from policyprune.tuning.teacher_student import BlockTask, Fitted, Lesson, block_tasks
 
 HELD_OUT = 4  # one token of so many judges the ridge
@@ -37,7 +33,7 @@ def reconstruct(
     With `reselect` a block keeps as many units as under `mask` (n,), but those that second order says for these
     X and Y, which are not those of the dense model that the mask was found with.
     """
-    student = _Student(prunable, torch.ones_like(mask) if reselect else mask)
+    student = Student(prunable, torch.ones_like(mask) if reselect else mask)
     found = {key: view.nonzero().flatten() for key, view in prunable.views(mask).items()}
     weights: dict[Key, Tensor] = {}
     report = []
@@ -57,55 +53,9 @@ def reconstruct(
             new, outcome = _fit(fitted, held_out, ridges)
             if new is not None:
                 weights[key] = new.float().cpu()
-                student.give(task, columns, new)
+                student.give(task.block, columns, new)
             report.append({"layer": task.block.layer, "kind": task.block.kind, **outcome})
     return Fitted(student.mask, Compensation(weights=weights), report)
-
-
-class _Student:
-    """The model with the blocks that were fitted so far; the others keep what a mask (n,) keeps."""
-
-    def __init__(self, prunable: PrunableModel, mask: Tensor) -> None:
-        self._prunable, self.mask = prunable, mask.bool().cpu().clone()
-        self._given: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # kept columns, weight, bias, by module
-        self._pruned = False
-
-    def prune(self, on: bool) -> None:
-        """Be the student, or the dense teacher."""
-        self._pruned = on
-        self._masking.set(self.mask.float()[None].to(self._prunable.device) if on else None)
-
-    def keep(self, block: Block, kept: Tensor) -> None:
-        """Of a block the units `kept` (k,) alone."""
-        view = self._prunable.units.views(self.mask)[block.layer, block.kind]
-        view.fill_(False)
-        view[kept] = True
-
-    def give(self, task: BlockTask, columns: Tensor, weight: Tensor) -> None:
-        """Compute a block's output with a weight (d, k) for the features `columns` (k,)."""
-        self._given[task.block.out] = columns, weight.to(task.weight.dtype), task.bias
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        """Masks and weights act during the block."""
-        model = self._prunable.model
-        names = {block.out for block in self._prunable.adapter.blocks if block.count}
-        with self._prunable.masking() as self._masking:
-            handles = [model.get_submodule(name).register_forward_hook(self._hook(name)) for name in names]
-            try:
-                yield
-            finally:
-                for handle in handles:
-                    handle.remove()
-
-    def _hook(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-            if not self._pruned or name not in self._given:
-                return None
-            columns, weight, bias = self._given[name]
-            return functional.linear(args[0][..., columns], weight, bias)
-
-        return hook
 
 
 def _gathered(task: BlockTask) -> tuple[LeastSquares, LeastSquares]:
@@ -126,11 +76,7 @@ def _reselected(fitted: LeastSquares, held_out: LeastSquares, width: int, found:
     both = replace(fitted, gram=fitted.gram + held_out.gram, cross=fitted.cross + held_out.cross)
     if not bool(both.gram.isfinite().all() and both.cross.isfinite().all()):
         return found
-    units = len(both.gram) // width
-    gone = eliminate(*both.damped(RIDGE), width, max(1, TOGETHER // width), units - len(found)).order
-    stays = torch.ones(units, dtype=torch.bool)
-    stays[gone] = False
-    return stays.nonzero().flatten()
+    return best_units(*both.damped(RIDGE), width, len(found), max(1, TOGETHER // width))
 
 
 def _fit(

@@ -4,38 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
+from block_problems import objective, problem
 from policyprune.errors import RunError
-from policyprune.pruning.second_order.elimination import eliminate
+from policyprune.pruning.second_order.elimination import eliminate, features_of
 from policyprune.pruning.second_order.least_squares import LeastSquares
 
 sizes = st.sampled_from([(1, 6), (1, 12), (2, 5), (3, 4)])  # features of a unit, units
-
-
-def problem(width: int, count: int, seed: int, tokens: int = 60) -> LeastSquares:
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(width * count, width * count, generator=generator)
-    x = torch.randn(tokens, width * count, generator=generator) @ mixing  # features that stand in for each other
-    weight = torch.randn(5, width * count, generator=generator)
-    squares = LeastSquares.of(weight)
-    squares.add(x, x @ weight.T + torch.randn(tokens, 5, generator=generator))
-    return squares
-
-
-def objective(squares: LeastSquares, ridge: float, kept: Tensor) -> float:
-    """||X V' - Y||^2 + r ||V - W||^2 at the best weights of the features `kept`."""
-    amount = ridge * float(squares.gram.diagonal().mean())
-    best = torch.zeros_like(squares.weight)
-    if len(kept):
-        solved = squares.solve(ridge, kept)
-        assert solved is not None
-        best[:, kept] = solved
-    return squares.error(best) + amount * float((best - squares.weight).square().sum())
-
-
-def features_of(units: Tensor, width: int) -> Tensor:
-    return (units[:, None] * width + torch.arange(width)).flatten()
 
 
 @given(size=sizes, seed=st.integers(0, 1000), ridge=st.sampled_from([0.01, 0.1, 1.0]))

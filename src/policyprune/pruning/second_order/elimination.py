@@ -45,29 +45,47 @@ def eliminate(matrix: Tensor, right: Tensor, width: int, together: int = 1, most
     steps: list[Tensor] = []
     removed = 0
     while removed < most:
-        costs = _costs(inverse, weight, width).masked_fill(gone, torch.inf)
+        costs = costs_of(inverse, weight, width).masked_fill(gone, torch.inf)
         picked = costs.topk(min(together, most - removed), largest=False).indices
-        features = (picked[:, None] * width + torch.arange(width, device=matrix.device)).flatten()
-        columns = inverse[:, features]
-        factor = torch.linalg.cholesky(columns[features])
-        share = torch.cholesky_solve(weight[features], factor)
-        total, alone = (weight[features] * share).sum(), costs[picked]
+        total, alone = without(inverse, weight, features_of(picked, width)), costs[picked]
         steps.append(total * alone / alone.sum() if bool(alone.sum() > 0) else torch.zeros_like(alone))
-        weight -= columns @ share
-        inverse -= columns @ torch.cholesky_solve(columns.T, factor)
         gone[picked] = True
         order.append(names[picked])
         removed += len(picked)
         if removed < most and int(gone.sum()) * width >= COMPACT:
             left = (~gone).nonzero().flatten()
-            features = (left[:, None] * width + torch.arange(width, device=matrix.device)).flatten()
+            features = features_of(left, width)
             inverse, weight, names, gone = inverse[features][:, features], weight[features], names[left], gone[left]
     rises = torch.cat(steps).double().cpu() if steps else torch.zeros(0, dtype=torch.float64)
     error = torch.cat([rises.new_zeros(1), rises.cumsum(0)])
     return Elimination(torch.cat(order).cpu() if order else torch.zeros(0, dtype=torch.long), error)
 
 
-def _costs(inverse: Tensor, weight: Tensor, width: int) -> Tensor:
+def best_units(matrix: Tensor, right: Tensor, width: int, count: int, together: int = 1) -> Tensor:
+    """The `count` units that stay when the others go one after the other, in rising order on the CPU."""
+    units = len(matrix) // width
+    stays = torch.ones(units, dtype=torch.bool)
+    stays[eliminate(matrix, right, width, together, units - count).order] = False
+    return stays.nonzero().flatten()
+
+
+def features_of(units: Tensor, width: int) -> Tensor:
+    """The features of units (k,): (k * width,)."""
+    return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()
+
+
+def without(inverse: Tensor, weight: Tensor, features: Tensor) -> Tensor:
+    """Take features (k,) out of an inverse (F, F) and the best weights (F, d), in place; what they cost together."""
+    columns = inverse[:, features]
+    factor = torch.linalg.cholesky(columns[features])
+    share = torch.cholesky_solve(weight[features], factor)
+    cost = (weight[features] * share).sum()
+    weight -= columns @ share
+    inverse -= columns @ torch.cholesky_solve(columns.T, factor)
+    return cost
+
+
+def costs_of(inverse: Tensor, weight: Tensor, width: int) -> Tensor:
     """What each unit costs by itself, (units,); those that are gone have no meaning."""
     if width == 1:
         return weight.square().sum(1) / inverse.diagonal().clamp(min=torch.finfo(inverse.dtype).tiny)

@@ -100,21 +100,27 @@ class SecondOrder:
 
 
 def dense_least_squares(
-    prunable: PrunableModel, batches: list[dict[str, Tensor]], first_token: bool
+    prunable: PrunableModel,
+    batches: list[dict[str, Tensor]],
+    first_token: bool,
+    relative: bool = True,
+    changing: bool = False,
 ) -> Iterator[tuple[Block, LeastSquares]]:
-    """For each block that has units, least squares of its output projection in the dense model towards its own output.
+    """For each block that has units, least squares of its output projection towards its own output.
 
-    Tokens are weighted as tunings weigh them, so an error counts relative to the residual that it is added to. Padding
-    is left out; with `first_token` the last layer is about the first token alone.
+    With `relative` tokens are weighted as tunings weigh them, so an error counts relative to the residual that it is
+    added to. Padding is left out; with `first_token` the last layer is about the first token alone. The model is the
+    dense one; if it is `changing`, what the caller does to a layer's blocks shows in the inputs of the next layer.
     """
     model, adapter = prunable.model, prunable.adapter
     for layer, path in zip(walk(model, adapter, batches, first_token), adapter.layers, strict=True):
         blocks = [block for block in prunable.prunable_blocks if block.layer == layer.index]
         squares = {block.out: LeastSquares.of(projection(model, block)[0]) for block in blocks}
-        for passed in watch(model, layer, [path, *squares], final=True):
+        for passed in watch(model, layer, [path, *squares], final=not changing):
             for block in blocks:
                 x = passed[block.out][0]
-                squares[block.out].gram += gram_of(x if block.norm else x * relative_weight(passed[path][1]))
+                weighted = relative and not block.norm
+                squares[block.out].gram += gram_of(x * relative_weight(passed[path][1]) if weighted else x)
         for block in blocks:
             own = squares[block.out]
             own.cross = own.gram @ own.weight.T
