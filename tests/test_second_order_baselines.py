@@ -29,3 +29,19 @@ def test_layers_that_keep_equal_shares(method: str, llama: Any, tiny_tokenizer: 
     assert all(row["error"] < row["binary_error"] for row in report.tuning)
     assert report.forwards == report.backwards == 0
     assert bool(result.model(torch.randint(5, 250, (2, 12))).logits.isfinite().all())
+
+
+@pytest.mark.parametrize("budget", ["rate", "flops"])
+def test_ziplm_searches_widths_and_keeps_the_units_and_weights_that_it_searched_with(
+    budget: str, llama: Any, tiny_tokenizer: Any
+) -> None:
+    options = {"optimizer": pp.SPDY(steps=20, sequences=8), "keep": 0.75, "budget": budget}
+    result = pruned(llama, tiny_tokenizer, "ziplm", **options)
+    report = result.report
+    assert report.config.importance.name == "obs"
+    assert 0 < report.forwards <= 21
+    assert len(report.steps) == 21
+    if budget == "flops":
+        assert 0.6 * report.dense["block_macs"] < report.smaller["block_macs"] <= 0.75 * report.dense["block_macs"]
+    searched = pruned(llama, tiny_tokenizer, "ziplm", tuning=pp.NoTuning(), **options)
+    assert torch.equal(result.mask, searched.mask)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from policyprune.pruning.optimizers.kwon import Kwon
     from policyprune.pruning.optimizers.levels.level_evolution import LevelEvolution
     from policyprune.pruning.optimizers.levels.levels import Levels
+    from policyprune.pruning.optimizers.levels.spdy import SPDY
     from policyprune.pruning.optimizers.no_search import FromRun, OneShot
     from policyprune.pruning.optimizers.policy_gradient import PolicyGradient
     from policyprune.pruning.optimizers.ppo.ppo import PPO
@@ -44,6 +45,7 @@ __all__ = [
     "LSMR",
     "OBS",
     "PPO",
+    "SPDY",
     "BiasCompensation",
     "BlockInfluence",
     "Budget",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.statistics import SecondOrder
+from policyprune.pruning.second_order.statistics import Recipe, SecondOrder
 from policyprune.search.database import Database
 
 
@@ -45,7 +45,9 @@ def test_other_sequences_weights_or_heads_are_other_statistics(
         database = Database(tmp_path)
         database.second_order(own, batches(seed), first_token)
         folders.add(database.folder)
-    assert len(folders) == 4
+    database = Database(tmp_path)
+    database.second_order(prunable, batches(), first_token=False, recipe=Recipe(ridge=0.01))
+    assert len({*folders, database.folder}) == 5
 
 
 def test_losses_are_computed_once_for_a_mask_and_its_sequences(prunable: PrunableModel, tmp_path: Path) -> None:

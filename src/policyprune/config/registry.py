@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, str]] = {  # group -> option -> module:class
         "one_shot": f"{OPTIMIZERS}.no_search:OneShot",
         "policy_gradient": f"{OPTIMIZERS}.policy_gradient:PolicyGradient",
         "ppo": f"{OPTIMIZERS}.ppo.ppo:PPO",
+        "spdy": f"{OPTIMIZERS}.levels.spdy:SPDY",
         "straight_through": f"{OPTIMIZERS}.straight_through:StraightThrough",
     },
     "importance": {

@@ -17,7 +17,7 @@ from policyprune.models.identity import identity_of
 from policyprune.pruning.optimizers.problem import Evaluate
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.elimination import Elimination
-from policyprune.pruning.second_order.statistics import BlockStatistics, SecondOrder
+from policyprune.pruning.second_order.statistics import USUAL, BlockStatistics, Recipe, SecondOrder
 from policyprune.storage.files import made_once, sparing_the_next_run, write_file
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,13 @@ class Database:
     base: Path
     folder: Path | None = field(default=None, init=False)
 
-    def second_order(self, prunable: PrunableModel, batches: list[dict[str, Tensor]], first_token: bool) -> SecondOrder:
+    def second_order(
+        self, prunable: PrunableModel, batches: list[dict[str, Tensor]], first_token: bool, recipe: Recipe = USUAL
+    ) -> SecondOrder:
         """Gathered once; read from the disk from then on."""
         if any(parameter.is_meta for parameter in prunable.model.parameters()):  # offloaded: loaded as it runs
-            return SecondOrder.of(prunable, batches, first_token)
-        about = [identity_of(prunable.model), str(prunable.units.groups), first_token]
+            return SecondOrder.of(prunable, batches, first_token, recipe)
+        about = [identity_of(prunable.model), str(prunable.units.groups), first_token, str(recipe)]
         content = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for batch in batches:
             content.update(_bytes_of(batch))
@@ -49,11 +51,11 @@ class Database:
         path = self.folder / "statistics.safetensors"
         if (blocks := _read(path)) is not None:
             log.info("the second-order statistics of this model and these sequences are in %s", self.folder)
-            return SecondOrder(prunable, blocks)
+            return SecondOrder(prunable, blocks, recipe)
         gathered: list[SecondOrder] = []
 
         def gather(target: Path) -> None:
-            gathered.append(SecondOrder.of(prunable, batches, first_token))
+            gathered.append(SecondOrder.of(prunable, batches, first_token, recipe))
             _write(target, gathered[0])
             gathered.clear()  # those on the disk take no memory
 
@@ -61,9 +63,9 @@ class Database:
             made_once(path, gather)
         blocks = None if gathered else _read(path)
         if blocks is not None:
-            return SecondOrder(prunable, blocks)
+            return SecondOrder(prunable, blocks, recipe)
         self.folder = None
-        return gathered[0] if gathered else SecondOrder.of(prunable, batches, first_token)
+        return gathered[0] if gathered else SecondOrder.of(prunable, batches, first_token, recipe)
 
     def remembering(self, evaluate: Evaluate, inputs: Inputs) -> Evaluate:
         """The same losses of single masks, each computed once; `inputs(rows)` are what it is computed on."""

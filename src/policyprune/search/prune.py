@@ -14,9 +14,10 @@ from policyprune.pruning.budget.budget import Budget
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.importance.evidence import Evidence
 from policyprune.pruning.importance.initialisation import initial_probabilities, scores_of
+from policyprune.pruning.importance.second_order import OBS
 from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Evaluate, Found, Problem, Report, State, one_by_one
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.statistics import SecondOrder
+from policyprune.pruning.second_order.statistics import USUAL, SecondOrder
 from policyprune.search.database import Database
 from policyprune.search.forwards import Forwards, with_gradients
 from policyprune.surgery.shrink import shrink
@@ -56,6 +57,7 @@ class Pruning:
             gradient_per=self.importance.gradient_per,
             first_token=reads_first_token(self.quick.model),
             gather=SecondOrder.of if self.database is None else self.database.second_order,
+            recipe=self.importance.recipe() if isinstance(self.importance, OBS) else USUAL,
             quick=self.quick,
         )
 

@@ -23,6 +23,7 @@ from policyprune.pruning.optimizers.greedy import Greedy
 from policyprune.pruning.optimizers.gumbel import Gumbel
 from policyprune.pruning.optimizers.levels.level_evolution import LevelEvolution
 from policyprune.pruning.optimizers.levels.levels import Levels
+from policyprune.pruning.optimizers.levels.spdy import SPDY
 from policyprune.pruning.optimizers.no_search import OneShot
 from policyprune.pruning.optimizers.ppo.ppo import PPO
 from policyprune.pruning.optimizers.problem import Found, Problem
@@ -145,6 +146,7 @@ OTHERS = [
     StraightThrough(steps=STEPS, batch_size=4, backward_batch=3, attention_rate=0.5),
     Levels(rounds=1),
     LevelEvolution(steps=STEPS, offspring=4, survivors=[2], sequences=[2, 5]),
+    SPDY(steps=STEPS - 1, mutation=0.5, sequences=5),
 ]
 
 

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from policyprune.models.examples import EXAMPLES, example
-from policyprune.models.layerwise import columns_of
+from policyprune.models.layerwise import columns_of, projection
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.second_order import statistics
-from policyprune.pruning.second_order.statistics import RIDGE, SecondOrder, dense_least_squares
+from policyprune.pruning.second_order.elimination import eliminate
+from policyprune.pruning.second_order.least_squares import LeastSquares
+from policyprune.pruning.second_order.statistics import RIDGE, Recipe, SecondOrder, dense_least_squares
 from policyprune.surgery.equivalence import gap, outputs, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
 from policyprune.surgery.sliced import Sliced
@@ -81,3 +83,29 @@ def test_the_weights_of_a_whole_mask_are_held_however_large_they_are(
     first = known.weights(mask)
     assert len(first) > 1
     assert all(known.weights(mask)[key] is weight for key, weight in first.items())
+
+
+def test_a_recipe_says_how_tokens_count_what_the_ridge_is_and_how_many_go_at_a_time(tiny_llama: Any) -> None:
+    probe, batches = probe_of(tiny_llama()), batches_of()
+    recipe = Recipe(ridge=0.02, together=1, relative=False)
+    known, usual = (SecondOrder.of(probe, batches, False, own) for own in (recipe, Recipe()))
+    block = probe.adapter.blocks[1]
+    key = block.layer, block.kind
+    seen: list[Tensor] = []
+    hook = probe.model.get_submodule(block.out).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    for batch in batches:
+        probe.model(**batch)
+    hook.remove()
+    x = torch.cat([own.flatten(0, 1) for own in seen])
+    torch.testing.assert_close(known.blocks[key].gram, x.T @ x, rtol=1e-4, atol=1e-4)
+    weight = projection(probe.model, block)[0]
+    squares = LeastSquares.of(weight)
+    squares.add(x, x @ weight.T)
+    expected = eliminate(*squares.damped(0.02), block.width)
+    assert torch.equal(known.blocks[key].elimination.order, expected.order)
+    assert not torch.equal(usual.blocks[key].elimination.order, expected.order)
+    mask = random_mask(probe.space)
+    kept = columns_of(block, probe.views(mask)[key].nonzero().flatten())
+    solved = squares.solve(0.02, kept)
+    assert solved is not None
+    torch.testing.assert_close(known.weights(mask)[key].double(), solved, rtol=1e-3, atol=1e-4)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from policyprune.models.adapter import Adapter, Block
 from policyprune.pruning.importance.gradients import mask_gradients
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.second_order.statistics import SecondOrder
+from policyprune.pruning.second_order.statistics import USUAL, Recipe, SecondOrder
 from policyprune.pruning.space import Space
 
 
@@ -21,7 +21,7 @@ class Evidence:
     `inputs(rows)` are the arguments of the model's forward, `loss(rows)` the losses (B,), which carry gradients where
     they are enabled. `loss` is of `quick`, the same model in another data type, where there is one. `gradient_per` is
     `example` or `batch`. `first_token`: the head reads the first token alone.
-    `gather` makes or finds the second-order statistics.
+    `gather` makes or finds the second-order statistics, by a `recipe`.
     """
 
     prunable: PrunableModel
@@ -33,7 +33,8 @@ class Evidence:
     gradient_per: str = "example"
     first_token: bool = False
     quick: PrunableModel | None = None
-    gather: Callable[[PrunableModel, list[dict[str, Tensor]], bool], SecondOrder] = SecondOrder.of
+    gather: Callable[[PrunableModel, list[dict[str, Tensor]], bool, Recipe], SecondOrder] = SecondOrder.of
+    recipe: Recipe = USUAL
 
     @property
     def model(self) -> PreTrainedModel:
@@ -66,4 +67,4 @@ class Evidence:
     @cached_property
     def second_order(self) -> SecondOrder:
         """How the units of each block stand in for each other, gathered once."""
-        return self.gather(self.quick or self.prunable, self.batches(), self.first_token)
+        return self.gather(self.quick or self.prunable, self.batches(), self.first_token, self.recipe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from policyprune.config.fields import named, number
+from policyprune.config.fields import named, number, setting
 from policyprune.config.schema import Importance
 from policyprune.config.schema.run import SEQUENCES
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from policyprune.pruning.importance.evidence import Evidence
+    from policyprune.pruning.second_order.statistics import Recipe
 
 
 @dataclass(kw_only=True)
@@ -21,6 +22,16 @@ class OBS(Importance):
 
     name: str = named("obs")
     sequences: int | None = number(None, at_least=1, help=SEQUENCES)
+
+    ridge: float = number(0.1, above=0, help="relative to the mean diagonal of the normal matrix")
+    together: int = number(16, at_least=1, help="features of a block that go at a time")
+    relative: bool = setting(True, help="an error counts relative to the residual that it is added to")
+
+    def recipe(self) -> Recipe:
+        """How the statistics are gathered, and weights solved for."""
+        from policyprune.pruning.second_order.statistics import Recipe
+
+        return Recipe(self.ridge, self.together, self.relative)
 
     def score(self, evidence: Evidence) -> Tensor:
         """Scores (n,) float32 on the CPU: how much a block's error rises when a unit goes at its turn."""

@@ -21,6 +21,19 @@ HELD_BYTES = 1 << 30  # of weights that were solved for and may be asked for aga
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """A ridge relative to the mean diagonal, features that go at a time, and whether tokens are weighted as in
+    `dense_least_squares`."""
+
+    ridge: float = RIDGE
+    together: int = TOGETHER
+    relative: bool = True
+
+
+USUAL = Recipe()
+
+
+@dataclass(frozen=True)
 class BlockStatistics:
     """X'X (F, F) float32 of a block of the dense model, and the order in which its units go."""
 
@@ -28,13 +41,14 @@ class BlockStatistics:
     elimination: Elimination
 
     @staticmethod
-    def of(block: Block, squares: LeastSquares) -> "BlockStatistics":
+    def of(block: Block, squares: LeastSquares, recipe: Recipe = USUAL) -> "BlockStatistics":
         """From the block's least squares in the dense model; an error that is no number where their sums are none."""
         if not bool(squares.gram.isfinite().all() and squares.cross.isfinite().all()):
             count = len(squares.gram) // block.width
             error = torch.full((count + 1,), torch.nan, dtype=torch.float64)
             return BlockStatistics(squares.gram.float(), Elimination(torch.arange(count), error))
-        elimination = eliminate(*squares.damped(RIDGE), block.width, max(1, TOGETHER // block.width))
+        together = max(1, recipe.together // block.width)
+        elimination = eliminate(*squares.damped(recipe.ridge), block.width, together)
         return BlockStatistics(squares.gram.float(), elimination)
 
 
@@ -44,15 +58,18 @@ class SecondOrder:
 
     prunable: PrunableModel
     blocks: dict[Key, BlockStatistics]
+    recipe: Recipe = USUAL
     held: "OrderedDict[tuple[Key, bytes], Tensor]" = field(default_factory=OrderedDict, repr=False)
 
     @staticmethod
-    def of(prunable: PrunableModel, batches: list[dict[str, Tensor]], first_token: bool) -> "SecondOrder":
+    def of(
+        prunable: PrunableModel, batches: list[dict[str, Tensor]], first_token: bool, recipe: Recipe = USUAL
+    ) -> "SecondOrder":
         """Gather them in one walk through the dense model; only one layer's inverses are held at a time."""
         blocks = {}
-        for block, squares in dense_least_squares(prunable, batches, first_token):
-            blocks[block.layer, block.kind] = BlockStatistics.of(block, squares)
-        return SecondOrder(prunable, blocks)
+        for block, squares in dense_least_squares(prunable, batches, first_token, recipe.relative):
+            blocks[block.layer, block.kind] = BlockStatistics.of(block, squares, recipe)
+        return SecondOrder(prunable, blocks, recipe)
 
     def scores(self) -> Tensor:
         """How much the error rises when a unit goes at its turn, (n,) float32 on the CPU, never less than before it.
@@ -95,7 +112,7 @@ class SecondOrder:
         gram = self.blocks[key].gram.to(weight.device, torch.float64)  # those from the disk are on the CPU
         columns = columns_of(block, view.nonzero().flatten()).to(gram.device)
         old = weight.double()
-        new = LeastSquares(old, gram, gram @ old.T).solve(RIDGE, columns)
+        new = LeastSquares(old, gram, gram @ old.T).solve(self.recipe.ridge, columns)
         return (weight[:, columns] if new is None else new).to(weight.dtype)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from policyprune.pruning.budget.knapsack import choose_levels
 from policyprune.pruning.budget.selection import select
 from policyprune.pruning.space import Space
 
+SHRINK = 0.9
 LEAST_POWER, MOST_POWER = 0.5, 3.0  # of the error that a loss between two measurements follows
 
 
@@ -83,6 +84,7 @@ class Widths:
     space: Space
     budget: Budget
     curves: list[Curve]
+    known: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)  # what a block costs at a width
 
     @staticmethod
     def of(space: Space, scores: Tensor, budget: Budget, levels: int) -> "Widths":
@@ -97,6 +99,17 @@ class Widths:
             step = int(size[0]) * max(1, round(group.count / levels / int(size[0])))
             curves.append(Curve(order, error, sorted({*range(0, group.count + 1, step), group.count})))
         return Widths(space, budget, curves)
+
+    def shrinking(self, levels: int) -> "Widths":
+        """Other levels: every number of heads, and of channels at most `levels`, each 0.9 of the next larger one, and
+        none (Kurtic et al. 2023)."""
+        curves = []
+        for (kind, size), curve in zip(self._kinds, self.curves, strict=True):
+            count, inner = curve.count, set(range(0, curve.count, size))
+            if kind == "ffn":
+                inner = {min(count, round(SHRINK**place * count / size) * size) for place in range(levels)}
+            curves.append(replace(curve, levels=sorted({0, *inner, count})))
+        return Widths(self.space, self.budget, curves)
 
     @property
     def whole(self) -> list[int]:
@@ -157,8 +170,11 @@ class Widths:
         """What a block costs at some widths, the others left out, float64; shared costs are its own."""
         nothing = [0] * len(self.curves)
         pool = int(list(self.space.views(self.budget.pool).values())[index][0])
-        masks = [self.mask([*nothing[:index], width, *nothing[index + 1 :]]) for width in widths]
-        return torch.stack([self.budget.spent(mask)[pool] for mask in masks])
+        for width in widths:
+            if (index, width) not in self.known:
+                mask = self.mask([*nothing[:index], width, *nothing[index + 1 :]])
+                self.known[index, width] = float(self.budget.spent(mask)[pool])
+        return torch.tensor([self.known[index, width] for width in widths], dtype=torch.float64)
 
     def _filled(self, counts: list[int]) -> list[int]:
         """The widths after a selection by place in the order: it meets the budget and leaves no more than has to be."""
