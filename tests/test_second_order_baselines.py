@@ -1,4 +1,4 @@
-"""OSSCAR and ZipLM on a tiny model, from statistics to the smaller model."""
+"""OSSCAR, ZipLM and Týr-the-Pruner on a tiny model, from statistics to the smaller model."""
 
 from typing import Any
 
@@ -45,3 +45,16 @@ def test_ziplm_searches_widths_and_keeps_the_units_and_weights_that_it_searched_
         assert 0.6 * report.dense["block_macs"] < report.smaller["block_macs"] <= 0.75 * report.dense["block_macs"]
     searched = pruned(llama, tiny_tokenizer, "ziplm", tuning=pp.NoTuning(), **options)
     assert torch.equal(result.mask, searched.mask)
+
+
+def test_tyr_exchanges_widths_in_rounds_and_prunes_locally_at_the_widths_found(llama: Any, tiny_tokenizer: Any) -> None:
+    optimizer = pp.LevelEvolution(steps=2, rounds=2, levels=4, offspring=4, survivors=[2], sequences=[4, 8])
+    result = pruned(llama, tiny_tokenizer, "tyr", optimizer=optimizer, keep=0.75)
+    report = result.report
+    assert len(report.steps) == 4
+    assert report.backwards == 0
+    for kind, units in (("attention", 12), ("ffn", 144)):
+        assert sum(row["kept"] for row in report.keep_rates if row["kind"] == kind) == 0.75 * units
+    assert {row["outcome"] for row in report.tuning} == {"reconstructed"}
+    again = pruned(llama, tiny_tokenizer, "tyr", optimizer=optimizer, keep=0.75)
+    assert torch.equal(again.mask, result.mask)

@@ -57,11 +57,11 @@ def test_losses_are_computed_once_for_a_mask_and_its_sequences(prunable: Prunabl
         computed.append((masks, rows))
         return masks.sum() + rows / 3.0
 
-    def remembered(seed: int = 0) -> Any:
+    def remembered(seed: int = 0, about: bytes = b"") -> Any:
         database = Database(tmp_path)
         database.second_order(prunable, batches(), first_token=False)
         ids = batches(seed)[0]["input_ids"]
-        return database.remembering(evaluate, lambda rows: {"input_ids": ids[rows]})
+        return database.remembering(evaluate, lambda rows: {"input_ids": ids[rows]}, lambda: about)
 
     whole, rows = torch.ones(1, prunable.units.n), torch.tensor([2, 0, 1])
     first = remembered()(whole, rows)
@@ -71,7 +71,8 @@ def test_losses_are_computed_once_for_a_mask_and_its_sequences(prunable: Prunabl
     remembered()(whole, rows[:2])
     remembered()(whole * (torch.arange(prunable.units.n) > 0), rows)
     remembered(seed=1)(whole, rows)
-    assert len(computed) == 4
+    remembered(about=b"other statistics")(whole, rows)
+    assert len(computed) == 5
     with next(tmp_path.glob("*/losses.jsonl")).open("a") as file:
         file.write('["half a li')  # as a process that was killed leaves it
     assert torch.equal(remembered()(whole, rows), first)

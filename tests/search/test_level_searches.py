@@ -12,9 +12,10 @@ from policyprune.models.sequences import token_losses
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.optimizers.levels.level_evolution import LevelEvolution
 from policyprune.pruning.optimizers.levels.widths import Widths
+from policyprune.pruning.optimizers.problem import Found
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.search.forwards import Forwards
-from policyprune.search.prune import Pruning, find_mask, score
+from policyprune.search.prune import Pruning, Statistics, find_mask, score
 from policyprune.tasks.divergence import Divergence
 
 IDS = torch.randint(3, 300, (12, 10), generator=torch.Generator().manual_seed(1))
@@ -61,3 +62,40 @@ def test_exchanges_of_levels_lower_the_divergence(pruning: Pruning) -> None:
     widths = Widths.of(pruning.prunable.space, scores.importance, pruning.budget, 8)
     assert bool((pruning.budget.spent(found.mask) <= pruning.budget.pool_limit * (1 + 1e-9)).all())
     assert divergence(pruning, found.mask) < divergence(pruning, widths.mask(widths.uniform()))
+
+
+def test_rounds_give_masks_the_weights_of_statistics_behind_pruned_layers(pruning: Pruning) -> None:
+    """The last losses of the search are those of masks with the weights of the last statistics."""
+    scores = score(pruning)
+    search = LevelEvolution(steps=2, rounds=2, offspring=4, survivors=[2], sequences=[4, 12], levels=4)
+    steps: list[dict[str, Any]] = []
+    found = find_mask(pruning, scores, search, report=steps.append)
+    assert len(steps) == 4
+    assert bool((pruning.budget.spent(found.mask) <= pruning.budget.pool_limit * (1 + 1e-9)).all())
+    assert torch.equal(find_mask(pruning, scores, search).mask, found.mask)
+    statistics = Statistics(pruning.evidence)
+    mask = torch.rand(len(found.mask), generator=torch.Generator().manual_seed(1)) < 0.7
+    before = statistics.weights(mask)
+    renewed = statistics.renew(found.mask)
+    assert not torch.allclose(renewed, scores.importance)
+    assert any(not torch.allclose(weight, before[key]) for key, weight in statistics.weights(mask).items())
+
+
+def test_a_mask_has_another_loss_after_the_statistics_are_gathered_anew(pruning: Pruning) -> None:
+    """Neither the memory of the last forward nor losses on disk answer for the old weights."""
+    losses: list[float] = []
+
+    @dataclass(kw_only=True)
+    class Twice(LevelEvolution):
+        def search(self, problem: Any, report: Any, state: Any = None) -> Any:
+            rows, mask = torch.arange(12), torch.arange(problem.space.n) % 4 > 0
+            for _ in range(2):
+                losses.extend(float(problem.losses([(mask[None].float(), rows)])[0].mean()) for _ in range(2))
+                problem.behind(mask)
+            return Found(mask, mask.float(), 4)
+
+    for _ in range(2):
+        find_mask(pruning, score(pruning), Twice())
+    first, again, anew, last = losses[:4]
+    assert first == again != anew == last
+    assert losses[4:] == losses[:4]

@@ -67,8 +67,9 @@ class Database:
         self.folder = None
         return gathered[0] if gathered else SecondOrder.of(prunable, batches, first_token, recipe)
 
-    def remembering(self, evaluate: Evaluate, inputs: Inputs) -> Evaluate:
-        """The same losses of single masks, each computed once; `inputs(rows)` are what it is computed on."""
+    def remembering(self, evaluate: Evaluate, inputs: Inputs, about: Callable[[], bytes] = bytes) -> Evaluate:
+        """The same losses of single masks, each computed once; `inputs(rows)` are what it is computed on, `about()`
+        names other statistics than those of the dense model that masks get their weights from."""
         if self.folder is None:
             return evaluate
         path = self.folder / "losses.jsonl"
@@ -76,7 +77,9 @@ class Database:
 
         def remembered(masks: Tensor, rows: Tensor) -> Tensor:
             nonlocal keeps
-            name = hashlib.sha256(masks.bool().cpu().numpy().tobytes() + _bytes_of(inputs(rows))).hexdigest()[:32]
+            name = hashlib.sha256(masks.bool().cpu().numpy().tobytes() + _bytes_of(inputs(rows)) + about()).hexdigest()[
+                :32
+            ]
             if name not in known:
                 known[name] = evaluate(masks, rows).tolist()
                 keeps = keeps and _append(path, json.dumps([name, known[name]]) + "\n")

@@ -52,6 +52,11 @@ class Forwards:
             losses = self._loss(self._sliced.model, rows)
         return (with_gradients(losses) if masks.requires_grad else losses).to(self._model.device)
 
+    def forget(self) -> None:
+        """Masks get other weights from now on."""
+        if self._sliced is not None:
+            self._sliced.set(torch.ones(self._space.units.n))
+
     def each(self, jobs: Sequence[Job]) -> list[Tensor]:
         """Losses (B,) of each job. The masks that weights are sliced by leave the device together, in one transfer."""
         if self._sliced is None:

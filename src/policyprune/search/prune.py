@@ -18,6 +18,7 @@ from policyprune.pruning.importance.second_order import OBS
 from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Evaluate, Found, Problem, Report, State, one_by_one
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.statistics import USUAL, SecondOrder
+from policyprune.pruning.space import Key
 from policyprune.search.database import Database
 from policyprune.search.forwards import Forwards, with_gradients
 from policyprune.surgery.shrink import shrink
@@ -129,13 +130,19 @@ def find_mask(
     """
     quick, space = pruning.quick, pruning.prunable.space
     data = Divergence(pruning.data, quick.model) if optimizer.imitates else pruning.data
-    refit = pruning.evidence.second_order.weights if optimizer.refits else None
-    forwards = Forwards(quick, data.loss, optimizer.sliced, refit)
+    statistics = Statistics(pruning.evidence) if optimizer.refits else None
+    forwards = Forwards(quick, data.loss, optimizer.sliced, statistics.weights if statistics is not None else None)
     evaluate: Evaluate = forwards
     each: Each = forwards.each if share is None else share(forwards.each)
-    if refit is not None and optimizer.imitates and pruning.database is not None:
-        evaluate = pruning.database.remembering(forwards, data.inputs)
+    if statistics is not None and optimizer.imitates and pruning.database is not None:
+        evaluate = pruning.database.remembering(forwards, data.inputs, lambda: statistics.about)
         each = partial(one_by_one, evaluate)
+
+    def behind(mask: Tensor) -> Tensor:
+        assert statistics is not None
+        forwards.forget()
+        return space.pooled(statistics.renew(space.expand(mask.float())))
+
     problem = Problem(
         evaluate=evaluate,
         space=space,
@@ -146,11 +153,31 @@ def find_mask(
         seed=pruning.seed,
         gradients=lambda: space.pooled(pruning.evidence.gradients),
         per_cost=pruning.importance.per_cost,
+        behind=None if statistics is None else behind,
         each=each,
     )
     with forwards.on():
         found: Found = optimizer.search(problem, report or _ignore, state)
         return found
+
+
+class Statistics:
+    """The second-order statistics that masks get their weights from; `about` names them, those of the dense model by
+    nothing."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence, self._current, self.about = evidence, evidence.second_order, b""
+
+    def weights(self, mask: Tensor) -> dict[Key, Tensor]:
+        """New output projections for the units that mask (n,) keeps."""
+        return self._current.weights(mask)
+
+    def renew(self, mask: Tensor) -> Tensor:
+        """Gather them behind layers that keep as many units as under mask (n,); their scores (n,)."""
+        self._current.held.clear()
+        self._current = self._evidence.second_order_behind(mask)
+        self.about = mask.bool().cpu().numpy().tobytes()
+        return self._current.scores()
 
 
 def _ignore(step: dict[str, Tensor | float]) -> None:

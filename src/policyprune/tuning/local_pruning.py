@@ -10,8 +10,8 @@ from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.least_squares import LeastSquares
 from policyprune.pruning.second_order.statistics import dense_least_squares
+from policyprune.pruning.second_order.student import Student
 from policyprune.pruning.space import Key
-from policyprune.tuning.student import Student
 from policyprune.tuning.teacher_student import Fitted, Lesson, Report
 
 Select = Callable[[LeastSquares, int, int], tuple[Tensor, int]]
@@ -42,19 +42,16 @@ def prune_locally(
             kept, exchanges = views[key].nonzero().flatten(), 0
             if len(kept) and bool(squares.gram.isfinite().all()):
                 kept, exchanges = select(squares, block.width, len(kept))
-            student.keep(block, kept)
-            student.prune(changing)
+            columns = columns_of(block, kept).to(squares.gram.device)
+            new = squares.solve(ridge, columns) if len(kept) else None
+            student.settle(block, kept, columns, new)
             if not len(kept):
                 continue
-            columns = columns_of(block, kept).to(squares.gram.device)
             own = squares.of_features(columns)
-            before = own.error(own.weight)
-            row = {"layer": block.layer, "kind": block.kind, "binary_error": before, "exchanges": exchanges}
-            new = squares.solve(ridge, columns)
-            if new is None:
-                report.append({**row, "outcome": "no solution", "error": before})
-                continue
-            weights[key] = new.float().cpu()
-            student.give(block, columns, new)
-            report.append({**row, "outcome": "reconstructed", "error": own.error(new)})
+            row = {"layer": block.layer, "kind": block.kind, "outcome": "no solution", "exchanges": exchanges}
+            row["error"] = row["binary_error"] = own.error(own.weight)
+            if new is not None:
+                weights[key] = new.float().cpu()
+                row |= {"outcome": "reconstructed", "error": own.error(new)}
+            report.append(row)
     return Fitted(student.mask, Compensation(weights=weights), report)

@@ -152,7 +152,7 @@ class Reconstruct(Calibrated):
 
 @dataclass(kw_only=True)
 class LocalPruning(Calibrated):
-    """Units of each block and new output projections, by the block's own least squares (ZipLM, OSSCAR)."""
+    """Units of each block and new output projections, by the block's own least squares (ZipLM, OSSCAR, Tyr)."""
 
     name: str = named("local_pruning")
     sequences: int | None = number(None, at_least=1, help=SEQUENCES)
@@ -163,6 +163,7 @@ class LocalPruning(Calibrated):
     )
     ridge: float = number(0.01, above=0, help="relative to the mean diagonal of the normal matrix")
     together: int = number(1, at_least=1, help="features of a block that go, or are exchanged, at a time")
+    first_order: bool = setting(False, help="units also go by how much of the output they are, as in Tyr-the-Pruner")
     exchanges: int = number(0, at_least=0, help="rounds of exchanging kept units for removed ones, at most")
 
     chooses_strength: ClassVar[bool] = False
@@ -180,5 +181,5 @@ class LocalPruning(Calibrated):
 
         matrix, right = squares.damped(self.ridge)
         together = max(1, self.together // width)
-        kept = best_units(matrix, right, width, count, together)
+        kept = best_units(matrix, right, width, count, together, self.first_order)
         return exchange(matrix, right, width, kept, together, self.exchanges)

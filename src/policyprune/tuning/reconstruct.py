@@ -11,8 +11,8 @@ from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.elimination import best_units
 from policyprune.pruning.second_order.least_squares import LeastSquares
 from policyprune.pruning.second_order.statistics import RIDGE, TOGETHER
+from policyprune.pruning.second_order.student import Student
 from policyprune.pruning.space import Key
-from policyprune.tuning.student import Student
 from policyprune.tuning.teacher_student import BlockTask, Fitted, Lesson, block_tasks
 
 HELD_OUT = 4  # one token of so many judges the ridge

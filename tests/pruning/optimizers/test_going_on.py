@@ -75,7 +75,10 @@ def problem(synthetic_adapter: Any, budget_options: Any) -> Problem:
     def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
         return ((1 - masks) * (importance + taste[rows])).sum(-1).square() + rows
 
-    return Problem(evaluate, space, budget, importance, torch.full((space.n,), 0.6), LENGTHS, seed=2)
+    def behind(mask: Tensor) -> Tensor:
+        return importance.roll(int((mask * torch.arange(space.n)).sum()))
+
+    return Problem(evaluate, space, budget, importance, torch.full((space.n,), 0.6), LENGTHS, seed=2, behind=behind)
 
 
 def refining(**changes: Any) -> PPO:
@@ -146,6 +149,7 @@ OTHERS = [
     StraightThrough(steps=STEPS, batch_size=4, backward_batch=3, attention_rate=0.5),
     Levels(rounds=1),
     LevelEvolution(steps=STEPS, offspring=4, survivors=[2], sequences=[2, 5]),
+    LevelEvolution(steps=3, rounds=3, levels=2, offspring=4, survivors=[2], sequences=[2, 5]),
     SPDY(steps=STEPS - 1, mutation=0.5, sequences=5),
 ]
 

@@ -68,3 +68,27 @@ def test_a_block_without_activations_has_an_order_and_one_that_is_no_number_is_r
     squares.gram[0, 0] = torch.nan
     with pytest.raises(RunError, match="activations of a block are NaN or infinite"):
         eliminate(*squares.damped(0.1), 1)
+
+
+@given(size=sizes, seed=st.integers(0, 1000))
+def test_with_the_first_order_units_go_by_cost_and_by_what_they_are_of_the_output(
+    size: tuple[int, int], seed: int
+) -> None:
+    """Each step against direct solutions; the error stays that of least squares."""
+    width, count = size
+    squares = problem(width, count, seed)
+    matrix, right = squares.damped(0.1)
+    found = eliminate(matrix, right, width, first_order=True)
+    whole = objective(squares, 0.1, torch.arange(width * count))
+    for gone in range(count):
+        left = found.order[gone:].sort().values
+        own = features_of(left, width)
+        weight, now = squares.solve(0.1, own), objective(squares, 0.1, own)
+        assert weight is not None
+        products = (weight.T * right[own]).reshape(len(left), -1).sum(1).tolist()
+        ranks = {
+            unit: objective(squares, 0.1, features_of(left[left != unit], width)) - now + 2 * product
+            for unit, product in zip(left.tolist(), products, strict=True)
+        }
+        assert ranks[int(found.order[gone])] <= min(ranks.values()) + 1e-7 * squares.energy
+        assert abs(float(found.error[gone]) - (now - whole)) <= 1e-7 * squares.energy

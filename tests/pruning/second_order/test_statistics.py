@@ -109,3 +109,22 @@ def test_a_recipe_says_how_tokens_count_what_the_ridge_is_and_how_many_go_at_a_t
     solved = squares.solve(0.02, kept)
     assert solved is not None
     torch.testing.assert_close(known.weights(mask)[key].double(), solved, rtol=1e-3, atol=1e-4)
+
+
+def test_statistics_behind_pruned_layers_are_those_of_the_model_that_is_shrunk_so_far(tiny_llama: Any) -> None:
+    probe, batches = probe_of(tiny_llama(num_hidden_layers=3)), batches_of()
+    mask = random_mask(probe.space)
+    known = SecondOrder.of(probe, batches, first_token=False)
+    found = known.behind(batches, False, mask)
+    earlier, views = torch.ones_like(mask), probe.views(mask)
+    for (layer, kind), view in probe.units.views(earlier).items():
+        gone = views[layer, kind].logical_not().sum()
+        if layer < 2:
+            view[found.blocks[layer, kind].elimination.order[:gone]] = False
+    smaller = probe_of(shrink(probe, earlier, Compensation(weights=found.weights(earlier))))
+    last = SecondOrder.of(smaller, batches, first_token=False)
+    for kind in ("attention", "ffn"):
+        torch.testing.assert_close(found.blocks[2, kind].gram, last.blocks[2, kind].gram, rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(found.blocks[2, kind].gram, known.blocks[2, kind].gram, rtol=1e-2)
+    for key, block in known.behind(batches, False, torch.ones_like(mask)).blocks.items():
+        torch.testing.assert_close(block.gram, known.blocks[key].gram, rtol=1e-4, atol=1e-4)

@@ -68,3 +68,7 @@ class Evidence:
     def second_order(self) -> SecondOrder:
         """How the units of each block stand in for each other, gathered once."""
         return self.gather(self.quick or self.prunable, self.batches(), self.first_token, self.recipe)
+
+    def second_order_behind(self, mask: Tensor) -> SecondOrder:
+        """The same behind layers that keep as many units as under mask (n,) of the units."""
+        return self.second_order.behind(self.batches(), self.first_token, mask)

@@ -59,7 +59,9 @@ class Problem:
     `lengths` (N,) are the tokens of each sequence there is. `importance` (n,) are the raw importance scores, `start`
     (n,) the initial keep probabilities, on the model's device. `gradients()` are those of the loss with respect to the
     mask, a row per example (rows, n), for those that may back-propagate; None where there are none. `per_cost`: a
-    unit's worth is its score divided by its cost. `each(jobs)` evaluates several masks that do not wait for one
+    unit's worth is its score divided by its cost. `behind(mask)` gathers second-order statistics anew, behind layers
+    that keep as many units as under a mask (n,), and gives their scores (n,); from then on masks get their weights from
+    them, where they get any. `each(jobs)` evaluates several masks that do not wait for one
     another, on as many processes as there are; without it they are evaluated one after the other.
     """
 
@@ -72,6 +74,7 @@ class Problem:
     seed: int
     gradients: Callable[[], Tensor] | None = None
     per_cost: bool = True
+    behind: Callable[[Tensor], Tensor] | None = None
     each: Each | None = None
 
     @property

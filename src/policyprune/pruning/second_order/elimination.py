@@ -23,14 +23,17 @@ class Elimination:
 
 
 @torch.no_grad()
-def eliminate(matrix: Tensor, right: Tensor, width: int, together: int = 1, most: int | None = None) -> Elimination:
+def eliminate(
+    matrix: Tensor, right: Tensor, width: int, together: int = 1, most: int | None = None, first_order: bool = False
+) -> Elimination:
     """Take away unit after unit, always the one whose loss costs least now that the earlier ones are gone.
 
     `matrix` H (F, F) and `right` G (F, d) are those of `LeastSquares.damped`; unit u has the features
     [u * width, (u + 1) * width). With V' = H^-1 G, removing the features g costs tr(V_g ([H^-1]_gg)^-1 V_g'); after it
     H^-1 and V are those of the features that are left (Hassibi and Stork 1993; Kurtic et al. 2023, ZipLM). `together`
-    units go at a time, those that cost least one by one. It ends with `most` units, or with all. In the data type of
-    `matrix`. RunError where that is not positive definite.
+    units go at a time, those that cost least one by one; with `first_order` those with the least cost + 2 tr(V_g G_g')
+    (Li et al. 2025, Tyr-the-Pruner). It ends with `most` units, or with all. In the data type of `matrix`. RunError
+    where that is not positive definite.
     """
     count = len(matrix) // width
     most = count if most is None else min(most, count)
@@ -45,8 +48,9 @@ def eliminate(matrix: Tensor, right: Tensor, width: int, together: int = 1, most
     steps: list[Tensor] = []
     removed = 0
     while removed < most:
-        costs = costs_of(inverse, weight, width).masked_fill(gone, torch.inf)
-        picked = costs.topk(min(together, most - removed), largest=False).indices
+        costs = costs_of(inverse, weight, width)
+        ranks = costs + 2 * (weight * right).view(len(costs), -1).sum(1) if first_order else costs
+        picked = ranks.masked_fill(gone, torch.inf).topk(min(together, most - removed), largest=False).indices
         total, alone = without(inverse, weight, features_of(picked, width)), costs[picked]
         steps.append(total * alone / alone.sum() if bool(alone.sum() > 0) else torch.zeros_like(alone))
         gone[picked] = True
@@ -55,17 +59,20 @@ def eliminate(matrix: Tensor, right: Tensor, width: int, together: int = 1, most
         if removed < most and int(gone.sum()) * width >= COMPACT:
             left = (~gone).nonzero().flatten()
             features = features_of(left, width)
-            inverse, weight, names, gone = inverse[features][:, features], weight[features], names[left], gone[left]
+            inverse, weight, right = inverse[features][:, features], weight[features], right[features]
+            names, gone = names[left], gone[left]
     rises = torch.cat(steps).double().cpu() if steps else torch.zeros(0, dtype=torch.float64)
     error = torch.cat([rises.new_zeros(1), rises.cumsum(0)])
     return Elimination(torch.cat(order).cpu() if order else torch.zeros(0, dtype=torch.long), error)
 
 
-def best_units(matrix: Tensor, right: Tensor, width: int, count: int, together: int = 1) -> Tensor:
+def best_units(
+    matrix: Tensor, right: Tensor, width: int, count: int, together: int = 1, first_order: bool = False
+) -> Tensor:
     """The `count` units that stay when the others go one after the other, in rising order on the CPU."""
     units = len(matrix) // width
     stays = torch.ones(units, dtype=torch.bool)
-    stays[eliminate(matrix, right, width, together, units - count).order] = False
+    stays[eliminate(matrix, right, width, together, units - count, first_order).order] = False
     return stays.nonzero().flatten()
 
 

@@ -13,6 +13,7 @@ from policyprune.models.layerwise import columns_of, projection, relative_weight
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.elimination import Elimination, eliminate
 from policyprune.pruning.second_order.least_squares import LeastSquares, gram_of
+from policyprune.pruning.second_order.student import Student
 from policyprune.pruning.space import Key
 
 RIDGE = 0.1  # relative to the mean diagonal
@@ -22,12 +23,13 @@ HELD_BYTES = 1 << 30  # of weights that were solved for and may be asked for aga
 
 @dataclass(frozen=True)
 class Recipe:
-    """A ridge relative to the mean diagonal, features that go at a time, and whether tokens are weighted as in
-    `dense_least_squares`."""
+    """A ridge relative to the mean diagonal, features that go at a time, whether tokens are weighted as in
+    `dense_least_squares`, and whether units are ordered as in `eliminate` with `first_order`."""
 
     ridge: float = RIDGE
     together: int = TOGETHER
     relative: bool = True
+    first_order: bool = False
 
 
 USUAL = Recipe()
@@ -48,7 +50,8 @@ class BlockStatistics:
             error = torch.full((count + 1,), torch.nan, dtype=torch.float64)
             return BlockStatistics(squares.gram.float(), Elimination(torch.arange(count), error))
         together = max(1, recipe.together // block.width)
-        elimination = eliminate(*squares.damped(recipe.ridge), block.width, together)
+        matrix, right = squares.damped(recipe.ridge)
+        elimination = eliminate(matrix, right, block.width, together, first_order=recipe.first_order)
         return BlockStatistics(squares.gram.float(), elimination)
 
 
@@ -83,6 +86,24 @@ class SecondOrder:
             rises = block.elimination.error.diff().cummax(0).values
             views[key][block.elimination.order] = rises * (1 + 1e-6 * torch.arange(len(rises)))  # no ties
         return scores.float()
+
+    def behind(self, batches: list[dict[str, Tensor]], first_token: bool, mask: Tensor) -> "SecondOrder":
+        """Those of a model whose earlier layers keep as many units as under mask (n,), with their weights."""
+        counts = {key: int(view.sum()) for key, view in self.prunable.views(mask).items()}
+        student = Student(self.prunable, torch.ones_like(mask))
+        blocks = {}
+        with student.on():
+            student.prune(True)
+            found = dense_least_squares(self.prunable, batches, first_token, self.recipe.relative, changing=True)
+            for block, squares in found:
+                key = block.layer, block.kind
+                blocks[key] = BlockStatistics.of(block, squares, self.recipe)
+                if counts[key] < block.count:
+                    kept = blocks[key].elimination.order[block.count - counts[key] :].sort().values
+                    columns = columns_of(block, kept).to(squares.gram.device)
+                    weight = squares.solve(self.recipe.ridge, columns) if len(kept) else None
+                    student.settle(block, kept, columns, weight)
+        return SecondOrder(self.prunable, blocks, self.recipe)
 
     def weights(self, mask: Tensor) -> dict[Key, Tensor]:
         """Least-squares weights (d, k) for the units that mask (n,) keeps of each block that loses some but not all."""

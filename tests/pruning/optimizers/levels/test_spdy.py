@@ -50,19 +50,21 @@ def constant(masks: Tensor, rows: Tensor) -> Tensor:
     name=st.sampled_from(["rate", "params", "flops"]),
 )
 def test_the_knapsack_finds_what_exhaustive_search_finds(seed: int, keep: float, name: str, problem_of: Any) -> None:
-    """No widths at levels that fit have a smaller sum of relative errors."""
+    """No widths at levels that fit have a smaller sum of relative errors; costs are rounded up where they are no
+    multiples of one another."""
     scores = torch.rand(16, generator=torch.Generator().manual_seed(seed)).square()
     problem = problem_of(name, keep, scores, constant)
     found = SPDY(steps=0).search(problem, lambda step: None)
     widths = Widths.of(problem.space, scores, problem.budget, FINEST).shrinking(43)
     masks = [widths.mask(counts) for counts in itertools.product(*(curve.levels for curve in widths.curves))]
-    sums = [float(shares_gone(scores, mask).sum()) for mask in masks if fits(problem, mask)]
+    room = 1.0 if name == "rate" else 0.999
+    sums = [float(shares_gone(scores, mask).sum()) for mask in masks if fits(problem, mask, room)]
     assert fits(problem, found.mask)
     assert float(shares_gone(scores, found.mask).sum()) <= min(sums) + 1e-6
 
 
-def fits(problem: Problem, mask: Tensor) -> bool:
-    return bool((problem.budget.spent(mask) <= problem.budget.pool_limit * (1 + 1e-9)).all())
+def fits(problem: Problem, mask: Tensor, room: float = 1.0) -> bool:
+    return bool((problem.budget.spent(mask) <= problem.budget.pool_limit * room * (1 + 1e-9)).all())
 
 
 def searched(problem: Problem, options: SPDY) -> tuple[Found, list[dict[str, Any]]]:
@@ -71,11 +73,11 @@ def searched(problem: Problem, options: SPDY) -> tuple[Found, list[dict[str, Any
 
 
 def test_sensitivities_are_found_that_the_errors_do_not_say(problem_of: Any) -> None:
-    """The loss minds the second layer ten times more; the search gives it more units than equal sensitivities do."""
+    """The loss minds the first layer ten times more; the search gives it more units than equal sensitivities do."""
     scores = torch.rand(16, generator=torch.Generator().manual_seed(5))
 
     def evaluate(masks: Tensor, rows: Tensor) -> Tensor:
-        return (shares_gone(scores, masks[0]) * torch.tensor([1.0, 1.0, 10.0, 10.0])).sum().float().expand(len(rows))
+        return (shares_gone(scores, masks[0]) * torch.tensor([10.0, 10.0, 1.0, 1.0])).sum().float().expand(len(rows))
 
     problem = problem_of("flops", 0.6, scores, evaluate)
     found, steps = searched(problem, SPDY(steps=150))
@@ -87,19 +89,19 @@ def test_sensitivities_are_found_that_the_errors_do_not_say(problem_of: Any) -> 
     assert found.forwards < 100  # widths that were tried are not tried again
     assert torch.equal(searched(problem, SPDY(steps=150))[0].mask, found.mask)
     plain, _ = searched(problem, SPDY(steps=0))
-    assert found.mask[8:].sum() > plain.mask[8:].sum()
+    assert found.mask[:8].sum() > plain.mask[:8].sum()
 
 
 def test_losses_that_are_no_numbers_are_passed_over(problem_of: Any) -> None:
     scores = torch.rand(16, generator=torch.Generator().manual_seed(5))
 
     def broken(masks: Tensor, rows: Tensor) -> Tensor:
-        loss = shares_gone(scores, masks[0])[0].float() if masks[0, 0] else torch.tensor(torch.nan)
-        return loss.expand(len(rows))
+        loss = shares_gone(scores, masks[0]).sum().float()
+        return (loss if masks[0, :2].sum() < 2 else torch.tensor(torch.nan)).expand(len(rows))
 
     found, steps = searched(problem_of("rate", 0.5, scores, broken), SPDY(steps=60, mutation=0.5))
-    assert any(step["skipped"] for step in steps)
-    assert found.mask[0] or all(step["skipped"] for step in steps)
+    assert {step["skipped"] for step in steps} == {0.0, 1.0}
+    assert found.mask[:2].sum() < 2
 
 
 def test_levels_shrink_by_a_tenth_in_multiples_of_align(problem_of: Any) -> None:

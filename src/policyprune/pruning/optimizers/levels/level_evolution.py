@@ -26,7 +26,13 @@ class LevelEvolution(LevelSearch):
     """Exchanges of levels between blocks of a kind, from equal shares of all blocks on."""
 
     name: str = named("level_evolution")
-    steps: int = number(50, at_least=1, help="generations")
+    steps: int = number(50, at_least=1, help="generations, of each round")
+    rounds: int = number(
+        0,
+        at_least=0,
+        help="each begins with statistics that are gathered anew behind layers of the widths so far, and has twice as "
+        "many levels as the one before; 0: one with the statistics of the dense model",
+    )
     offspring: int = number(16, at_least=1, help="allocations that a generation begins with")
     exchanges: int = number(3, at_least=1, help="of levels in a mutation, at most")
     survivors: list[int] = number([4, 2], at_least=1, help="after each selection but the last, which leaves one")
@@ -35,7 +41,7 @@ class LevelEvolution(LevelSearch):
     @property
     def length(self) -> int | None:
         """Number of generations."""
-        return self.steps
+        return self.steps * max(1, self.rounds)
 
     def check(self, config: Config) -> None:
         """Fewer and fewer are compared on more and more sequences."""
@@ -61,7 +67,9 @@ class LevelEvolution(LevelSearch):
         """
         losses = Losses(problem, self.levels, report, state)
         start = parent = losses.widths.uniform()
-        for _ in range(self.steps):
+        for step in range(self.length or 0):
+            if self.rounds and step % self.steps == 0:
+                losses.renew(parent, self.levels * 2 ** (step // self.steps))
             tried = children(parent, self.offspring, self.exchanges, losses.widths, losses.generator)
             skipped = 0
             for count, left in zip(self.sequences, self.survivors, strict=False):

@@ -68,7 +68,7 @@ class Losses:
         self._before: dict[str, float] = saved["losses"]
         self._told: int = saved["step"]
         self._measured: dict[str, float] = {}
-        self._step = 0
+        self._step = self._round = 0
 
     @property
     def forwards(self) -> int:
@@ -89,7 +89,7 @@ class Losses:
         import torch
 
         place = rows.tolist()
-        names = [hashlib.sha256(repr((list(counts), place)).encode()).hexdigest()[:32] for counts in tried]
+        names = [hashlib.sha256(repr((self._round, list(counts), place)).encode()).hexdigest()[:32] for counts in tried]
         self._measured |= {name: self._before[name] for name in names if name in self._before}
         new = {name: counts for name, counts in zip(names, tried, strict=True) if name not in self._measured}
         if new:
@@ -100,6 +100,15 @@ class Losses:
             )
             self._measured.update(zip(new, means.tolist(), strict=True))
         return [self._measured[name] for name in names]
+
+    def renew(self, counts: Sequence[int], levels: int) -> None:
+        """Gather statistics anew behind layers of these widths; order, weights and losses are by them from now on."""
+        from policyprune.pruning.optimizers.levels.widths import Widths
+
+        assert self._problem.behind is not None
+        scores = self._problem.behind(self.widths.mask(counts))
+        self.widths = Widths.of(self._problem.space, scores, self.widths.budget, levels)
+        self._round += 1
 
     def tell(self, values: dict[str, Tensor | float]) -> None:
         """End a step with these numbers."""

@@ -36,6 +36,13 @@ class Student:
         old, bias = projection(self._prunable.model, block)
         self._given[block.out] = columns, weight.to(old.dtype), bias
 
+    def settle(self, block: Block, kept: Tensor, columns: Tensor, weight: Tensor | None) -> None:
+        """From now on have the units `kept` (k,) of a block, and a weight for their features unless it is None."""
+        self.keep(block, kept)
+        if weight is not None:
+            self.give(block, columns, weight)
+        self.prune(self._pruned)
+
     @contextmanager
     def on(self) -> Iterator[None]:
         """Masks and weights act during the block."""
