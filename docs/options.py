@@ -40,7 +40,8 @@ KINDS: dict[Any, str] = {
     list[float]: "numbers",
     dict[str, str]: "texts by name",
 }
-SHOWN = ("model", "task", "granularity", "budget", "importance", "optimizer", "tuning", "evaluation", "export")
+SHOWN = ("model", "task", "granularity", "budget", "importance", "optimizer", "tuning", "recovery")
+SHOWN += ("evaluation", "export")
 ABLE = {
     "shares_masks": "several processes can share its masks",
     "back_propagates": "back-propagates",
@@ -50,7 +51,16 @@ ABLE = {
     "adds_biases": "adds biases",
     "chooses_strength": "kept as far as it lowers the loss of other sequences",
 }
-BASES = {"importance": schema.Importance, "optimizer": schema.Optimizer, "tuning": schema.Tuning}
+BASES = {
+    "importance": schema.Importance,
+    "optimizer": schema.Optimizer,
+    "tuning": schema.Tuning,
+    "recovery": schema.Trained,
+}
+COMMON = {  # groups whose options share keys
+    "importance": "All of them have these keys; below stand those that have others, or other defaults.",
+    "recovery": "All but `none` have these keys; below stand those that have others, or other defaults.",
+}
 TITLES = {"config": "A run", "finetune": "policyprune finetune", "evaluate": "policyprune evaluate"}
 TITLES |= {"export": "policyprune export", "apply": "policyprune apply"}
 
@@ -58,21 +68,10 @@ TITLES |= {"export": "policyprune export", "apply": "policyprune apply"}
 def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION, f"## {TITLES['config']}\n", table(schema.Config, "")]
-    for group in (
-        "model",
-        "task",
-        "granularity",
-        "budget",
-        "importance",
-        "optimizer",
-        "tuning",
-        "evaluation",
-        "export",
-    ):
+    for group in SHOWN:
         parts += [f"## {group}\n", f"Options: {', '.join(f'`{name}`' for name in options(group))}.\n"]
-        if group == "importance":
-            parts += ["All of them have these keys; below stand those that have others, or other defaults.\n"]
-            parts += [table(schema.Importance, f"{group}.")]
+        if group in COMMON:
+            parts += [f"{COMMON[group]}\n", table(BASES[group], f"{group}.")]
         for title, kind in classes(group):
             parts += [f"### {title}\n"] if title else []
             parts += [f"{summary(kind)}\n", table(kind, f"{group}.", BASES.get(group))]

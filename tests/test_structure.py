@@ -21,6 +21,7 @@ ROOMS = (  # from the ground up: a room imports only what stands before it
     "pruning",
     "surgery",
     "tuning",
+    "recovery",
     "evaluation",
     "runs",
     "tracking",

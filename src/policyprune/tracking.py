@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 class Tracker(Protocol):
     """What a run tells a tracker."""
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Values of one search step."""
+    def log(self, values: Mapping[str, float], step: int, stage: str = "search") -> None:
+        """Values of one step of the search, or of another stage."""
 
     def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
         """Final metrics and the keep rate of each layer; ends the tracker's run."""
@@ -35,7 +35,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Tells nobody."""
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int, stage: str = "search") -> None:
         """Nothing."""
 
     def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
@@ -49,9 +49,9 @@ class Forgiving:
         self._tracker: Tracker = NoTracker()
         self._try(lambda: setattr(self, "_tracker", start()))
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Values of one search step."""
-        self._try(lambda: self._tracker.log(values, step))
+    def log(self, values: Mapping[str, float], step: int, stage: str = "search") -> None:
+        """Values of one step of a stage."""
+        self._try(lambda: self._tracker.log(values, step, stage))
 
     def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
         """Final metrics; ends the tracker's run."""
@@ -113,9 +113,14 @@ class WandbTracker:
     def __init__(self, *, config: Wandb, name: str, run_config: dict[str, Any], folder: Path) -> None:
         self._run = _started(config, folder, name=name, config=run_config)
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """One point of the search curve."""
-        self._run.log({f"search/{key}": value for key, value in values.items()}, step=step)
+    def log(self, values: Mapping[str, float], step: int, stage: str = "search") -> None:
+        """One point of a stage's curve; steps of W&B only rise, so later stages bring theirs as a value."""
+        own = {f"{stage}/{key}": value for key, value in values.items()}
+        if stage == "search":
+            self._run.log(own, step=step)
+        else:
+            self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            self._run.log({**own, f"{stage}/step": step})
 
     def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
         """Write the summary and the table, and close the run."""
@@ -199,10 +204,10 @@ class TensorBoardTracker:
         self._config = run_config
         self._writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """One point of the search curve."""
+    def log(self, values: Mapping[str, float], step: int, stage: str = "search") -> None:
+        """One point of a stage's curve."""
         for key, value in values.items():
-            self._writer.add_scalar(f"search/{key}", value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(f"{stage}/{key}", value, step)  # type: ignore[no-untyped-call]
 
     def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
         """The keep rate of each layer as a curve over the layers, the metrics beside the config; close the files."""

@@ -187,6 +187,10 @@ def test_grammar_error_names_the_key(refusal: Refusal, override: str) -> None:
         (["export=none"], "evaluation.fresh_process"),
         (["model=minilm_l6", "task=glue/sst2", "evaluation=zero_shot"], "evaluation.zero_shot.tasks"),
         (["importance=block_influence"], "importance"),
+        (["recovery=distill", "model.device_map=auto"], "model.device_map"),
+        (["recovery=distill", "recovery.task_loss=1"], "recovery.task_loss"),
+        (["recovery=finetune", "recovery.seconds=0"], "recovery.seconds"),
+        (["recovery=finetune", "recovery.trained=heads"], "recovery.trained"),
         (["importance=block_influence", "granularity=sublayer"], "importance"),
         (["importance=block_influence", "granularity=all"], "importance"),
         (["importance=block_influence", "granularity=layer", "task.calibration.count=64"], "importance.sequences"),
@@ -259,6 +263,8 @@ FOUND_LATER = [
     (["model.device=tpu"], "model.device"),
     (["model.device=''"], "model.device"),
     (["evaluation.lengths=[32,129]"], "evaluation.lengths"),
+    (["recovery=distill", "recovery.length=129"], "recovery.length"),
+    (["recovery=distill", "recovery.held_out=10000"], "recovery.held_out"),
 ]
 
 

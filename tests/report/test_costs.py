@@ -47,10 +47,12 @@ def test_costs_and_sizes(tmp_path: Path) -> None:
         "seconds, importance": "",
         "seconds, search": "4.0",
         "seconds, tuning": "",
+        "seconds, recovery": "",
         "search, forward passes": "8",
         "calibration, sequences": "64 / 48",
         "calibration, tokens": "1,024 / 768",
         "calibration, backward": "importance",
+        "recovery, training tokens": "",
         "memory, peak, MB": "100",
     }
     assert cell_of(cost, "calibration, sequences", "0.8", "flap").value == "64 / 64"  # what its config allowed

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from policyprune.report.table import Cell
 from records import Measured, perplexities, write_run
-from reports import report_on, row_of, table_of
+from reports import cell_of, report_on, row_of, table_of
 
 
 def test_a_tuned_run_fills_two_rows_and_the_checkpoint_none(tmp_path: Path) -> None:
@@ -24,6 +24,29 @@ def test_a_tuned_run_fills_two_rows_and_the_checkpoint_none(tmp_path: Path) -> N
         ("ours", "cg2"): "18.00",
         ("wanda_sp alone, per layer", ""): "60.00",
     }
+
+
+def test_a_recovered_run_fills_a_row_of_its_own(tmp_path: Path) -> None:
+    stated = {"length": 128}
+    results: list[Measured] = [*perplexities(20.0), ("tuned", "perplexity", 18.0, stated)]
+    results.append(("recovered", "perplexity", 14.0, stated))
+    write_run(tmp_path, "ours", results=perplexities(20.0), keep=0.6)
+    stages = [{"name": "search", "seconds": 3.0}, {"name": "recovery", "seconds": 60.0}]
+    config = {"recovery": {"name": "distill", "steps": 8}}
+    write_run(tmp_path, "ours", results=results, tuning="cg2", config=config, stages=stages, recovery={"tokens": 65536})
+    report = report_on(tmp_path)
+    rows = table_of(report, "perplexity").rows
+    shown = {row.names[:3]: row.cells[0].value for row in rows}
+    assert shown == {
+        ("dense", "", ""): "10.00",
+        ("ours", "", ""): "20.00",
+        ("ours", "cg2", ""): "18.00",
+        ("ours", "cg2", "distill"): "14.00",
+    }
+    costs = table_of(report, "cost")
+    names = ("seconds, recovery", "recovery, training tokens")
+    assert [cell_of(costs, name, "0.8", "ours", "cg2", "distill").value for name in names] == ["60.0", "65,536"]
+    assert [cell_of(costs, name, "0.8", "ours", "cg2", "").value for name in names] == ["", ""]
 
 
 def test_rows_without_a_method_are_named_after_their_parts(tmp_path: Path) -> None:

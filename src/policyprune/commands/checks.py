@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from policyprune.config.schema import Config
+from policyprune.config.schema import Config, LanguageModeling, Trained
 from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency_table import block_latency
@@ -17,11 +17,13 @@ from policyprune.models.loading import skeleton
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.optimizers.no_search import FromRun
 from policyprune.pruning.prunable import PrunableModel
+from policyprune.recovery.trainer import check_device
 from policyprune.storage.record_file import PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.plan import check_base
 from policyprune.surgery.plan_file import read_plan
 from policyprune.tasks import check_model
+from policyprune.tasks.task import check_positions
 
 
 def check(config: Config) -> None:
@@ -34,6 +36,10 @@ def check(config: Config) -> None:
     check_model(config.task, empty)
     check_lengths(config.evaluation, config.task, empty)
     formats.check_formats(config.export.formats, empty, formats.Settings.of(config.export))
+    if isinstance(config.recovery, Trained):
+        check_device(device_of(config.model))
+        if isinstance(config.task, LanguageModeling):
+            check_positions(empty, {"recovery.length": config.recovery.length})
     prunable = PrunableModel.of(empty, config.granularity.units, config.granularity.spared)
     budget = budgets_of(config, prunable)(config.budget.scope)
     if isinstance(config.optimizer, FromRun):

@@ -1,5 +1,6 @@
 """A run or a checkpoint becomes files for other tools; a dense model becomes what a plan says."""
 
+import logging
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from policyprune.surgery.checkpoint import auto_class
 from policyprune.surgery.plan import Plan, check_base
 from policyprune.surgery.plan_file import read_plan
 
+log = logging.getLogger(__name__)
 FIRST_BYTES = {"gguf": re.compile(rb"GGUF"), "plan": re.compile(rb'\s*\{\s*"format": "policyprune-plan-')}
 SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja", ".py", ".md", ".onnx", ".data")  # of exports
 LONGEST = 200  # bytes of a name; while a file is written, its name is longer
@@ -40,7 +42,7 @@ def export(config: Exporting) -> Path:
     check_free(path, config.format, config.model.source)
     run = Path(config.run) if config.run else None
     on_card = _on_card(run) if run is not None and config.format == "hf" else None
-    plan = read_plan(run / PLAN_FILE) if run is not None and not (run / "checkpoint").is_dir() else None
+    plan = _plan(run) if run is not None and not (run / "checkpoint").is_dir() else None
     dense = _planned(config.model, plan) if plan else config.model
     empty = skeleton_as(dense, head_class(plan))
     if plan:
@@ -82,6 +84,17 @@ def _on_card(run: Path) -> tuple[Record, str] | None:
     return record, source
 
 
+def _plan(run: Path) -> Plan:
+    """What a run without a checkpoint is made again from; UsageError where that is not all that it was."""
+    record = read_record(run)
+    if record is not None and record.recovery:
+        raise UsageError(
+            f"source: {str(run)!r} has no checkpoint, and its plan has not the weights that "
+            f"recovery={record.recovery['method']} trained; run it with export=hf"
+        )
+    return read_plan(run / PLAN_FILE)
+
+
 def _planned(config: Model, plan: Plan) -> Model:
     """The dense model of a plan, held as the run held it."""
     return replace(config, source=plan.base.source, revision=plan.base.revision, dtype=plan.base.dtype)
@@ -112,6 +125,11 @@ def _copy_plan(config: Exporting, path: Path) -> Path:
     assert config.run is not None
     source = Path(config.run) / PLAN_FILE
     compensation = read_plan(source).compensation
+    record = read_record(source.parent)
+    if record is not None and record.recovery:
+        log.warning(
+            "the plan tells what was pruned, not the weights that recovery=%s trained", record.recovery["method"]
+        )
     if path != source:
         check_free(path, "plan", str(source))
         has_tensors = compensation is not None and (compensation.weights or compensation.biases)

@@ -1,8 +1,6 @@
 """Fine-tune an encoder on a task, with Hugging Face's Trainer."""
 
 import logging
-import shutil
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from policyprune.config.schema import Classification, Finetuning, QuestionAnswering
 from policyprune.errors import UsageError
@@ -29,9 +23,10 @@ from policyprune.evaluation.quality import quality_of
 from policyprune.models.device import device_of
 from policyprune.models.loading import load, skeleton
 from policyprune.processes import processes
-from policyprune.progress import bar
+from policyprune.recovery.bar import TrainingBar
+from policyprune.recovery.trainer import base_arguments, check_device, last_whole
 from policyprune.runs.folder import finished_before, recorded
-from policyprune.runs.record import Record
+from policyprune.runs.record import TRAINER, Record
 from policyprune.runs.rehearsal import rehearse_evaluation
 from policyprune.runs.stages import measured
 from policyprune.runs.summary import closing_words, summary
@@ -53,6 +48,7 @@ def run(config: Finetuning, folder: Path) -> Record:
     if record is not None:
         log.info("this fine-tuning is finished already, force=true repeats it")
     else:
+        check_alone()
         check_device(device_of(config.model))
         skeleton(config.model, config.task, new_head(config))
         record = _run(config, folder)
@@ -75,7 +71,7 @@ def _run(config: Finetuning, folder: Path) -> Record:
             quality = quality_of(task, config.evaluation, tokenizer)
             rehearse_evaluation(quality, model)
         with measured("training", record.stages):
-            _train(config, model, tokenizer, task, folder / "trainer")
+            _train(config, model, tokenizer, task, folder / TRAINER)
         with measured("export", record.stages), write_folder(folder / "checkpoint") as scratch:
             model.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
@@ -91,8 +87,6 @@ def _train(
     config: Finetuning, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Labelled, folder: Path
 ) -> None:
     """Train a model in place, from the last epoch that is in `folder`."""
-    if config.force and folder.is_dir():
-        shutil.rmtree(folder)  # or a finished training would only be loaded again
     trainer = Trainer(
         model.requires_grad_(True),
         training_arguments(config, folder, device_of(config.model), model.dtype),
@@ -102,7 +96,8 @@ def _train(
     )
     trainer.remove_callback(PrinterCallback)
     with torch.enable_grad():
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+        last = last_whole(folder)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
     model.eval().requires_grad_(False)
 
 
@@ -111,40 +106,30 @@ def new_head(config: Finetuning) -> dict[str, Any]:
     return {"num_labels": config.task.classes} if isinstance(config.task, Classification) else {}
 
 
-def check_device(device: torch.device) -> None:
-    """UsageError for several processes, and for a GPU that is not the first, which the Trainer would not train on."""
+def check_alone() -> None:
+    """UsageError for several processes."""
     if processes() > 1:
         raise UsageError(f"WORLD_SIZE: {processes()} processes, fine-tuning takes one")
-    if device.index:
-        raise UsageError(
-            f"model.device: '{device}' is not the first GPU, which is trained on; "
-            f"set CUDA_VISIBLE_DEVICES={device.index} and model.device=cuda"
-        )
 
 
 def training_arguments(config: Finetuning, folder: Path, device: torch.device, dtype: torch.dtype) -> TrainingArguments:
     """Settings of the Trainer. It trains on one device, so that `training.batch_size` is the batch."""
-    on_cpu = device.type == "cpu"
-    arguments = TrainingArguments(
-        output_dir=str(folder),
+    half = device.type != "cpu" and dtype == torch.float32 and torch.cuda.is_bf16_supported()
+    return base_arguments(
+        folder,
+        device,
+        config.seed,
+        half,
         learning_rate=config.training.learning_rate,
         per_device_train_batch_size=config.training.batch_size,
         num_train_epochs=config.training.epochs,
         warmup_steps=config.training.warmup,
         weight_decay=config.training.weight_decay,
-        seed=config.seed,
         save_strategy="epoch",
-        save_total_limit=2,
         logging_steps=50,
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=on_cpu,
-        bf16=not on_cpu and dtype == torch.float32 and torch.cuda.is_bf16_supported(),
         train_sampling_strategy="group_by_length",
         length_column_name="length",
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # or a batch for each GPU that is visible
-    return arguments
 
 
 class TrainingSet(Dataset[dict[str, Any]]):
@@ -169,36 +154,3 @@ class TrainingSet(Dataset[dict[str, Any]]):
             return {"labels": self._labels[index]}
         start, end = self._task.calibration.spans[index]
         return {"start_positions": start, "end_positions": end}
-
-
-class TrainingBar(TrainerCallback):
-    """A progress bar of all steps, with the loss that the trainer logs."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._done = 0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Show it, from where the training goes on."""
-        self._bar = self._stack.enter_context(bar(state.max_steps, "training", "step"))
-        self.on_step_end(args, state, control)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move it on."""
-        self._bar.update(state.global_step - self._done)
-        self._done = state.global_step
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
-    ) -> None:
-        """Show the mean loss since the last log."""
-        if logs and "loss" in logs:
-            self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Leave it on the screen."""
-        self._stack.close()

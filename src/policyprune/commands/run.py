@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from policyprune.commands.checks import budgets_of, check
-from policyprune.config.schema import Calibrated, Config, LatencyBudget
+from policyprune.config.schema import Calibrated, Config, LatencyBudget, Trained
 from policyprune.evaluation.comparison import ComparedModels, compare
 from policyprune.evaluation.latency import kept_latency
 from policyprune.evaluation.plausibility import NotTrustworthyError, absurd_from_the_start, doubts
@@ -23,10 +24,12 @@ from policyprune.pruning.budget.selection import one_shot_mask
 from policyprune.pruning.mask_file import keep_rates, save_mask
 from policyprune.pruning.optimizers.problem import Found
 from policyprune.pruning.prunable import PrunableModel
+from policyprune.recovery.material import Material, material_of
+from policyprune.recovery.recover import Surroundings, recover
 from policyprune.runs.card import write_card
 from policyprune.runs.folder import finished_before, recorded
-from policyprune.runs.record import Record
-from policyprune.runs.rehearsal import rehearse
+from policyprune.runs.record import TRAINER, Record
+from policyprune.runs.rehearsal import Data, rehearse
 from policyprune.runs.repair import repair
 from policyprune.runs.stages import measured
 from policyprune.runs.state import Content, StateFile, once
@@ -53,7 +56,8 @@ log = logging.getLogger(__name__)
 def run(config: Config, folder: Path) -> Record:
     """Do one run in `folder`, or show the record of the same run when it is finished already."""
     with leading() as team:
-        record = finished_before(config, folder, lambda record: repair(record, config, folder))
+        lasting = not isinstance(config.recovery, Trained)  # a mask does not tell what was trained
+        record = finished_before(config, folder, partial(repair, config=config, folder=folder) if lasting else None)
         if record is not None:
             log.info("this run is finished already, force=true repeats it")
         else:
@@ -99,10 +103,13 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
         with run.stage("load"):
             dense = _load(run)
         with run.stage("data"):
-            task, quality = _read_data(run, dense)
+            task, quality, material = _read_data(run, dense)
         with run.stage("rehearsal"):
-            rehearse(config, dense.prunable.model, dense.tokenizer, task, quality, folder)
+            rehearse(config, dense.prunable.model, dense.tokenizer, Data(task, quality, material), folder)
         pruned = _prune(run, dense, task)
+        if material is not None:
+            with run.stage("recovery"):
+                _recover(run, dense, pruned, material)
         with run.stage("export"):
             _export(run, dense, pruned)
         with run.stage("evaluation"):
@@ -125,17 +132,19 @@ def _load(run: Run) -> Dense:
     return Dense(prunable=prunable, tokenizer=tokenizer, base=base, budget=budgets_of(config, prunable))
 
 
-def _read_data(run: Run, dense: Dense) -> tuple[BuiltTask, Quality]:
-    """Calibration sequences and test protocol."""
+def _read_data(run: Run, dense: Dense) -> tuple[BuiltTask, Quality, Material | None]:
+    """Calibration sequences, test protocol, and what a recovery is trained on."""
     config, record, model = run.config, run.record, dense.prunable.model
     task = build(config.task, dense.tokenizer, model)
     record.protocol = task.protocol
     quality = quality_of(task, config.evaluation, dense.tokenizer)
     for line in [*task.check(model), *quality.check(), *absurd_from_the_start(task.protocol)]:
         record.warn(line)
+    trained = isinstance(config.recovery, Trained)
+    material = material_of(config.recovery, config.task, task, dense.tokenizer, model) if trained else None
     if run.team is not None:
         run.team.begin(briefing(dense.prunable.space.n, task.protocol))
-    return task, quality
+    return task, quality, material
 
 
 def _prune(run: Run, dense: Dense, task: BuiltTask) -> Pruned:
@@ -200,6 +209,27 @@ def _search(run: Run, pruning: Pruning, scores: Scores, usage: CalibrationUsage)
     return found
 
 
+def _recover(run: Run, dense: Dense, pruned: Pruned, material: Material) -> None:
+    """Train what the search and the tuning left."""
+    config, record, model = run.config, run.record, dense.prunable.model
+    assert isinstance(config.recovery, Trained)
+    teacher = in_search_dtype(model, config.model.search_dtype) if config.recovery.needs_teacher else None
+
+    def report(values: dict[str, float], step: int) -> None:
+        run.tracker.log(values, step, stage="recovery")
+        if "held_out_loss" in values:
+            log.info("recovery, step %d: held-out loss %.4f", step, values["held_out_loss"])
+
+    around = Surroundings(
+        teacher=teacher, folder=run.folder / TRAINER, keep=config.budget.keep, seed=config.seed, report=report
+    )
+    recovered = recover(pruned.model, config.recovery, material, around)
+    pruned.models["recovered"] = recovered.model
+    record.recovery = {**recovered.facts, "teacher": config.model.source if teacher is not None else None}
+    if recovered.facts["outcome"] != "recovered":
+        record.warn(f"recovery={config.recovery.name} found nothing better, the recovered model is the one before it")
+
+
 def _export(run: Run, dense: Dense, pruned: Pruned) -> None:
     """Write mask, plan and every format that is asked for."""
     space, settings = dense.prunable.space, formats.Settings.of(run.config.export)
@@ -212,7 +242,7 @@ def _export(run: Run, dense: Dense, pruned: Pruned) -> None:
 
 
 def _evaluate(run: Run, dense: Dense, pruned: Pruned, quality: Quality) -> None:
-    """Measure dense, one-shot, pruned and tuned models. NotTrustworthyError, and a card that says it, where the
+    """Measure the dense, the one-shot and all smaller models. NotTrustworthyError, and a card that says it, where the
     checkpoint is another model than the one in memory."""
     config, record = run.config, run.record
     exported = "hf" in config.export.formats

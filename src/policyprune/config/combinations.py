@@ -13,6 +13,7 @@ from policyprune.config.schema import (
     Labelled,
     LanguageModeling,
     Task,
+    Trained,
 )
 from policyprune.config.schema.inputs import UNITS
 from policyprune.config.texts import corpus_of
@@ -31,6 +32,7 @@ def check_combinations(config: Config) -> None:
             f"model.device: {config.model.device!r} contradicts model.device_map={config.model.device_map}, use auto"
         )
     _check_processes(config, processes())
+    _check_recovery(config, processes())
     _check_granularity(config)
     if config.tuning.adds_biases and "gguf" in config.export.formats:
         raise UsageError(
@@ -75,6 +77,19 @@ def _check_processes(config: Config, count: int) -> None:
         raise UsageError(
             f"model.device_map: {config.model.device_map!r} spreads one model over all devices, {count} processes "
             "have a device and a model each; use null, or start one process"
+        )
+
+
+def _check_recovery(config: Config, count: int) -> None:
+    """Raise UsageError for a training that this run cannot do."""
+    if not isinstance(config.recovery, Trained):
+        return
+    if count > 1:
+        raise UsageError(f"recovery: {config.recovery.name!r} in a run takes one process, there are {count}")
+    if config.model.device_map is not None:
+        raise UsageError(
+            f"model.device_map: {config.model.device_map!r} spreads the model over devices, "
+            f"recovery={config.recovery.name} trains on one; use null"
         )
 
 

@@ -22,6 +22,7 @@ from policyprune.config.schema import (
     LatencyBudget,
     Model,
     Optimizer,
+    Recovery,
     Task,
     Tracker,
     Tuning,
@@ -30,13 +31,14 @@ from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 
 ORDER = ("method", "optimizer", "granularity", "budget")  # options of these choose options of others, the first wins
-PARTS = ("granularity", "budget", "importance", "optimizer", "tuning")
+PARTS = ("granularity", "budget", "importance", "optimizer", "tuning", "recovery")
 CLASSES: dict[str, type] = {
     "granularity": Granularity,
     "budget": Budget,
     "importance": Importance,
     "optimizer": Optimizer,
     "tuning": Tuning,
+    "recovery": Recovery,
 }
 
 

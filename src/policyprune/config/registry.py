@@ -1,4 +1,4 @@
-"""Which options there are: files in conf/, and classes of optimizers, importances and tunings, read without torch.
+"""Which options there are: files in conf/, and classes of optimizers, importances and others, read without torch.
 
 Another package adds its own by entry points of the groups `policyprune.optimizer`, `policyprune.importance` and
 `policyprune.tuning` (docs/add-an-optimizer.md).
@@ -15,6 +15,7 @@ from policyprune.errors import UsageError, describe
 OPTIMIZERS = "policyprune.pruning.optimizers"
 IMPORTANCE = "policyprune.pruning.importance"
 TUNING = "policyprune.tuning"
+RECOVERY = "policyprune.recovery"
 OPTIONS: dict[str, dict[str, str]] = {  # group -> option -> module:class
     "optimizer": {
         "evolution": f"{OPTIMIZERS}.evolution:Evolution",
@@ -48,6 +49,11 @@ OPTIONS: dict[str, dict[str, str]] = {  # group -> option -> module:class
         "lsmr": f"{TUNING}.options:LSMR",
         "none": f"{TUNING}.options:NoTuning",
         "reconstruct": f"{TUNING}.options:Reconstruct",
+    },
+    "recovery": {
+        "distill": f"{RECOVERY}.options:Distill",
+        "finetune": f"{RECOVERY}.options:Finetune",
+        "none": f"{RECOVERY}.options:NoRecovery",
     },
 }
 PACKAGED = Path(__file__).resolve().parents[1]

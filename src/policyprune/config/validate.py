@@ -100,8 +100,7 @@ def _check(raw: Any, config: Any, prefix: str) -> None:
 
 def fingerprint(config: Config | Finetuning | Evaluating) -> str:
     """Hash of everything that can change the result: 16 hex digits."""
-    content = {k: v for k, v in dataclasses.asdict(config).items() if k not in UNFINGERPRINTED}
-    return _digest(content)
+    return _digest({k: v for k, v in dataclasses.asdict(config).items() if k not in UNFINGERPRINTED})
 
 
 def run_label(composed: DictConfig) -> str:
@@ -118,6 +117,7 @@ def run_label(composed: DictConfig) -> str:
     if "evaluation" in content:
         content["evaluation"]["zero_shot"]["source"] = questions_origin(composed.evaluation)
     groups: list[str] = [group for group in ("model", "task", "granularity", "budget", "optimizer") if group in content]
+    groups += ["recovery"] if content.get("recovery", {}).get("name", "none") != "none" else []
     names: dict[str, str] = {group: UNNAMED.sub("-", str(content[group]["name"]))[:LONGEST] for group in groups}
     if composed.get("method"):
         names["optimizer"] = re.sub(r"[^\w.]+", "_", composed.method)
@@ -129,6 +129,8 @@ def run_label(composed: DictConfig) -> str:
 
 
 def _digest(content: dict[str, Any]) -> str:
+    if content.get("recovery", {}).get("name") == "none":  # such a run is what it was before there were others
+        content = {key: value for key, value in content.items() if key != "recovery"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -37,7 +37,7 @@ LATEX_ESCAPES = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     **{letter: f"{{{letter}}}" for letter in "[]"},  # behind a line's end they would be its optional argument
 }
-CSV_KEY = ["model", "task", "method", "tuning", "keep", "metric", "protocol"]
+CSV_KEY = ["model", "task", "method", "tuning", "recovery", "keep", "metric", "protocol"]
 CSV_COLUMNS = [
     *CSV_KEY,
     *("state", "mean", "deviation", "n", "stderr", "spread", "unit", "published", "difference", "source"),

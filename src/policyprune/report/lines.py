@@ -9,7 +9,14 @@ from policyprune.report.runs import Run, flattened
 
 DENSE = "dense"
 NEVER = ("model.", "evaluation.", "export.", "tracker.", "safety.")  # not part of a method, or the same result anyway
-ELSEWHERE = ("seed", "force", "method", "budget.keep", "tuning.name")  # seeds are averaged, the others have columns
+ELSEWHERE = (
+    "seed",
+    "force",
+    "method",
+    "budget.keep",
+    "tuning.name",
+    "recovery.name",
+)  # seeds are averaged, the others have columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +27,16 @@ class Line:
     task: str
     method: str
     tuning: str = ""
+    recovery: str = ""
 
     @property
     def title(self) -> str:
         """The name in plots: the method, and what was done to what it kept."""
-        return f"{self.method} + {self.tuning}" if self.tuning else self.method
+        return " + ".join(filter(None, (self.method, self.tuning, self.recovery)))
 
 
 def lines_of(runs: Sequence[Run]) -> list[list[Line]]:
-    """For each run the rows that it fills or should have filled: pruned, and tuned where it tunes; none if unreadable.
+    """For each run the rows that it fills or should have filled: pruned, tuned, recovered; none if unreadable.
 
     Runs of one method, model, task, tuning and keep rate that differ in more than the seed get the values in which they
     differ behind the method's name, so that an ablation has a row per value.
@@ -36,17 +44,17 @@ def lines_of(runs: Sequence[Run]) -> list[list[Line]]:
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     methods = [method_of(run) for run in runs]
     for number, run in enumerate(runs):
-        groups[run.model, run.task, methods[number], run.tuning, run.keep].append(number)
+        groups[run.model, run.task, methods[number], run.tuning, run.recovery, run.keep].append(number)
     settings = [_settings(run) for run in runs]
     differing: dict[tuple[Any, ...], set[str]] = defaultdict(set)
-    for (model, task, method, _, _), members in groups.items():
+    for (model, task, method, _, _, _), members in groups.items():
         differing[model, task, method] |= _differing([settings[number] for number in members])
     lines: list[list[Line]] = []
     for run, method, values in zip(runs, methods, settings, strict=True):
         name = _name(method, values, differing[run.model, run.task, method])
-        tunings = ["", run.tuning] if run.tuning else [""]
+        done = dict.fromkeys([("", ""), (run.tuning, ""), (run.tuning, run.recovery)])
         lines.append(
-            [Line(model=run.model, task=run.task, method=name, tuning=tuning) for tuning in tunings]
+            [Line(model=run.model, task=run.task, method=name, tuning=own[0], recovery=own[1]) for own in done]
             if run.content
             else []
         )

@@ -213,8 +213,9 @@ def _line(subject: str, scope: str | None, method: str, run: Run) -> Line:
         importance = run.config.get("importance", {}).get("name", "importance")
         name = f"{importance} alone" + (f", {scope.replace('_', ' ')}" if scope else "")
         return Line(model=run.model, task=run.task, method=name)
-    tuning = run.tuning if subject == "tuned" else ""
-    return Line(model=run.model, task=run.task, method=method, tuning=tuning)
+    tuning = run.tuning if subject in ("tuned", "recovered") else ""
+    recovery = run.recovery if subject == "recovered" else ""
+    return Line(model=run.model, task=run.task, method=method, tuning=tuning, recovery=recovery)
 
 
 def _conditions(subject: str, conditions: dict[str, Any], run: Run) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Colour, marker and stroke of one row of the tables, the same in all plots; hollow where it awaits tuning."""
+    """Colour, marker and stroke of one row of the tables, the same in all plots; hollow where more is done to it."""
 
     color: str
     marker: str
@@ -85,13 +85,14 @@ class Look:
 
 
 def looks(lines: Sequence[Line]) -> dict[Line, Look]:
-    """A colour and a marker per method; before its tuning it is dashed and hollow. Many methods share colours."""
+    """A colour and a marker per method; before its tuning or recovery it is dashed and hollow. Many share colours."""
     methods = list(dict.fromkeys(line.method for line in lines if line.method != DENSE))
-    tuned = {line.method for line in lines if line.tuning}
+    tuned, recovered = ({line.method for line in lines if getattr(line, done)} for done in ("tuning", "recovery"))
     look = {}
     for line in lines:
         if line.method != DENSE:
-            number, hollow = methods.index(line.method), line.method in tuned and not line.tuning
+            number = methods.index(line.method)
+            hollow = (line.method in tuned and not line.tuning) or (line.method in recovered and not line.recovery)
             stroke = ("--" if hollow else "-", "-." if hollow else ":")[number >= len(COLORS)]
             look[line] = Look(
                 color=COLORS[number % len(COLORS)],

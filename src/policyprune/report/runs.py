@@ -68,6 +68,18 @@ class Run:
         return "" if name == "none" else name
 
     @property
+    def recovery(self) -> str:
+        """Name of the recovery, empty where there is none."""
+        name = str(self.config.get("recovery", {}).get("name", "none"))
+        return "" if name == "none" else name
+
+    @property
+    def trained_on(self) -> int | None:
+        """Tokens that a recovery was trained on; None where there was none."""
+        tokens = self._mapping("recovery").get("tokens")
+        return tokens if isinstance(tokens, int) else None
+
+    @property
     def results(self) -> list[dict[str, Any]]:
         """The measured rows."""
         return self._list("results")

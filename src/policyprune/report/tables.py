@@ -25,7 +25,8 @@ from policyprune.runs.summary import NOISY
 
 Values = Mapping[tuple[Line, Column], Mean]
 Key = tuple[float, Line]  # a keep rate and a row
-STUB = ("keep", "method", "tuning")
+STUB = ("keep", "method", "tuning", "recovery")
+TIMED = (*STAGES, "recovery")
 SIZES = {  # what each is divided by, and the unit that it has then
     "parameters": (1e6, "M"),
     "block_macs": (1e9, "G"),
@@ -94,7 +95,7 @@ def _table(
         cells = [_cell(results, line, column, values, seeds, line in ahead[column]) for column in columns]
         rows.append(
             Row(
-                names=(line.method, line.tuning, str(seeds) if seeds and line.method != DENSE else ""),
+                names=(line.method, line.tuning, line.recovery, str(seeds) if seeds and line.method != DENSE else ""),
                 cells=tuple(cells),
                 marks=footnotes.mark([*remarks.get(line, []), *results.warnings.get(line, [])]),
                 rule=line.method == DENSE,
@@ -104,7 +105,7 @@ def _table(
     caption = f"{heading[0].upper()}{heading[1:]}" + (": mean ± standard deviation over seeds." if several else ".")
     return Table(
         title=heading,
-        stub=("method", "tuning", "seeds"),
+        stub=("method", "tuning", "recovery", "seeds"),
         groups=tuple((group, tuple(map(name, members))) for group, members in groups.items()),
         rows=tuple(rows),
         caption=caption,
@@ -155,14 +156,15 @@ def cost_tables(results: TaskResults) -> Iterator[Table]:
 
 
 def _search_table(results: TaskResults, finished: Mapping[Key, Sequence[Run]]) -> Table:
-    cells = {key: _costs(runs, STAGES if key[1].tuning else STAGES[:-1]) for key, runs in finished.items()}
+    cells = {key: _costs(runs, _stages(key[1])) for key, runs in finished.items()}
     return Table(
         title=f"cost of pruning {results.words}",
         stub=STUB,
         groups=(
-            ("seconds", STAGES),
+            ("seconds", TIMED),
             ("search", ("forward passes",)),
             ("calibration", ("sequences", "tokens", "backward")),
+            ("recovery", ("training tokens",)),
             ("memory", ("peak, MB",)),
         ),
         rows=tuple(_rows(results, cells)),
@@ -184,7 +186,8 @@ def _size_table(results: TaskResults, means: Sequence[Mean]) -> Table:
         stub=STUB,
         groups=tuple((_size_title(metric), (_shape(setting),)) for metric, setting in columns),
         rows=tuple(_rows(results, cells)),
-        caption=f"Size and speed of {results.words}, dense and shrunk. Tuning keeps the mask.{_how_timed(means)}",
+        caption=f"Size and speed of {results.words}, dense and shrunk. Tuning and recovery keep the mask."
+        + _how_timed(means),
     )
 
 
@@ -195,21 +198,29 @@ def _rows(results: TaskResults, cells: Mapping[Key, tuple[Cell, ...]]) -> Iterat
     for key, following in pairwise(keys):
         assert key is not None
         keep, line = key
-        names = ("" if line.method == DENSE else f"{keep:g}", line.method, line.tuning)
+        names = ("" if line.method == DENSE else f"{keep:g}", line.method, line.tuning, line.recovery)
         yield Row(names=names, cells=cells[key], rule=following is None or keep != following[0])
 
 
+def _stages(line: Line) -> tuple[str, ...]:
+    """What was done for a row."""
+    undone = {stage for stage, name in (("tuning", line.tuning), ("recovery", line.recovery)) if not name}
+    return tuple(stage for stage in TIMED if stage not in undone)
+
+
 def _costs(runs: Sequence[Run], stages: Sequence[str]) -> tuple[Cell, ...]:
-    """Seconds of each stage, forward passes, calibration sequences, tokens and backward passes, and memory."""
-    seconds = [_mean([run.seconds(stage) for run in runs] if stage in stages else []) for stage in STAGES]
+    """Seconds of each stage, forward passes, calibration sequences, tokens and backward passes, training, memory."""
+    seconds = [_mean([run.seconds(stage) for run in runs] if stage in stages else []) for stage in TIMED]
     forwards = _mean([run.search.get("forwards") for run in runs], digits=0)
     memory = _mean([run.peak_memory(stages) for run in runs], digits=0)
-    uses = {stage: use for stage, use in runs[0].calibration.items() if stage in stages}
-    sequences = " / ".join(_count(uses[stage].sequences if stage in uses else None) for stage in stages)
-    tokens = " / ".join(_count(uses[stage].tokens if stage in uses else None) for stage in stages)
+    trained = _mean([run.trained_on for run in runs] if "recovery" in stages else [], digits=0)
+    looked = [stage for stage in stages if stage in STAGES]
+    uses = {stage: use for stage, use in runs[0].calibration.items() if stage in looked}
+    sequences = " / ".join(_count(uses[stage].sequences if stage in uses else None) for stage in looked)
+    tokens = " / ".join(_count(uses[stage].tokens if stage in uses else None) for stage in looked)
     stated = any(use.backward is not None for use in uses.values())
     backward = ", ".join(stage for stage, use in uses.items() if use.backward) or ("none" if stated else "")
-    return (*seconds, forwards, Cell(sequences), Cell(tokens), Cell(backward), memory)
+    return (*seconds, forwards, Cell(sequences), Cell(tokens), Cell(backward), trained, memory)
 
 
 def _mean(values: Sequence[float | int | None], digits: int = 1) -> Cell:

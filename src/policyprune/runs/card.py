@@ -19,6 +19,10 @@ from policyprune.storage.sources import PACKAGE
 
 CARD_FILE = "README.md"
 PIPELINES = {"CausalLM": "text-generation", "SequenceClassification": "text-classification"}
+RECOVERED = {
+    "distill": "distilled from the dense model",
+    "finetune": "trained on the task's loss",
+}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 HUB_FILE = re.compile(r"\w[\w.-]*/\w[\w.-]*/[\w./-]+\.gguf")
 LOCAL = re.compile(r"[/\\~.]|[A-Za-z]:[/\\]|\w+://")  # how a path begins that is none of the hub's
@@ -45,6 +49,7 @@ def card(record: Record, source: str, architecture: str, remote_code: bool) -> s
     front["tags"] = ["policyprune", "pruning", "structured-pruning", config["optimizer"]["name"]]
     budget, tuning = config["budget"], config["tuning"]["name"]
     tuned = "" if tuning == "none" else f", then scales for the kept units (`{tuning}`)"
+    trained = f", then {RECOVERED[record.recovery['method']]}" if record.recovery else ""
     units = " and ".join(config["granularity"]["units"])
     searched = f", {record.search['forwards']:,} forward passes" if record.search.get("forwards") else ""
     name = config["model"]["name"]
@@ -66,7 +71,7 @@ Made from `{public_source(source, name)}` by structured pruning with policyprune
 
 - units: {units} (`{config["granularity"]["name"]}`)
 - budget: {budget["keep"]:g} of `{budget["name"]}`, {budget["scope"].replace("_", " ")}
-- method: `{config["optimizer"]["name"]}` from `{config["importance"]["name"]}`{searched}{tuned}
+- method: `{config["optimizer"]["name"]}` from `{config["importance"]["name"]}`{searched}{tuned}{trained}
 - calibrated on `{config["task"]["name"]}`, seed {config["seed"]}
 
 ```python

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import math
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -42,7 +43,8 @@ PACKAGES = (
 RUNNING, FAILED = b'"status": "running"', b'"status": "failed" '  # of the same length
 CHECKSUMMED = (MASK_FILE, PLAN_FILE, CURVE_FILE)
 WEIGHTS = ("checkpoint/*.safetensors", "onnx/model.onnx*", "*.gguf")  # too large for a checksum: their size alone
-WORK = ("search.state", "search.state.old", "trainer/checkpoint-*")
+TRAINER = "trainer"  # folder of a training's checkpoints
+WORK = ("search.state", "search.state.old", f"{TRAINER}/checkpoint-*")
 STATES = ("*.state", "*.state.old")
 AnyConfig = Config | Finetuning | Evaluating
 
@@ -51,7 +53,7 @@ AnyConfig = Config | Finetuning | Evaluating
 class ResultRow:
     """One measured number; `value` is a number or null, never a sentinel."""
 
-    subject: str  # dense, one_shot, pruned, tuned, reloaded
+    subject: str  # dense, one_shot, pruned, tuned, recovered, reloaded
     metric: str
     value: float | int | None
     unit: str
@@ -77,6 +79,7 @@ class Record:
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)  # stage -> `CalibrationUsage.taken`
     search: dict[str, Any] = field(default_factory=dict)
     tuning: list[dict[str, Any]] = field(default_factory=list)
+    recovery: dict[str, Any] = field(default_factory=dict)  # `recovery.recover.Recovered.facts`, and the teacher
     keep_rates: list[dict[str, Any]] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
@@ -195,6 +198,7 @@ def forget(folder: Path) -> None:
     for pattern in STATES:
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
+    shutil.rmtree(folder / TRAINER, ignore_errors=True)
 
 
 def files_of(folder: Path) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from policyprune.config.schema import Calibrated, Config
+from policyprune.config.schema import Calibrated, Config, Trained
 from policyprune.errors import RunError, UsageError
 from policyprune.evaluation.latency import latencies
 from policyprune.evaluation.measures import size
@@ -26,6 +26,8 @@ from policyprune.models.adapter import Adapter
 from policyprune.models.device import in_search_dtype
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Space
+from policyprune.recovery.material import Material
+from policyprune.recovery.recover import Surroundings, recover
 from policyprune.storage.files import SCRATCH_PREFIX, SCRATCH_SUFFIX, disk_trouble
 from policyprune.surgery import formats
 from policyprune.surgery.shrink import shrink
@@ -58,17 +60,22 @@ class FirstOf:
         return self.task.loss(model, rows)
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a run reads: for calibration, to measure models, and to train on where it does."""
+
+    task: CalibrationData
+    quality: Quality
+    material: Material | None
+
+
 @torch.no_grad()
 def rehearse(
-    config: Config,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: CalibrationData,
-    quality: Quality,
-    folder: Path,
+    config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Data, folder: Path
 ) -> None:
-    """Loss, tuning, shrinking, export and each evaluation, in this order. UsageError naming the part that fails."""
+    """Loss, tuning, shrinking, recovery, export, evaluation, in this order. UsageError naming the part that fails."""
     began = time.perf_counter()
+    task, quality = data.task, data.quality
     first = FirstOf(task, 2 * SEQUENCES)
     with generators_restored(), contextlib.redirect_stderr(io.StringIO()):  # no bars
         with tried("the loss of the dense model"):
@@ -85,6 +92,9 @@ def rehearse(
                 short = replace(config.tuning, sequences=SEQUENCES)
                 fitted = fit(small, mask, first, short, quick)
                 pruned = shrink(small, fitted.mask, fitted.compensation)
+        if data.material is not None:
+            with tried(f"recovery={config.recovery.name}"):
+                pruned = _recover(config, pruned, small.model, data.material, folder)
         _export(config, pruned, tokenizer, folder)
         rehearse_evaluation(quality, model)
         with tried("evaluation.latency"):
@@ -134,6 +144,25 @@ def tried(what: str) -> Iterator[None]:
 
 def _first(adapter: Adapter, kind: str) -> int:
     return next((block.layer for block in adapter.blocks if block.kind == kind and block.count), 0)
+
+
+def _recover(
+    config: Config, model: PreTrainedModel, dense: PreTrainedModel, material: Material, folder: Path
+) -> PreTrainedModel:
+    """One step on one item."""
+    assert isinstance(config.recovery, Trained)
+    short = replace(config.recovery, steps=1, tokens=None, seconds=None, batch_size=1, accumulate=1, evaluations=1)
+    with tempfile.TemporaryDirectory(
+        prefix=f"{SCRATCH_PREFIX}rehearsal-", suffix=SCRATCH_SUFFIX, dir=folder
+    ) as scratch:
+        around = Surroundings(
+            teacher=dense if short.needs_teacher else None,
+            folder=Path(scratch),
+            keep=config.budget.keep,
+            seed=config.seed,
+            report=lambda values, step: None,
+        )
+        return recover(model, short, replace(material, held_out=material.held_out[:1]), around).model
 
 
 def _export(config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -16,6 +16,7 @@ LABELS = {  # of columns; `mask` says how the mask was found
     "one_shot": "{importance} only, {scope}",
     "pruned": "{mask}",
     "tuned": "{mask}, tuned",
+    "recovered": "{mask}, recovered",
     "reloaded": "{mask}, reloaded",
     "evaluated": "evaluated",
 }
@@ -33,7 +34,7 @@ def summary(record: Record, style: str = "simple") -> str:
         lines.setdefault(f"{metric}, {word}" if word else metric, {})[label] = row
     columns = list(dict.fromkeys(labels))
     body = [[name, *(_cell(cells.get(column)) for column in columns)] for name, cells in lines.items()]
-    for stage, label in (("search", "{mask}"), ("tuning", "{mask}, tuned")):
+    for stage, label in (("search", "{mask}"), ("tuning", "{mask}, tuned"), ("recovery", "{mask}, recovered")):
         for seconds in _seconds(record, stage):
             own = label.format(mask=_mask(record))
             column = own if own in columns else next(iter(columns[-1:]), own)  # of a tuned model, its own alone

@@ -20,8 +20,11 @@ LISTS = {  # lists of mappings, and the keys that each of these must have
     "keep_rates": {"layer", "kind", "rate"},
     "results": {"subject", "metric", "value"},
 }
-MAPPINGS = ("config", "hardware", "versions", "git", "protocol", "calibration", "search", "files")
-GROUPS = ("model", "task", "granularity", "budget", "importance", "optimizer", "tuning", "evaluation", "export")
+MAPPINGS = ("config", "hardware", "versions", "git", "protocol", "calibration", "search", "recovery", "files")
+GROUPS = (
+    *("model", "task", "granularity", "budget", "importance", "optimizer"),
+    *("tuning", "recovery", "evaluation", "export"),
+)
 NUMBERS = ("seconds", "kept", "count", "rate", "value", "stderr", "peak_memory_mb", "peak_gpu_memory_mb")
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from policyprune.config.schema import LanguageModeling
 from policyprune.errors import UsageError
 from policyprune.models.sequences import longest_sequence, token_losses
-from policyprune.tasks.corpora import calibration_documents, test_documents
+from policyprune.tasks.corpora import Document, calibration_documents, test_documents
 from policyprune.tasks.task import check_positions
 
 SEPARATOR = "\n\n"
@@ -159,7 +159,7 @@ def build(
     `model` is asked where `task.bos=auto` leaves open how its sequences and windows begin.
     """
     held_out = test_documents(config)
-    keys = {document.key for document in held_out if document.text.strip()}
+    keys = keys_of(held_out)
     config, measured = _with_bos(config, tokenizer, model, keys)
     text = config.separator.join(document.text for document in held_out)
     protocol = {
@@ -193,6 +193,16 @@ def test_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bos: str) -> Tens
 def hash_of(text: str) -> str:
     """What a record calls a test text."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_keys(config: LanguageModeling) -> set[str]:
+    """What the test documents are known by, so that no other stage looks at them."""
+    return keys_of(test_documents(config))
+
+
+def keys_of(documents: Iterable[Document]) -> set[str]:
+    """The keys of documents that hold text."""
+    return {document.key for document in documents if document.text.strip()}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""One run: base classes of what an optimizer, an importance or a tuning is, and the config that holds one of each."""
+"""One run: base classes of what an optimizer, an importance and the like are, and the config that holds one of each."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from policyprune.config.schema.inputs import Budget, Evaluation, Granularity, La
 from policyprune.errors import UsageError
 
 NAME = "which option this is"
+STEPS = 128  # of a recovery without limits
 SEQUENCES = "calibration sequences to look at; null: all"
 PER_COST = "one-shot masks take the units with the highest score per cost, or else with the highest score"
 
@@ -143,6 +144,66 @@ class Calibrated(Tuning, ABC):
 
 
 @dataclass(kw_only=True)
+class Recovery(Described):
+    """How the smaller model is trained, once it is there."""
+
+    name: str = setting(help=NAME)
+
+
+@dataclass(kw_only=True)
+class Trained(Recovery):
+    """A recovery that trains weights with transformers' Trainer, until the first of its limits is reached."""
+
+    steps: int | None = number(None, at_least=1, help="of the optimizer; 128 where no limit is given")
+    tokens: int | None = number(None, at_least=1, help="to train on, without padding")
+    seconds: float | None = number(None, above=0, help="of the training, held-out losses included")
+    batch_size: int | None = number(
+        None, at_least=1, help="sequences that a process computes at once; null: 8 of text, 32 labelled examples"
+    )
+    accumulate: int = number(1, at_least=1, help="batches of a step, one after the other")
+    length: int = number(128, at_least=2, help="tokens of a sequence that is cut from text")
+    learning_rate: float | None = number(
+        None, above=0, help="of AdamW at its highest; null: by the share that was kept and the width of the model"
+    )
+    warmup: float = number(0.05, at_least=0, below=1, help="share of the training in which the learning rate rises")
+    weight_decay: float = number(0.0, at_least=0, help="of AdamW")
+    trained: str = choice("all", choices=("all", "blocks"), help="which weights; blocks: those inside the layers")
+    dtype: str = choice(
+        "auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="of the computation, beside weights in float32; auto: bfloat16 where the device is made for it",
+    )
+    held_out: int | None = number(
+        None, at_least=1, help="sequences of the training data to judge by; null: 32 of text, 512 labelled examples"
+    )
+    evaluations: int = number(8, at_least=1, help="held-out losses on the way, after each the training is saved")
+    patience: int | None = number(3, at_least=1, help="of these without a gain end the training; null: none do")
+
+    needs_teacher: ClassVar[bool] = False  # the dense model
+
+    @property
+    def limits(self) -> tuple[int | None, int | None, float | None]:
+        """Steps, tokens and seconds."""
+        given = self.steps, self.tokens, self.seconds
+        return (STEPS, None, None) if given == (None, None, None) else given
+
+    def task_share(self, labelled: bool) -> float:
+        """Share of the task's own loss in what is trained; the rest is the divergence from the dense model."""
+        return 1.0
+
+    def rate(self, keep: float, width: int) -> float:
+        """The learning rate for a model of `width` hidden channels of which the share `keep` is left.
+
+        Without a choice it is 1e-4 at 0.8 and above and 2e-4 at 0.5 and below for 576 channels; less in proportion to
+        more channels.
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        lost = min(1.0, max(0.0, (0.8 - keep) / 0.3))
+        return float(f"{1e-4 * (1 + lost) * min(1.0, 576 / width):.2g}")
+
+
+@dataclass(kw_only=True)
 class Export:
     """How the pruned model is written: `export=[hf,onnx]` merges the options, so each of them sets its own switch."""
 
@@ -204,6 +265,7 @@ class Config:
     importance: Importance
     optimizer: Optimizer
     tuning: Tuning
+    recovery: Recovery
     evaluation: Evaluation
     export: Export
     tracker: Tracker

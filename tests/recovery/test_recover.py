@@ -1,0 +1,181 @@
+"""Recovery on tiny models: it learns, it returns nothing worse, it goes on, it keeps its limits."""
+
+import copy
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from policyprune.config.schema import Trained
+from policyprune.recovery.material import Material, of_text
+from policyprune.recovery.options import Distill, Finetune
+from policyprune.recovery.recover import Recovered, Surroundings, held_out_loss, recover
+from policyprune.recovery.trainer import Teaching, arguments_of, last_whole
+
+SHORT = {"steps": 24, "batch_size": 8, "length": 16, "held_out": 16, "evaluations": 4, "dtype": "float32"}
+FAST = {**SHORT, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def material(stories: Any, tiny_tokenizer: Any) -> Material:
+    return of_text(Distill(**FAST), stories, tiny_tokenizer, None)
+
+
+def recovered(model: Any, options: Trained, material: Material, folder: Path, dense: Any = None) -> Recovered:
+    around = Surroundings(teacher=dense, folder=folder, keep=0.6, seed=0, report=lambda values, step: None)
+    return recover(model, options, material, around)
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def loss_of(model: Any, material: Material, folder: Path) -> float:
+    arguments = arguments_of(Distill(**FAST), material, folder, model.device, 1e-3, 0)
+    return held_out_loss(model, material, arguments)
+
+
+@pytest.mark.parametrize("kind", [Distill, Finetune])
+def test_the_loss_goes_down_and_all_else_stays(
+    kind: Any, smaller: Any, dense: Any, material: Material, folder: Path
+) -> None:
+    before, of_dense = weights(smaller), weights(dense)
+    found = recovered(smaller, kind(**FAST), material, folder, dense)
+    facts = found.facts
+    assert facts["outcome"] == "recovered"
+    assert facts["held_out"]["before"] == pytest.approx(loss_of(smaller, material, folder), rel=1e-5)
+    assert facts["held_out"]["after"] == pytest.approx(loss_of(found.model, material, folder), rel=1e-5)
+    assert facts["held_out"]["after"] < facts["held_out"]["before"] - 0.02
+    assert (facts["steps"], facts["tokens"]) == (24, 24 * 8 * 16)
+    assert [row["step"] for row in facts["curve"]] == [0, 6, 12, 18, 24]
+    assert facts["curve"][-1]["loss"] < facts["curve"][1]["loss"]
+    json.dumps(facts)
+    assert same(weights(smaller), before), "what came in stays as it is"
+    assert same(weights(dense), of_dense)
+    shapes = {name: tensor.shape for name, tensor in before.items()}
+    assert {name: tensor.shape for name, tensor in weights(found.model).items()} == shapes
+    assert found.model.config.to_dict() == smaller.config.to_dict()
+    assert not found.model.training
+    assert not any(parameter.requires_grad for parameter in found.model.parameters())
+    assert "_original_forward" not in vars(found.model), "the Trainer leaves nothing on the model"
+
+
+def test_blocks_alone_leave_embeddings_as_they_are(smaller: Any, dense: Any, material: Material, folder: Path) -> None:
+    found = recovered(smaller, Distill(**FAST, trained="blocks"), material, folder, dense)
+    before, after = weights(smaller), weights(found.model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("model.layers.") for name in changed)
+
+
+def test_what_is_returned_is_never_worse(smaller: Any, dense: Any, material: Material, folder: Path) -> None:
+    found = recovered(smaller, Distill(**{**FAST, "learning_rate": 3.0}), material, folder, dense)
+    assert found.facts["outcome"] == "no gain"
+    assert same(weights(found.model), weights(smaller))
+    shared = {tensor.data_ptr() for tensor in dense.parameters()}
+    assert not shared & {tensor.data_ptr() for tensor in found.model.parameters()}
+
+
+def test_no_gain_for_a_while_ends_it(smaller: Any, dense: Any, material: Material, folder: Path) -> None:
+    options = Distill(**{**FAST, "learning_rate": 3.0, "patience": 2})
+    assert recovered(smaller, options, material, folder, dense).facts["steps"] == 12
+
+
+def test_the_best_is_returned_not_the_last(
+    smaller: Any, dense: Any, material: Material, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After half of the steps training goes upwards."""
+    original = Teaching.compute_loss
+
+    def turning(self: Teaching, model: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = original(self, model, *args, **kwargs)
+        return -9 * loss if model.training and self.state.global_step >= 10 else loss
+
+    monkeypatch.setattr(Teaching, "compute_loss", turning)
+    facts = recovered(smaller, Finetune(**FAST), material, folder).facts
+    losses = [row["held_out_loss"] for row in facts["curve"]]
+    assert 0 < losses.index(min(losses)) < 4
+    assert facts["held_out"]["after"] == min(losses)
+
+
+class StoppedError(Exception):
+    """What ends a training in the middle."""
+
+
+@pytest.mark.parametrize("at", [[3], [8, 14, 23]])
+def test_a_training_that_is_stopped_ends_as_if_it_had_not_been(
+    at: list[int], smaller: Any, dense: Any, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Distill(**FAST, accumulate=2, weight_decay=0.1)
+    whole = recovered(smaller, options, material, tmp_path / "whole", dense)
+    original = Teaching.training_step
+    for stop in at:
+
+        def stopping(self: Teaching, *args: Any, stop: int = stop, **kwargs: Any) -> Any:
+            if self.state.global_step >= stop:
+                raise StoppedError
+            return original(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Teaching, "training_step", stopping)
+            with pytest.raises(StoppedError):
+                recovered(smaller, options, material, tmp_path / "broken", dense)
+        torch.manual_seed(stop)
+    found = recovered(smaller, options, material, tmp_path / "broken", dense)
+    assert same(weights(found.model), weights(whole.model))
+    untimed = [
+        [{key: value for key, value in row.items() if key != "seconds"} for row in facts["curve"]]
+        for facts in (found.facts, whole.facts)
+    ]
+    assert untimed[0] == untimed[1]
+    again = recovered(smaller, options, material, tmp_path / "broken", dense)  # it had ended, and is not trained again
+    assert same(weights(again.model), weights(whole.model))
+    assert again.facts["steps"] == 24
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_not_gone_on_from(tmp_path: Path) -> None:
+    for number, text in ((6, '{"log_history": []}'), (12, '{"log_hist'), (18, None)):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        if text is not None:
+            (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-6"
+
+
+def test_seconds_are_kept(smaller: Any, dense: Any, material: Material, folder: Path) -> None:
+    began = time.perf_counter()
+    facts = recovered(smaller, Distill(**{**FAST, "steps": None, "seconds": 4.0}), material, folder, dense).facts
+    assert 3.0 < time.perf_counter() - began < 5.0
+    assert facts["steps"] > 10
+    assert [row["step"] for row in facts["curve"]][-1] == facts["steps"]
+
+
+def test_tokens_are_kept(smaller: Any, dense: Any, material: Material, folder: Path) -> None:
+    options = Distill(**{**FAST, "steps": None, "tokens": 1000})
+    assert recovered(smaller, options, material, folder, dense).facts["tokens"] == 8 * 128
+
+
+def test_half_precision_comes_back_as_it_was(smaller: Any, dense: Any, material: Material, folder: Path) -> None:
+    half = copy.deepcopy(smaller).to(torch.bfloat16)
+    found = recovered(half, Distill(**FAST), material, folder, dense)
+    assert found.model.dtype == torch.bfloat16
+    held = found.facts["held_out"]
+    assert held["before"] > held["after"] == pytest.approx(loss_of(found.model, material, folder), rel=1e-5)
+
+
+def test_the_learning_rate_without_a_choice() -> None:
+    options = Distill()
+    assert [options.rate(keep, 576) for keep in (0.9, 0.8, 0.65, 0.5, 0.3)] == [1e-4, 1e-4, 1.5e-4, 2e-4, 2e-4]
+    assert options.rate(0.5, 4096) == 2.8e-5
+    assert replace(options, learning_rate=3e-4).rate(0.5, 4096) == 3e-4
+    assert options.limits == (128, None, None)
+    assert Distill(seconds=60).limits == (None, None, 60)
+    assert math.isclose(Distill().task_share(labelled=True), 0.5)

@@ -1,0 +1,98 @@
+"""Runs with a recovery through the console command, on a tiny random model; one is killed while it trains."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from forking import alive, forked, shared
+from harness import SMALL_EVALUATION, paragraphs, small_run, write_corpus
+from policyprune.runs.record import read_record
+
+QUICK = ["optimizer=one_shot", "importance=magnitude", "tuning=cg2", "tuning.sequences=16", "budget.keep=0.6"]
+TRAINED = ["recovery.steps=24", "recovery.length=16", "recovery.held_out=16", "recovery.learning_rate=3e-3"]
+SLOWLY = """
+import time
+from policyprune.recovery.trainer import Teaching
+step = Teaching.training_step
+def slow(self, *args, **kwargs):
+    time.sleep(0.03)
+    return step(self, *args, **kwargs)
+Teaching.training_step = slow
+"""
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Callable[..., list[str]]:
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "stories.txt", paragraphs(150))
+    return lambda *more: small_run(tiny_checkpoint, corpus, *QUICK, *TRAINED, "hydra.run.dir=run", *more)
+
+
+def test_a_run_measures_and_writes_the_recovered_model(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    done = forked(*arguments("recovery=finetune", *SMALL_EVALUATION), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "run")
+    assert record is not None
+    assert [stage["name"] for stage in record.stages][-4:] == ["tuning", "recovery", "export", "evaluation"]
+    assert record.recovery["outcome"] == "recovered"
+    assert (record.recovery["tokens"], record.recovery["teacher"]) == (24 * 8 * 16, None)
+    perplexity = {row.subject: row.value for row in record.results if row.metric == "perplexity" and row.value}
+    assert perplexity["recovered"] < 0.5 * min(perplexity["pruned"], perplexity["tuned"])
+    assert perplexity["reloaded"] == pytest.approx(perplexity["recovered"], rel=1e-3)
+    assert {row.subject for row in record.results if row.metric == "checkpoint"} == {"dense", "recovered"}
+    assert "one shot, recovered" in done.stdout
+    assert "recovery time, s" in done.stdout
+    assert not (tmp_path / "run" / "trainer").exists()
+    card = (tmp_path / "run" / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "then trained on the task's loss" in card
+
+
+def test_a_training_that_is_killed_ends_as_if_it_had_not_been(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    command = arguments("recovery=distill", "recovery.patience=null", "evaluation=none")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    assert shared().run(*command, cwd=whole) == 0, (whole / "stderr").read_text()
+    saved = broken / "run" / "trainer"
+    for step in (3, 12, 21):
+        pid = shared().start(*command, cwd=broken, first=SLOWLY)
+        deadline = time.perf_counter() + 60
+        while not (saved / f"checkpoint-{step}").is_dir():  # which may be half written then
+            assert alive(pid), (broken / "stderr").read_text()
+            assert time.perf_counter() < deadline
+            time.sleep(0.002)
+        os.kill(pid, signal.SIGKILL)
+        assert shared().wait(pid) == -signal.SIGKILL
+    assert shared().run(*command, cwd=broken) == 0, (broken / "stderr").read_text()
+    expected, found = (load_file(folder / "run" / "checkpoint" / "model.safetensors") for folder in (whole, broken))
+    assert all(expected[name].equal(tensor) for name, tensor in found.items())
+    records = [read_record(folder / "run") for folder in (whole, broken)]
+    curves = [[row["held_out_loss"] for row in record.recovery["curve"]] for record in records if record]
+    assert curves[0] == curves[1]
+    assert len(curves[0]) > 3
+
+
+def test_what_was_trained_is_not_made_again_from_the_mask(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    """A finished run that lost its checkpoint is run again, and a plan is not exported in its place."""
+    quick = ["recovery=finetune", "recovery.steps=2", "recovery.evaluations=1", "evaluation=none"]
+    assert forked(*arguments(*quick), cwd=tmp_path).returncode == 0
+    weights = tmp_path / "run" / "checkpoint" / "model.safetensors"
+    first = load_file(weights)
+    weights.unlink()
+    done = forked(*arguments(*quick), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "it is run again" in done.stderr + done.stdout + (tmp_path / "run" / "run.log").read_text()
+    assert all(first[name].equal(tensor) for name, tensor in load_file(weights).items())
+    done = forked(*arguments(*quick, "export=none", "hydra.run.dir=bare"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = forked("export", "bare", "format=hf", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "policyprune: source: 'bare' has no checkpoint, and its plan has not the weights that"
+    )
