@@ -140,8 +140,9 @@ def _read_data(run: Run, dense: Dense) -> tuple[BuiltTask, Quality, Material | N
     quality = quality_of(task, config.evaluation, dense.tokenizer)
     for line in [*task.check(model), *quality.check(), *absurd_from_the_start(task.protocol)]:
         record.warn(line)
-    trained = isinstance(config.recovery, Trained)
-    material = material_of(config.recovery, config.task, task, dense.tokenizer, model) if trained else None
+    material = None
+    if isinstance(config.recovery, Trained):
+        material = material_of(config.recovery, config.task, task, dense.tokenizer, model)
     if run.team is not None:
         run.team.begin(briefing(dense.prunable.space.n, task.protocol))
     return task, quality, material

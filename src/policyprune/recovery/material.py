@@ -111,9 +111,11 @@ def _tokens(rows: list[Tensor]) -> Batch:
 
 def of_examples(options: Trained, task: ClassificationTask | QuestionAnsweringTask, model: PreTrainedModel) -> Material:
     """Labelled examples, some of them held out: an eighth at most, all windows of a question or none."""
-    calibration, lengths, seed = task.calibration, task.lengths, task.config.calibration.drawn_by
-    labels = calibration.labels_for(model) if isinstance(task, ClassificationTask) else task.calibration.spans
-    owners = torch.arange(len(lengths)) if isinstance(task, ClassificationTask) else task.calibration.question
+    lengths, seed = task.lengths, task.config.calibration.drawn_by
+    if isinstance(task, ClassificationTask):
+        labels, owners = task.calibration.labels_for(model), torch.arange(len(lengths))
+    else:
+        labels, owners = task.calibration.spans, task.calibration.question
     wanted = min(options.held_out or HELD_OUT[True], len(lengths) // 8)
     order = owners.unique()[torch.randperm(len(owners.unique()), generator=torch.Generator().manual_seed(seed))]
     places = torch.empty(int(owners.max()) + 1, dtype=torch.long)

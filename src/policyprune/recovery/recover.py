@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Trained
@@ -47,7 +47,9 @@ def recover(model: PreTrainedModel, options: Trained, material: Material, around
     """
     check_device(model.device)
     pace = Pace(options, around.report)
-    rate = options.rate(around.keep, model.get_input_embeddings().weight.shape[1])
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, Tensor)
+    rate = options.rate(around.keep, embeddings.shape[1])
     arguments = arguments_of(options, material, around.folder, model.device, rate, around.seed)
     student = _student(model, options)
     trainer = Teaching(student, arguments, material, pace, around.teacher, options)

@@ -74,8 +74,10 @@ class Teaching(Trainer):
         """The learning rate goes with the pace."""
         if self.lr_scheduler is None:
             device = self.args.device
+            optimizer = optimizer or self.optimizer
+            assert optimizer is not None
             self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer,
+                optimizer,
                 lambda steps: self._pace.rate(steps, self.state.num_input_tokens_seen, device),
             )
             self._created_lr_scheduler = True
@@ -140,7 +142,7 @@ def computes_in_bfloat16(choice: str, device: torch.device) -> bool:
     if choice != "auto":
         return choice == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return search_dtype_of("auto", torch.float32, device) == torch.bfloat16
 
 
