@@ -278,13 +278,14 @@ def test_every_budget_is_met_at_every_granularity(
 
 
 def test_without_a_choice_the_recommended_method_runs(tiny_checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
-    arguments = small_run(tiny_checkpoint, corpus, *SMALL_SEARCH, *SMALL_EVALUATION, "evaluation.fresh_process=false")
+    arguments = small_run(tiny_checkpoint, corpus, *SMALL_EVALUATION, "evaluation.fresh_process=false")
     done = forked(*arguments, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = read_record(tmp_path / "run")
     assert record is not None
     assert record.config["method"] == "ours"
-    assert record.search["backwards"] == 5
+    assert record.search["backwards"] == 0
+    assert record.calibration["tuning"]["backpropagation"]
     assert {"pruned", "tuned"} <= {row.subject for row in record.results if row.metric == "perplexity"}
     assert record.calibration["tuning"]["sequences"] == 48, "all there are, to fit and to judge by"
 

@@ -76,7 +76,7 @@ def test_the_layer_with_the_least_influence_goes(ran: Any, tiny_checkpoint: Path
 
 
 def test_blocks_are_counted_by_rate(ran: Any) -> None:
-    record, _ = ran("granularity=sublayer", "budget.keep=0.67", *STEPS)
+    record, _ = ran("granularity=sublayer", "budget.keep=0.67")
     assert whole(record) == {"attention": 2, "ffn": 2}
 
 

@@ -77,7 +77,7 @@ def hub_record(hub_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Reco
     """The record of a run by hub ids."""
     cwd = tmp_path_factory.mktemp("by-hub-id")
     axes = ["model.source=someone/tiny-llama", "task=wikitext2", "task.source=someone/wikitext"]
-    small = [*SMALL_TASK, *SMALL_SEARCH, *SMALL_EVALUATION, "evaluation.fresh_process=false"]
+    small = ["method=straight_through", *SMALL_TASK, *SMALL_SEARCH, *SMALL_EVALUATION, "evaluation.fresh_process=false"]
     variables = {"HF_HOME": str(hub_home), "HF_HUB_CACHE": str(hub_home / "hub"), "HF_HUB_OFFLINE": "1"}
     done = console(*axes, *small, "hydra.run.dir=run", cwd=cwd, environment=variables)
     assert done.returncode == 0, done.stderr

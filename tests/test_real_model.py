@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ARGUMENTS = [
+    "method=straight_through",
     "optimizer.steps=10",
     "importance.sequences=32",
     "evaluation.max_tokens=2048",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from policyprune.pruning.optimizers.straight_through import StraightThrough
     from policyprune.search.result import PruningResult, Report
     from policyprune.surgery.plan import Plan
-    from policyprune.tuning.options import CG2, LSMR, BiasCompensation, LocalPruning, NoTuning, Reconstruct
+    from policyprune.tuning.options import CG2, LSMR, BiasCompensation, Joint, LocalPruning, NoTuning, Reconstruct
 
 __all__ = [
     "CG2",
@@ -59,6 +59,7 @@ __all__ = [
     "Granularity",
     "Greedy",
     "Gumbel",
+    "Joint",
     "Kwon",
     "LatencyBudget",
     "LevelEvolution",

@@ -21,7 +21,7 @@ from policyprune.runs.record import Record, read_record
 
 SWEEP = "offline/ablation/baseline"
 FOLDER = Path("outputs/sweeps") / SWEEP
-QUICK = ["evaluation.latency.repeats=0", "optimizer.steps=2", "seed=0"]
+QUICK = ["method=straight_through", "evaluation.latency.repeats=0", "optimizer.steps=2", "seed=0"]
 Sweep = Callable[..., tuple[int, str]]
 
 

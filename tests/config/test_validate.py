@@ -18,7 +18,14 @@ TABLES = ("bert_base", "roberta_base", "distilbert")
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "budget.keep=0.7", "optimizer.steps=33", "model.revision=abc", "evaluation.lengths=[64]", "export=none"],
+    [
+        "seed=1",
+        "budget.keep=0.7",
+        "optimizer.levels=33",
+        "model.revision=abc",
+        "evaluation.lengths=[64]",
+        "export=none",
+    ],
 )
 def test_fingerprint_changes_with_what_changes_the_result(override: str) -> None:
     rest = ["evaluation.fresh_process=false"]
@@ -48,7 +55,7 @@ def test_run_label_says_the_axes_and_tells_apart_what_it_does_not_say() -> None:
     assert label.startswith("smollm2_135m-wikipedia-head_channel-rate0.75-ours-s4-")
     with_ppo = run_label(composed("budget.keep=0.75", "seed=4", "optimizer=ppo"))
     assert with_ppo.startswith("smollm2_135m-wikipedia-head_channel-rate0.75-ppo-s4-")
-    assert label != run_label(composed("budget.keep=0.75", "seed=4", "optimizer.steps=33"))
+    assert label != run_label(composed("budget.keep=0.75", "seed=4", "optimizer.levels=33"))
 
 
 def test_run_label_names_the_method() -> None:

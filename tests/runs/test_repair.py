@@ -23,7 +23,7 @@ from policyprune.runs.record import Record, read_record
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Config:
     corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "stories.txt", paragraphs(150))
-    given = ["evaluation=none", "tuning=cg2", "tuning.sequences=8", *SMALL_SEARCH]
+    given = ["optimizer=straight_through", *SMALL_SEARCH, "tuning=cg2", "tuning.sequences=8", "evaluation=none"]
     return validated(*small_run(tiny_checkpoint, corpus, *given))
 
 

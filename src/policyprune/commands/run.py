@@ -165,6 +165,7 @@ def _prune(run: Run, dense: Dense, task: BuiltTask) -> Pruned:
         scores = _score(run, pruning, usage)
     with run.stage("search"):
         found = _search(run, pruning, scores, usage)
+    pruning.forget()
     mask = prunable.space.expand(found.mask)
     models, compensation = {"pruned": shrink(prunable, mask)}, None
     if isinstance(config.tuning, Calibrated):

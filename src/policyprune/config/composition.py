@@ -45,7 +45,7 @@ GROUPS: dict[str, dict[str, Any]] = {  # schemas of groups that have several; th
     "budget": {"latency": LatencyBudget},
     "tracker": {"wandb": Wandb},
 }
-OURS = {"importance": "taylor", "optimizer": "straight_through", "tuning": "reconstruct"}
+OURS = {"importance": "obs", "optimizer": "levels", "tuning": "joint"}
 INTERPOLATION = re.compile(r"(\\*)\$\{")
 MERGED = ("export",)  # groups of which several options may be given
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")

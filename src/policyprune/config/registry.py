@@ -45,6 +45,7 @@ OPTIONS: dict[str, dict[str, str]] = {  # group -> option -> module:class
     "tuning": {
         "bias_compensation": f"{TUNING}.options:BiasCompensation",
         "cg2": f"{TUNING}.options:CG2",
+        "joint": f"{TUNING}.options:Joint",
         "local_pruning": f"{TUNING}.options:LocalPruning",
         "lsmr": f"{TUNING}.options:LSMR",
         "none": f"{TUNING}.options:NoTuning",

@@ -62,6 +62,10 @@ class Pruning:
             quick=self.quick,
         )
 
+    def forget(self) -> None:
+        """Free what scores and the search looked at, statistics and weights of masks among it."""
+        vars(self).pop("evidence", None)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -97,6 +101,7 @@ def prune(pruning: Pruning, optimizer: Optimizer, tuning: Tuning, report: Report
     """Score, search, tune and shrink. `report` is called with the numbers of each step of the search."""
     scores = score(pruning)
     found = find_mask(pruning, scores, optimizer, report=report)
+    pruning.forget()
     mask = pruning.prunable.space.expand(found.mask)
     compensation, rows = None, list[dict[str, Any]]()
     if isinstance(tuning, Calibrated):

@@ -41,7 +41,6 @@ class Divergence:
         """Arguments of the model's forward: rows (B,)."""
         return self.data.inputs(rows)
 
-    @torch.no_grad()
     def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
         """Divergence of each sequence: rows (B,) -> (B,) float32 on the model's device."""
         new = torch.tensor([row for row in rows.tolist() if row not in self.known], dtype=torch.long)
@@ -52,6 +51,7 @@ class Divergence:
         each = [_divergence(of_row, self.known[row]) for row, of_row in zip(rows.tolist(), scores, strict=True)]
         return torch.stack(each).to(model.device)
 
+    @torch.no_grad()
     def _of_dense(self, rows: Tensor) -> Iterator[Known]:
         for scores in _scores(self.dense, self.inputs(rows)):
             likely = functional.log_softmax(scores, -1) if scores.shape[-1] > 1 else scores

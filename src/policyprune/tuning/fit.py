@@ -44,7 +44,8 @@ def fit(
         fitted, held_out = split(len(data.lengths), config.sequences)
     rows = by_length(data.lengths[:fitted], BATCH)
     batches = [{name: tensor.to(quick.device) for name, tensor in data.inputs(batch).items()} for batch in rows]
-    found: Fitted = config.fit(quick, mask, Lesson(batches, reads_first_token(quick.model)))
+    lesson = Lesson(batches, reads_first_token(quick.model), rows, held_out, data)
+    found: Fitted = config.fit(quick, mask, lesson)
     if len(held_out):
 
         def loss(smaller: PreTrainedModel) -> float:

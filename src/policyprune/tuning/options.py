@@ -183,3 +183,24 @@ class LocalPruning(Calibrated):
         together = max(1, self.together // width)
         kept = best_units(matrix, right, width, count, together, self.first_order)
         return exchange(matrix, right, width, kept, together, self.exchanges)
+
+
+@dataclass(kw_only=True)
+class Joint(Reconstruct):
+    """What reconstruct gives; then all new output projections together, by descent of the divergence from dense."""
+
+    name: str = named("joint")
+    passes: int = number(1, at_least=1, help="through the calibration sequences, of the descent")
+    batch_size: int = number(8, at_least=1, help="calibration sequences per step of the descent")
+    learning_rate: float = number(
+        3e-3, above=0, help="of AdamW at the start of the descent, relative to the root mean square of a weight"
+    )
+
+    back_propagates: ClassVar[bool] = True
+
+    def fit(self, prunable: PrunableModel, mask: Tensor, lesson: Lesson) -> Fitted:
+        """New output projections for the units that mask (n,) keeps."""
+        from policyprune.tuning.joint import descend
+
+        fitted = super().fit(prunable, mask, lesson)
+        return descend(prunable, fitted, lesson, self.passes, self.batch_size, self.learning_rate)

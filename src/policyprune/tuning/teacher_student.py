@@ -1,7 +1,7 @@
 """A pruned student and its dense teacher, side by side, one block after the other."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from policyprune.models.adapter import Block
 from policyprune.models.layerwise import columns_of, projection, relative_weight, walk, watch
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
+from policyprune.tasks.task import CalibrationData
 
 ROUNDING = 0.02  # relative, of sums in bfloat16
 
@@ -54,11 +55,15 @@ class BlockTask:
 class Lesson:
     """What a student is taught from: batches of the model's inputs, without their padding.
 
-    With `first_token` the last layer is about the first token alone, since a classifier looks at no other.
+    With `first_token` the last layer is about the first token alone, since a classifier looks at no other. The batches
+    are the sequences `rows` (B,) of `data`, of which `held_out` (H,) are others, for those that look at more than that.
     """
 
     batches: list[Batch]
     first_token: bool = False
+    rows: list[Tensor] = field(default_factory=list)
+    held_out: Tensor = field(default_factory=lambda: torch.arange(0))
+    data: CalibrationData | None = None
 
 
 @torch.no_grad()

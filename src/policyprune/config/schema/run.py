@@ -120,6 +120,7 @@ class Tuning(Described):
     name: str = setting(help=NAME)
 
     handles_hidden: ClassVar[bool] = False  # a model that lost channels of the residual stream
+    back_propagates: ClassVar[bool] = False  # needs gradients, not forward passes alone
     adds_biases: ClassVar[bool] = False  # to projections that have none
     chooses_strength: ClassVar[bool] = False  # kept as far as it lowers the loss of sequences it was not fitted to
 

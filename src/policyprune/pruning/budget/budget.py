@@ -65,6 +65,11 @@ class Budget:
         """Whether a mask costs the sum of `cost * m`."""
         return self.fixed is None and not (self.space and self.space.nested)
 
+    @property
+    def gives_shares(self) -> bool:
+        """Whether each block has a limit of its own."""
+        return not torch.equal(self.segment, self.pool)
+
     def joint(self, s: Tensor) -> Tensor:
         """Decisions or their probabilities (..., n), each times those of the gates above it."""
         return self.space.joint(s) if self.space else s

@@ -18,7 +18,7 @@ from policyprune.pruning.space import Key
 
 RIDGE = 0.1  # relative to the mean diagonal
 TOGETHER = 16  # features that go at a time
-HELD_BYTES = 1 << 30  # of weights that were solved for and may be asked for again, or all projections where more
+HELD_BYTES = 1 << 28  # of weights that were solved for and may be asked for again, or all projections where more
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policyprune.config.fields import named, number
+from policyprune.config.schema import Config
 from policyprune.errors import RunError
 from policyprune.pruning.optimizers.levels.level_search import LevelSearch, Losses
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
@@ -34,13 +35,23 @@ class Levels(LevelSearch):
     sequences: int = number(16, at_least=1, help="calibration sequences on which losses are measured")
     rounds: int = number(0, at_least=0, help="of measuring again what a level more or less of each block costs")
 
+    def check(self, config: Config) -> None:
+        """Nothing is forbidden: shares that the budget gives to blocks are taken."""
+
     def search(self, problem: Problem, report: Report, state: State = FORGETFUL) -> Found:
         """Measure, allocate, and measure again around what was allocated.
 
         The loss of the model with one block at a width, all others whole, is taken at `widths`. Between them it is
         a power of the importance's error. The sum over blocks is minimised under the budget. Then each block is tried
         with one level more and one less, all others as allocated, and levels are exchanged as long as the loss falls.
+
+        Where the budget gives each block its share, nothing is left to measure: the order decides.
         """
+        from policyprune.pruning.budget.selection import one_shot_mask
+
+        if problem.budget.gives_shares:
+            mask = one_shot_mask(problem.importance, problem.budget, per_cost=False)
+            return Found(mask, mask.float(), 0)
         losses = Losses(problem, self.levels, report, state)
         allocation = Allocation(losses, losses.draw(self.sequences))
         return losses.found(allocation.refine(allocation.start(self.widths), self.rounds))
