@@ -99,3 +99,43 @@ def test_a_model_without_logits_is_refused() -> None:
     dense = make_encoder().base_model
     with pytest.raises(UsageError, match="gives no logits"):
         Divergence(examples(), dense).loss(dense, ROWS)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_scaled_it_asks_what_is_predicted_and_not_how_surely(factor: float) -> None:
+    dense = example("bert")
+    other = copy.deepcopy(dense)
+    for parameter in other.classifier.parameters():
+        parameter.data *= factor
+    data = examples(3)
+    assert float(Divergence(data, dense, scaled=True).loss(other, ROWS).abs().max()) < 1e-4
+    assert (float(Divergence(data, dense).loss(other, ROWS).max()) > 1e-3) == (factor != 1)
+
+
+@pytest.mark.parametrize("head", ["SequenceClassification", "QuestionAnswering"])
+def test_scaled_it_is_the_least_over_all_scales(head: str) -> None:
+    dense, other = make_encoder(head), make_encoder(head, seed=1)
+    data = examples()
+    found = Divergence(data, dense, scaled=True).loss(other, ROWS)
+    plain = Divergence(data, dense)
+    outputs = other.classifier if head == "SequenceClassification" else other.qa_outputs
+    weight, bias = outputs.weight.data.clone(), outputs.bias.data.clone()
+    tried = []
+    for exponent in torch.linspace(-3, 3, 61).tolist():
+        outputs.weight.data, outputs.bias.data = weight * 2**exponent, bias * 2**exponent
+        tried.append(float(plain.loss(other, ROWS).mean()))
+    assert float(found.mean()) <= min(tried) + 1e-3
+    assert float(found.mean()) == pytest.approx(min(tried), rel=0.05)
+
+
+def test_scaled_scores_and_tokens_stay_as_they_are(tiny_llama: Any) -> None:
+    dense, other = make_encoder(num_labels=1), make_encoder(num_labels=1, seed=1)
+    data = examples(1)
+    assert torch.equal(
+        Divergence(data, dense, scaled=True).loss(other, ROWS), Divergence(data, dense).loss(other, ROWS)
+    )
+    llama, another = tiny_llama(), tiny_llama(seed=1)
+    text = Sequences(torch.randint(5, 300, (6, 20)))
+    assert torch.equal(
+        Divergence(text, llama, scaled=True).loss(another, ROWS), Divergence(text, llama).loss(another, ROWS)
+    )

@@ -200,12 +200,13 @@ def _search(run: Run, pruning: Pruning, scores: Scores, usage: CalibrationUsage)
         usage=usage,
         team=run.team,
     )
-    found, facts = search(pruning, scores, run.config.optimizer, context)
+    found, facts = search(pruning, scores, run.config.optimizer, run.config.tuning, context)
     if run.team is not None:
         run.team.dismiss()
     mask = pruning.prunable.space.expand(found.mask)
     passes = {"forwards": found.forwards, "backwards": found.backwards}
-    record.search = {**passes, "units": units.n, "kept": int(mask.sum()), **facts}
+    choice = {"choice": found.choice} if found.choice else {}
+    record.search = {**passes, "units": units.n, "kept": int(mask.sum()), **facts, **choice}
     record.calibration["search"] = usage.taken()
     record.keep_rates = keep_rates(mask, units)
     return found

@@ -65,6 +65,10 @@ class Forwards:
         on_host = iter(torch.cat(single).cpu().split(1)) if single else iter(())
         return [self(next(on_host) if len(masks) == 1 else masks, rows) for masks, rows in jobs]
 
+    def release(self) -> None:
+        """The model is the dense one, until it is evaluated under masks again."""
+        self._masking.set(None)
+
     @contextmanager
     def on(self) -> Iterator["Forwards"]:
         """Masks act during the block."""

@@ -21,6 +21,7 @@ from policyprune.pruning.second_order.statistics import USUAL, SecondOrder
 from policyprune.pruning.space import Key
 from policyprune.search.database import Database
 from policyprune.search.forwards import Forwards, with_gradients
+from policyprune.search.verdict import Verdict
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks.divergence import Divergence
 from policyprune.tasks.task import CalibrationData, by_length
@@ -100,7 +101,7 @@ class Pruned:
 def prune(pruning: Pruning, optimizer: Optimizer, tuning: Tuning, report: Report | None = None) -> Pruned:
     """Score, search, tune and shrink. `report` is called with the numbers of each step of the search."""
     scores = score(pruning)
-    found = find_mask(pruning, scores, optimizer, report=report)
+    found = find_mask(pruning, scores, optimizer, tuning, report)
     pruning.forget()
     mask = pruning.prunable.space.expand(found.mask)
     compensation, rows = None, list[dict[str, Any]]()
@@ -124,14 +125,16 @@ def find_mask(
     pruning: Pruning,
     scores: Scores,
     optimizer: Optimizer,
+    tuning: Tuning | None = None,
     report: Report | None = None,
     state: State = FORGETFUL,
     share: Callable[[Each], Each] | None = None,
 ) -> Found:
     """Search for decisions within the budget that have a low loss.
 
-    `report` is called with the numbers of each step; `state` keeps what the search needs to go on after an
-    interruption; `share` makes of the evaluation in this process one that several processes share.
+    `tuning` is what will follow, with which a search may judge masks; `report` is called with the numbers of each step;
+    `state` keeps what the search needs to go on after an interruption; `share` makes of the evaluation in this process
+    one that several processes share.
     """
     quick, space = pruning.quick, pruning.prunable.space
     data = Divergence(pruning.data, quick.model) if optimizer.imitates else pruning.data
@@ -160,6 +163,7 @@ def find_mask(
         per_cost=pruning.importance.per_cost,
         behind=None if statistics is None else behind,
         each=each,
+        judge=Verdict(quick, pruning.data, tuning, forwards.release),
     )
     with forwards.on():
         found: Found = optimizer.search(problem, report or _ignore, state)

@@ -1,6 +1,7 @@
 """How far a model is from the dense one on calibration sequences: a loss that needs no labels and has little noise."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,8 @@ from policyprune.tasks.task import CalibrationData
 
 MOST_CLASSES = 128  # of the dense model's distribution that are kept; the others count as one
 ANSWERS = ("start_logits", "end_logits")
+STEEPEST = 3.0  # log2 of what logits are multiplied by at most, where their scale is free
+NARROWINGS = 16  # of the interval that the best scale is looked for in, by the golden ratio
 
 Known = tuple[Tensor, Tensor, Tensor]  # classes (N, k), their log-probabilities (N, k), that of all others (N, 1)
 
@@ -26,10 +29,15 @@ class Divergence:
     the two ends of an answer. Of a large vocabulary the `MOST_CLASSES` tokens that are the likeliest to the dense model
     are told apart. A model of one output (a score) has half its squared change. What the dense model says is computed
     once for each sequence.
+
+    With `scaled` the logits of classes and answers are multiplied by the one number that brings those of a call nearest
+    to the dense ones: what is left is the order of the classes, not how sure the model is of it. Tokens stay as they
+    are, since a perplexity depends on that.
     """
 
     data: CalibrationData
     dense: PreTrainedModel
+    scaled: bool = False
     known: dict[int, Known] = field(default_factory=dict, repr=False)
 
     @property
@@ -47,8 +55,10 @@ class Divergence:
         if len(new):
             for row, teacher in zip(new.tolist(), self._of_dense(new), strict=True):
                 self.known[row] = teacher
-        scores = _scores(model, self.inputs(rows))
-        each = [_divergence(of_row, self.known[row]) for row, of_row in zip(rows.tolist(), scores, strict=True)]
+        scores, known = _scores(model, self.inputs(rows)), [self.known[row] for row in rows.tolist()]
+        if self.scaled and not model.can_generate():
+            scores = _nearest(list(scores), known)
+        each = [_divergence(of_row, of_dense) for of_row, of_dense in zip(scores, known, strict=True)]
         return torch.stack(each).to(model.device)
 
     @torch.no_grad()
@@ -69,6 +79,34 @@ def _divergence(scores: Tensor, known: Known) -> Tensor:
     if classes.shape[-1] < scores.shape[-1]:
         each = each + (others.exp() * (others - _others(log_q))).sum(-1)
     return each.mean()
+
+
+def _nearest(scores: Sequence[Tensor], known: Sequence[Known]) -> Iterator[Tensor]:
+    """The logits (N, classes) of all sequences times the number with the least divergence; a score as it is.
+
+    The divergence is convex in that number, so a golden-section search over its logarithm finds it.
+    """
+    if any(of_row.shape[-1] == 1 for of_row in scores):
+        return iter(scores)
+
+    def total(exponent: float) -> float:
+        each = [_divergence(of_row * 2**exponent, own) for of_row, own in zip(scores, known, strict=True)]
+        return float(torch.stack(each).double().sum())
+
+    ratio = (math.sqrt(5) - 1) / 2
+    low, high = -STEEPEST, STEEPEST
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = total(left), total(right)
+    for _ in range(NARROWINGS):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = total(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = total(right)
+    return (of_row * 2 ** ((low + high) / 2) for of_row in scores)
 
 
 def _others(log_likely: Tensor) -> Tensor:

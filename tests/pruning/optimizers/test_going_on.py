@@ -114,6 +114,7 @@ def compare_with_interrupted(problem: Problem, config: Any, at: list[int], every
     assert torch.equal(found.mask, expected.mask)
     assert torch.equal(found.probabilities, expected.probabilities)
     assert found.forwards == expected.forwards
+    assert found.choice == expected.choice
     assert [rows[step + 1] for step in range(len(whole))] == whole
 
 
@@ -140,6 +141,15 @@ def test_the_policy_gradient_goes_on_bit_for_bit(
 @given(at=CUTS, every=st.integers(1, 3))
 def test_ppo_goes_on_bit_for_bit(problem: Problem, at: list[int], every: int) -> None:
     compare_with_interrupted(problem, refining(), at, every)
+
+
+@settings(max_examples=4)
+@given(at=CUTS, every=st.integers(1, 3))
+def test_ppo_with_a_judge_goes_on_bit_for_bit(problem: Problem, at: list[int], every: int) -> None:
+    def judge(mask: Tensor, rows: Tensor, tuned: bool) -> Tensor:
+        return problem.evaluate(mask.float()[None], rows).double() * (0.3 if tuned else 1.0)
+
+    compare_with_interrupted(replace(problem, judge=judge), refining(), at, every)
 
 
 OTHERS = [

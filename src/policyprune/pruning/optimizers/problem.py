@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Evaluate = Callable[["Tensor", "Tensor"], "Tensor"]
 Job = tuple["Tensor", "Tensor"]  # masks (B, n) or (1, n), and the rows (B,) that they are tried on
 Each = Callable[[Sequence[Job]], list["Tensor"]]
+Judge = Callable[["Tensor", "Tensor", bool], "Tensor"]
 Report = Callable[[dict[str, "Tensor | float"]], None]
 
 
@@ -61,8 +62,10 @@ class Problem:
     mask, a row per example (rows, n), for those that may back-propagate; None where there are none. `per_cost`: a
     unit's worth is its score divided by its cost. `behind(mask)` gathers second-order statistics anew, behind layers
     that keep as many units as under a mask (n,), and gives their scores (n,); from then on masks get their weights from
-    them, where they get any. `each(jobs)` evaluates several masks that do not wait for one
-    another, on as many processes as there are; without it they are evaluated one after the other.
+    them, where they get any. `each(jobs)` evaluates several masks that do not wait for one another, on as many processes
+    as there are; without it they are evaluated one after the other. `judge(mask, rows, tuned)` says how far the model of
+    a mask (n,) is from the dense one on the sequences `rows` (B,): (B,), `tuned` as the run tunes it, on other sequences.
+    None where losses are all there is.
     """
 
     evaluate: Evaluate
@@ -76,6 +79,7 @@ class Problem:
     per_cost: bool = True
     behind: Callable[[Tensor], Tensor] | None = None
     each: Each | None = None
+    judge: Judge | None = None
 
     @property
     def sequences(self) -> int:
@@ -89,9 +93,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Found:
-    """Mask (n,) bool, the final keep probabilities (n,), and how many forward and backward passes they took."""
+    """Mask (n,) bool, the final keep probabilities (n,), and how many forward and backward passes they took.
+
+    `choice`: what the mask was chosen from, and by which numbers, for the record.
+    """
 
     mask: Tensor
     probabilities: Tensor
     forwards: int
     backwards: int = 0
+    choice: dict[str, Any] = field(default_factory=dict)

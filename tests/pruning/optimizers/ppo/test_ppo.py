@@ -52,9 +52,8 @@ def run(problem: Problem, **changes: Any) -> tuple[Found, list[dict[str, Any]]]:
 
 
 def starts_of(problem: Problem, budget: Budget) -> list[Tensor]:
-    return warm_starts(
-        problem, budget, HeldOutLosses(problem, CONFIG.held_out, CONFIG.examples, torch.Generator()), CONFIG.stages
-    )
+    losses = HeldOutLosses(problem, CONFIG.held_out, CONFIG.examples, torch.Generator())
+    return list(warm_starts(problem, budget, losses, CONFIG.stages).values())
 
 
 # What it is made of

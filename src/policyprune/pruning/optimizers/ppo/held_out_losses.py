@@ -1,4 +1,4 @@
-"""Losses of masks on calibration examples: for rewards, and held out, for the mask that a search ends with."""
+"""Losses of masks on calibration examples: for rewards, and held out, to judge what a search begins and ends with."""
 
 import math
 
@@ -16,7 +16,7 @@ SLICE = 32  # examples of about the same length that are evaluated together
 
 
 class HeldOutLosses:
-    """Splits the calibration examples into those that rewards are taken from and those that pick the final mask.
+    """Splits the calibration examples into those that rewards are taken from and those that masks are judged by.
 
     `held_out` is the share of the latter, `examples` how many a reward is taken from.
     """
@@ -60,26 +60,28 @@ class HeldOutLosses:
             return bool(new.isfinite().all())
         return bool((new - old).mean() < 0)
 
-    def best(self, masks: list[Tensor]) -> Tensor:
-        """The mask with the lowest loss on all held-out examples, the first of equals."""
-        return min(masks, key=lambda mask: self.loss(mask, self._held_out))
+    def judged(self, mask: Tensor, tuned: bool) -> Tensor:
+        """How bad a mask (n,) is on each held-out example, by the judge or else by its losses: (H,) float64."""
+        if self._problem.judge is None:
+            return self.losses(mask, self._held_out)
+        return self._problem.judge(mask, torch.cat(self._held_out), tuned)
 
 
-def warm_starts(problem: Problem, budget: Budget, losses: HeldOutLosses, stages: int) -> list[Tensor]:
-    """Masks that a search may start from, all within the budget.
+def warm_starts(problem: Problem, budget: Budget, losses: HeldOutLosses, stages: int) -> dict[str, Tensor]:
+    """Masks that a search may start from, all within the budget, by name.
 
     These are Kwon et al.'s mask of the scores, the most important units of each block alike, and, where there are
     gradients, Kwon et al.'s mask rearranged and the mask that pruning in `stages` ends with (none without stages).
     """
     scores = problem.importance.detach().cpu().double()
-    masks = [best_split(scores, problem.space, budget)]
+    masks = {"fisher_search": best_split(scores, problem.space, budget)}
     if problem.gradients is not None:
         gradients = problem.gradients()
         split = best_split(gradients.square().mean(0), problem.space, budget)
-        masks.append(rearrange(gradients, split, problem.space))
+        masks["rearranged"] = rearrange(gradients, split, problem.space)
         if stages:
-            masks.append(in_stages(problem, budget, losses, stages))
-    masks.append(select(budget.per_cost(scores), budget.per_block(problem.space)))
+            masks["stages"] = in_stages(problem, budget, losses, stages)
+    masks["per_block"] = select(budget.per_cost(scores), budget.per_block(problem.space))
     return masks
 
 

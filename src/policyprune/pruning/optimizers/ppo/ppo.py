@@ -26,7 +26,7 @@ class PPO(Optimizer):
     episodes: int = number(16, at_least=2, help="per iteration")
     horizon: int = number(2, at_least=1, help="refinements of the mask in an episode")
     examples: int = number(64, at_least=1, help="calibration examples for each reward")
-    held_out: float = number(0.25, above=0, below=1, help="share of the calibration examples that picks the final mask")
+    held_out: float = number(0.25, above=0, below=1, help="share of the calibration examples that masks are judged by")
     chunk: int = number(64, at_least=1, help="neighbouring channels, by importance, that are decided together")
     epochs: int = number(4, at_least=1, help="over the episodes of an iteration, at most")
     clip: float = number(0.2, above=0, below=1, help="how far a probability ratio may move the objective from 1")
@@ -37,7 +37,7 @@ class PPO(Optimizer):
     learning_rate: float = number(0.03, above=0, help="of Adam")
     sliced: bool = setting(True, help="leave out what a mask prunes, which is faster the more is pruned")
     candidates: int = number(
-        8, at_least=1, help="masks compared on the held-out examples in the end, besides the warm start and the mode"
+        8, at_least=1, help="masks of the search that are judged in the end, besides the policy's mode"
     )
 
     shares_masks: ClassVar[bool] = True
@@ -52,9 +52,10 @@ class PPO(Optimizer):
         """Refine the best warm start; every mask that is tried meets the budget exactly.
 
         An episode starts from the incumbent mask and refines it `horizon` times; the reward of a step is how much it
-        lowers the loss of a batch of calibration examples, by true forward passes. The mask returned has the lowest
-        loss on all the held-out calibration examples among the warm start and the search's best. Masks whose loss is
-        NaN or infinite bring no reward and are never chosen.
+        lowers the loss of a batch of calibration examples, by true forward passes. The best mask that was found is
+        returned where it is better than the best warm start on the examples held out, by more than one standard error
+        and after the run's tuning; else that warm start is. Masks whose loss is NaN or infinite bring no reward and
+        are never chosen.
         """
         saved = state.load()
         refinement = Refinement(problem, self, saved)
@@ -71,6 +72,7 @@ class Refinement:
         import torch
 
         from policyprune.pruning.optimizers.ppo.actor_critic import ActorCritic
+        from policyprune.pruning.optimizers.ppo.choice import Starts
         from policyprune.pruning.optimizers.ppo.decisions import make_decisions
         from policyprune.pruning.optimizers.ppo.held_out_losses import HeldOutLosses, warm_starts
 
@@ -80,10 +82,12 @@ class Refinement:
         self._losses = HeldOutLosses(problem, options.held_out, options.examples, self._generator)
         self._decisions = decisions = make_decisions(problem.importance, problem.space, budget, options.chunk)
         if saved is None:
-            self._incumbent = self._losses.best(warm_starts(problem, budget, self._losses, options.stages))
+            self._starts = Starts.of(warm_starts(problem, budget, self._losses, options.stages), self._losses)
+            self._incumbent = self._starts.masks[self._starts.best]
         else:
+            self._starts = Starts(saved["starts"], saved["judged"])
             self._incumbent = saved["incumbent"]
-        self._finalists = [self._incumbent]
+        self._finalists: list[Tensor] = []
         share = decisions.share(self._incumbent)
         start = CONFIDENCE * (share - 0.5) + 0.3 * decisions.block_importance + TRUST * decisions.gate
         with torch.random.fork_rng(devices=[]):  # the networks start from the seed, whatever was drawn before
@@ -101,6 +105,8 @@ class Refinement:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the iterations to come depend on."""
         return {
+            "starts": self._starts.masks,
+            "judged": self._starts.judged,
             "incumbent": self._incumbent,
             "finalists": self._finalists,
             "iterations": self.iterations,
@@ -149,13 +155,16 @@ class Refinement:
         }
 
     def found(self) -> Found:
-        """The best of the finalists, of which the first is the warm start, on all held-out examples."""
+        """The best of the masks that were found and of the warm starts, on the held-out examples."""
         import torch
+
+        from policyprune.pruning.optimizers.ppo.choice import choose
 
         decisions = self._decisions
         final_share = decisions.share(self._incumbent)[None]
         with torch.no_grad():
             probabilities = torch.sigmoid(self._agent.logits(final_share, torch.zeros(1)))[0]
         mode = decisions.mask((probabilities > 0.5).float(), probabilities)
-        best = self._losses.best([self._finalists[0], mode, *self._finalists[-self._options.candidates :]])
-        return Found(best, probabilities[decisions.of].clone(), self._losses.forwards)
+        finalists = [mode, *self._finalists[-self._options.candidates :]]
+        best, choice = choose(self._starts, finalists, self._losses)
+        return Found(best, probabilities[decisions.of].clone(), self._losses.forwards, choice=choice)

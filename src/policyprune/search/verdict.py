@@ -1,0 +1,72 @@
+"""What a mask comes to in the end: its model, tuned as the run tunes it, against the dense one on other sequences."""
+
+import logging
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from policyprune.config.schema import Calibrated, Tuning
+from policyprune.errors import UsageError
+from policyprune.pruning.compensation import Compensation
+from policyprune.pruning.prunable import PrunableModel
+from policyprune.surgery.shrink import shrink
+from policyprune.tasks.divergence import Divergence
+from policyprune.tasks.task import CalibrationData, by_length
+from policyprune.tuning.fit import BATCH, reads_first_token
+from policyprune.tuning.teacher_student import Lesson
+
+log = logging.getLogger(__name__)
+
+FITTED = 64  # sequences at most that the model of a mask is tuned on
+
+
+class Verdict:
+    """Judges masks by what their models predict: the divergence from the dense model, however sure they are of it.
+
+    A loss tells how sure a model is, too, and a mask that flattens what it predicts has a high loss whatever it
+    predicts. `release()` makes `prunable.model` the dense one. A model without logits is judged by its loss.
+    """
+
+    def __init__(
+        self, prunable: PrunableModel, data: CalibrationData, tuning: Tuning | None, release: Callable[[], None]
+    ) -> None:
+        self._prunable, self._data, self._tuning, self._release = prunable, data, tuning, release
+
+    @torch.no_grad()
+    def __call__(self, mask: Tensor, rows: Tensor, tuned: bool) -> Tensor:
+        """Divergence of the sequences `rows` (B,) under a mask (n,) of decisions: (B,) float64 on the CPU.
+
+        `tuned`: with the run's tuning, which is then fitted to the first sequences that are not among them.
+        """
+        self._release()
+        mask, compensation = self._prunable.space.expand(mask.cpu()), None
+        if tuned and isinstance(self._tuning, Calibrated):
+            mask, compensation = self._tuned(self._tuning, mask, rows)
+        model = shrink(self._prunable, mask, compensation)
+        losses = torch.empty(len(rows), dtype=torch.float64)
+        for batch in by_length(self._data.lengths[rows], BATCH):
+            losses[batch] = self._loss(model, rows[batch]).double().cpu()
+        return losses
+
+    def _tuned(self, tuning: Calibrated, mask: Tensor, rows: Tensor) -> tuple[Tensor, Compensation]:
+        lengths = self._data.lengths
+        others = torch.ones(len(lengths), dtype=torch.bool)
+        others[rows] = False
+        own = others.nonzero().flatten()[:FITTED]
+        inputs = [self._data.inputs(own[batch]) for batch in by_length(lengths[own], BATCH)]
+        batches = [{name: tensor.to(self._prunable.device) for name, tensor in batch.items()} for batch in inputs]
+        fitted = tuning.fit(self._prunable, mask, Lesson(batches, reads_first_token(self._prunable.model)))
+        return fitted.mask, fitted.compensation
+
+    @cached_property
+    def _loss(self) -> Callable[[PreTrainedModel, Tensor], Tensor]:
+        divergence = Divergence(self._data, self._prunable.model, scaled=True)
+        try:
+            divergence.loss(self._prunable.model, torch.arange(1))
+        except UsageError:
+            log.info("the model gives no logits, masks are judged by its loss")
+            return self._data.loss
+        return divergence.loss
