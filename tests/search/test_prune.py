@@ -43,6 +43,7 @@ def pruning_of(config: Any, model: Any, **changes: Any) -> Pruning:
         data=Sequences(torch.full((len(IDS),), IDS.shape[1])),
         budget=make_budget(config.budget, prunable.adapter, prunable.space),
         importance=config.importance,
+        tuning=config.tuning,
         seed=3,
     )
     return replace(pruning, **changes)
@@ -65,7 +66,7 @@ def test_the_smaller_model_is_the_dense_one_without_what_the_mask_leaves_out(
     config = options(*SEARCHES[name], f"tuning={tuning}", *few)
     pruning = pruning_of(config, tiny_llama())
     before = pruning.prunable.model(IDS).logits
-    pruned = prune(pruning, config.optimizer, config.tuning)
+    pruned = prune(pruning, config.optimizer)
     assert bool((pruning.budget.spent(pruned.found.mask) <= pruning.budget.pool_limit * (1 + 1e-9)).all())
     assert torch.equal(pruned.mask, pruning.prunable.space.expand(pruned.found.mask))
     again = shrink(pruning.prunable, pruned.mask, pruned.compensation)

@@ -101,8 +101,16 @@ def test_gpruner_chooses_by_it() -> None:
     )
     prunable, data = PrunableModel.of(make_encoder()), Sentences()
     budget = make_budget(config.budget, prunable.adapter, prunable.space)
-    pruning = Pruning(prunable=prunable, quick=prunable, data=data, budget=budget, importance=config.importance, seed=3)
-    pruned, again = (prune(pruning, config.optimizer, config.tuning) for _ in range(2))
+    pruning = Pruning(
+        prunable=prunable,
+        quick=prunable,
+        data=data,
+        budget=budget,
+        importance=config.importance,
+        tuning=config.tuning,
+        seed=3,
+    )
+    pruned, again = (prune(pruning, config.optimizer) for _ in range(2))
     choice = pruned.found.choice
     assert set(choice["held_out"]) == {"fisher_search", "rearranged", "stages", "per_block", "search"}
     assert choice["examples"] == 22

@@ -158,6 +158,7 @@ def _prune(run: Run, dense: Dense, task: BuiltTask) -> Pruned:
         data=usage,
         budget=dense.budget(config.budget.scope),
         importance=config.importance,
+        tuning=config.tuning,
         seed=config.seed,
         database=Database(cache_folder() / "second_order"),
     )
@@ -200,7 +201,7 @@ def _search(run: Run, pruning: Pruning, scores: Scores, usage: CalibrationUsage)
         usage=usage,
         team=run.team,
     )
-    found, facts = search(pruning, scores, run.config.optimizer, run.config.tuning, context)
+    found, facts = search(pruning, scores, run.config.optimizer, context)
     if run.team is not None:
         run.team.dismiss()
     mask = pruning.prunable.space.expand(found.mask)

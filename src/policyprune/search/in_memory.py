@@ -34,6 +34,7 @@ def search(prunable: PrunableModel, data: CalibrationData, config: Config, steps
         data=data,
         budget=_budget(prunable, config),
         importance=config.importance,
+        tuning=config.tuning,
         seed=config.seed,
     )
     allowed = config.safety.max_skipped
@@ -56,7 +57,7 @@ def search(prunable: PrunableModel, data: CalibrationData, config: Config, steps
                 raise RunError(f"{skipped:.0f} masks had a loss that is NaN or infinite, more than {allowed}")
 
         torch.manual_seed(config.seed)
-        return prune(pruning, config.optimizer, config.tuning, report)
+        return prune(pruning, config.optimizer, report)
 
 
 def _budget(prunable: PrunableModel, config: Config) -> Budget:

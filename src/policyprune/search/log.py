@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyprune.config.schema import Optimizer, Safety, Tuning
+from policyprune.config.schema import Optimizer, Safety
 from policyprune.errors import RunError, UsageError
 from policyprune.progress import bar
 from policyprune.pruning.optimizers.problem import Each, Found, Job
@@ -44,7 +44,7 @@ class SearchContext:
 
 
 def search(
-    pruning: Pruning, scores: Scores, optimizer: Optimizer, tuning: Tuning, context: SearchContext
+    pruning: Pruning, scores: Scores, optimizer: Optimizer, context: SearchContext
 ) -> tuple[Found, dict[str, Any]]:
     """Find a mask, going on where an earlier process ended; also what the record says of the search.
 
@@ -57,7 +57,7 @@ def search(
         found = log.found
         if found is None:
             with log.saving() as state:
-                found = find_mask(pruning, scores, optimizer, tuning, log.report, state, share)
+                found = find_mask(pruning, scores, optimizer, log.report, state, share)
                 state.end(vars(found))
     return found, {**log.facts(), "processes": 1 if team is None else team.size}
 

@@ -35,7 +35,8 @@ class Pruning:
     """What is pruned, to which budget, and the calibration sequences that decide what goes.
 
     `quick` is the same model in the data type of the search's forward passes, or the model itself. `importance` says
-    how units are scored before anything is searched. `database`: where what was measured of the dense model is kept.
+    how units are scored before anything is searched, `tuning` what is done to those that stay, by which a search may
+    judge masks. `database`: where what was measured of the dense model is kept.
     """
 
     prunable: PrunableModel
@@ -43,6 +44,7 @@ class Pruning:
     data: CalibrationData
     budget: Budget
     importance: Importance
+    tuning: Tuning | None = None
     seed: int = 0
     database: Database | None = None
 
@@ -98,13 +100,13 @@ class Pruned:
 
 
 @torch.no_grad()
-def prune(pruning: Pruning, optimizer: Optimizer, tuning: Tuning, report: Report | None = None) -> Pruned:
+def prune(pruning: Pruning, optimizer: Optimizer, report: Report | None = None) -> Pruned:
     """Score, search, tune and shrink. `report` is called with the numbers of each step of the search."""
     scores = score(pruning)
-    found = find_mask(pruning, scores, optimizer, tuning, report)
+    found = find_mask(pruning, scores, optimizer, report)
     pruning.forget()
     mask = pruning.prunable.space.expand(found.mask)
-    compensation, rows = None, list[dict[str, Any]]()
+    tuning, compensation, rows = pruning.tuning, None, list[dict[str, Any]]()
     if isinstance(tuning, Calibrated):
         fitted = fit(pruning.prunable, mask, pruning.data, tuning, pruning.quick)
         mask, compensation, rows = fitted.mask, fitted.compensation, fitted.report
@@ -125,16 +127,14 @@ def find_mask(
     pruning: Pruning,
     scores: Scores,
     optimizer: Optimizer,
-    tuning: Tuning | None = None,
     report: Report | None = None,
     state: State = FORGETFUL,
     share: Callable[[Each], Each] | None = None,
 ) -> Found:
     """Search for decisions within the budget that have a low loss.
 
-    `tuning` is what will follow, with which a search may judge masks; `report` is called with the numbers of each step;
-    `state` keeps what the search needs to go on after an interruption; `share` makes of the evaluation in this process
-    one that several processes share.
+    `report` is called with the numbers of each step; `state` keeps what the search needs to go on after an
+    interruption; `share` makes of the evaluation in this process one that several processes share.
     """
     quick, space = pruning.quick, pruning.prunable.space
     data = Divergence(pruning.data, quick.model) if optimizer.imitates else pruning.data
@@ -163,7 +163,7 @@ def find_mask(
         per_cost=pruning.importance.per_cost,
         behind=None if statistics is None else behind,
         each=each,
-        judge=Verdict(quick, pruning.data, tuning, forwards.release),
+        judge=Verdict(quick, pruning.data, pruning.tuning, forwards.release),
     )
     with forwards.on():
         found: Found = optimizer.search(problem, report or _ignore, state)

@@ -56,9 +56,11 @@ class Verdict:
         others = torch.ones(len(lengths), dtype=torch.bool)
         others[rows] = False
         own = others.nonzero().flatten()[:FITTED]
-        inputs = [self._data.inputs(own[batch]) for batch in by_length(lengths[own], BATCH)]
+        taught = [own[batch] for batch in by_length(lengths[own], BATCH)]
+        inputs = [self._data.inputs(batch) for batch in taught]
         batches = [{name: tensor.to(self._prunable.device) for name, tensor in batch.items()} for batch in inputs]
-        fitted = tuning.fit(self._prunable, mask, Lesson(batches, reads_first_token(self._prunable.model)))
+        first_token, none = reads_first_token(self._prunable.model), torch.arange(0)
+        fitted = tuning.fit(self._prunable, mask, Lesson(batches, first_token, taught, none, self._data))
         return fitted.mask, fitted.compensation
 
     @cached_property

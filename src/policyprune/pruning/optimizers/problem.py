@@ -62,10 +62,10 @@ class Problem:
     mask, a row per example (rows, n), for those that may back-propagate; None where there are none. `per_cost`: a
     unit's worth is its score divided by its cost. `behind(mask)` gathers second-order statistics anew, behind layers
     that keep as many units as under a mask (n,), and gives their scores (n,); from then on masks get their weights from
-    them, where they get any. `each(jobs)` evaluates several masks that do not wait for one another, on as many processes
-    as there are; without it they are evaluated one after the other. `judge(mask, rows, tuned)` says how far the model of
-    a mask (n,) is from the dense one on the sequences `rows` (B,): (B,), `tuned` as the run tunes it, on other sequences.
-    None where losses are all there is.
+    them, where they get any. `each(jobs)` evaluates several masks that do not wait for one another, on as many
+    processes as there are; without it they are evaluated one after the other. `judge(mask, rows, tuned)` says how far
+    the model of a mask (n,) is from the dense one on the sequences `rows` (B,): (B,), `tuned` as the run tunes it, on
+    other sequences. None where losses are all there is.
     """
 
     evaluate: Evaluate
