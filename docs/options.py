@@ -40,8 +40,10 @@ KINDS: dict[Any, str] = {
     list[float]: "numbers",
     dict[str, str]: "texts by name",
 }
-SHOWN = ("model", "task", "granularity", "budget", "importance", "optimizer", "tuning", "recovery")
-SHOWN += ("evaluation", "export")
+SHOWN = (
+    *("model", "task", "granularity", "budget", "importance", "optimizer", "tuning", "recovery"),
+    *("evaluation", "export"),
+)
 ABLE = {
     "shares_masks": "several processes can share its masks",
     "back_propagates": "back-propagates",
@@ -61,7 +63,8 @@ COMMON = {  # groups whose options share keys
     "importance": "All of them have these keys; below stand those that have others, or other defaults.",
     "recovery": "All but `none` have these keys; below stand those that have others, or other defaults.",
 }
-TITLES = {"config": "A run", "finetune": "policyprune finetune", "evaluate": "policyprune evaluate"}
+TITLES = {"config": "A run", "finetune": "policyprune finetune", "recover": "policyprune recover"}
+TITLES |= {"evaluate": "policyprune evaluate"}
 TITLES |= {"export": "policyprune export", "apply": "policyprune apply"}
 
 

@@ -10,7 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 from forking import alive, forked, shared
-from harness import SMALL_EVALUATION, paragraphs, small_run, write_corpus
+from harness import SMALL_EVALUATION, foreign_lines, paragraphs, small_run, write_corpus
+from policyprune.report.contents import make_report
+from policyprune.report.runs import find_runs
 from policyprune.runs.record import read_record
 
 QUICK = ["optimizer=one_shot", "importance=magnitude", "tuning=cg2", "tuning.sequences=16", "budget.keep=0.6"]
@@ -35,6 +37,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -
 def test_a_run_measures_and_writes_the_recovered_model(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     done = forked(*arguments("recovery=finetune", *SMALL_EVALUATION), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert foreign_lines(done.stderr) == []
     record = read_record(tmp_path / "run")
     assert record is not None
     assert [stage["name"] for stage in record.stages][-4:] == ["tuning", "recovery", "export", "evaluation"]
@@ -96,3 +99,39 @@ def test_what_was_trained_is_not_made_again_from_the_mask(arguments: Callable[..
     assert done.stderr.startswith(
         "policyprune: source: 'bare' has no checkpoint, and its plan has not the weights that"
     )
+
+
+def test_a_run_is_recovered_afterwards(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    pruned = [word for word in arguments("evaluation=none") if not word.startswith("recovery.")]
+    done = forked(*pruned, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    more = ["recovery=lora", "recovery.task_loss=0.9", "recovery.rank=4", *TRAINED, *SMALL_EVALUATION]
+    done = forked("recover", "run", *more, "evaluation=perplexity", "hydra.run.dir=back", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert foreign_lines(done.stderr) == []
+    record = read_record(tmp_path / "back")
+    assert record is not None
+    assert (record.config["keep"], record.config["method"], record.config["tuned"]) == (0.6, "magnitude", "cg2")
+    assert record.recovery["teacher"] == record.config["teacher"]
+    perplexity = {row.subject: row.value for row in record.results if row.metric == "perplexity" and row.value}
+    assert perplexity["recovered"] < 0.8 * perplexity["pruned"]
+    assert perplexity["reloaded"] == pytest.approx(perplexity["recovered"], rel=1e-3)
+    assert (tmp_path / "back" / "adapter" / "adapter_model.safetensors").is_file()
+    assert "pruned, recovered" in done.stdout
+    again = forked("recover", "run", *more, "evaluation=perplexity", "hydra.run.dir=back", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert read_record(tmp_path / "back") == record
+    report = make_report("both", find_runs([tmp_path]), [])
+    (table,) = (own for section in report.sections for own in section.tables if own.title.startswith("perplexity"))
+    rows = {row.names[:3]: row.cells[0] for row in table.rows}
+    assert rows["magnitude", "cg2", "lora"].value
+    assert rows["magnitude", "cg2", ""].state == "not measured"
+
+
+def test_a_checkpoint_needs_the_name_of_its_dense_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    done = forked("recover", str(tiny_checkpoint), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("policyprune: teacher: recovery=distill needs the dense model")
+    done = forked("recover", str(tiny_checkpoint), "recovery=none", cwd=tmp_path)
+    assert done.stderr == "policyprune: recovery: 'none' does nothing, use distill, finetune or lora\n"
+    assert {path.name for path in tmp_path.iterdir()} <= {"stdout", "stderr"}

@@ -28,6 +28,7 @@ ROOMS = (  # from the ground up: a room imports only what stands before it
     "search",
     "report",
     "api",
+    "api_recovery",
     "commands",
     "cli",
     "__main__",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         load_plan,
         prune,
     )
+    from policyprune.api_recovery import RecoveryResult, recover
     from policyprune.config.schema import Budget, Granularity, LatencyBudget
     from policyprune.errors import RunError, UsageError
     from policyprune.evaluation.sequence_losses import EvaluationResult
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from policyprune.pruning.optimizers.policy_gradient import PolicyGradient
     from policyprune.pruning.optimizers.ppo.ppo import PPO
     from policyprune.pruning.optimizers.straight_through import StraightThrough
+    from policyprune.recovery.options import Distill, Finetune, Lora
     from policyprune.search.result import PruningResult, Report
     from policyprune.surgery.plan import Plan
     from policyprune.tuning.options import CG2, LSMR, BiasCompensation, Joint, LocalPruning, NoTuning, Reconstruct
@@ -51,8 +53,10 @@ __all__ = [
     "Budget",
     "Choices",
     "Constant",
+    "Distill",
     "EvaluationResult",
     "Evolution",
+    "Finetune",
     "Fisher",
     "Flap",
     "FromRun",
@@ -65,6 +69,7 @@ __all__ = [
     "LevelEvolution",
     "Levels",
     "LocalPruning",
+    "Lora",
     "Magnitude",
     "NoTuning",
     "OneShot",
@@ -74,6 +79,7 @@ __all__ = [
     "PruningResult",
     "Random",
     "Reconstruct",
+    "RecoveryResult",
     "Report",
     "RunError",
     "StraightThrough",
@@ -83,9 +89,11 @@ __all__ = [
     "evaluate",
     "load_plan",
     "prune",
+    "recover",
 ]
 _HOMES = {  # name -> module, but those of the options, which config/registry.py knows
     **dict.fromkeys(("Choices", "PrunableModel", "evaluate", "load_plan", "prune"), "policyprune.api"),
+    **dict.fromkeys(("RecoveryResult", "recover"), "policyprune.api_recovery"),
     **dict.fromkeys(("Budget", "Granularity", "LatencyBudget"), "policyprune.config.schema"),
     **dict.fromkeys(("RunError", "UsageError"), "policyprune.errors"),
     "EvaluationResult": "policyprune.evaluation.sequence_losses",

@@ -147,7 +147,7 @@ def prune(
     if unknown:
         raise UsageError(f"{unknown[0]}: unknown, the choices are {', '.join(Choices.__annotations__)}")
     dense = model.model if isinstance(model, PrunableModel) else model
-    _check(dense, tokenizer, choices.get("length", LENGTH), choices.get("bos"), choices.get("seed", 0))
+    check_arguments(dense, tokenizer, choices.get("length", LENGTH), choices.get("bos"), choices.get("seed", 0))
     with at_rest(dense):
         began = time.perf_counter()
         data = _calibration(calibration, dense, tokenizer, choices)
@@ -198,7 +198,7 @@ def evaluate(
     if that lowers this model's loss by more than 0.1 nats; say it where models are compared
     (`result.report.protocol["bos"]`). About `batch_tokens` tokens go through the model at a time.
     """
-    _check(model, tokenizer, length, bos)
+    check_arguments(model, tokenizer, length, bos)
     with at_rest(model):
         return measure(model, in_memory(data, model, Cutting(tokenizer, length, bos)), batch_tokens)
 
@@ -212,7 +212,7 @@ def load_plan(path: str | Path) -> Plan:
     return read_plan(Path(path))
 
 
-def _check(model: object, tokenizer: object, length: object, bos: object, seed: object = 0) -> None:
+def check_arguments(model: object, tokenizer: object, length: object, bos: object, seed: object = 0) -> None:
     """UsageError for an argument of another type, or out of its range."""
     _check_model(model)
     if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):

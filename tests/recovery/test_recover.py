@@ -13,7 +13,7 @@ import torch
 
 from policyprune.config.schema import Trained
 from policyprune.recovery.material import Material, of_text
-from policyprune.recovery.options import Distill, Finetune
+from policyprune.recovery.options import Distill, Finetune, Lora
 from policyprune.recovery.recover import Recovered, Surroundings, held_out_loss, recover
 from policyprune.recovery.trainer import Teaching, arguments_of, last_whole
 
@@ -111,11 +111,17 @@ class StoppedError(Exception):
     """What ends a training in the middle."""
 
 
-@pytest.mark.parametrize("at", [[3], [8, 14, 23]])
+@pytest.mark.parametrize(("kind", "at"), [(Distill, [3]), (Distill, [8, 14, 23]), (Lora, [14])])
 def test_a_training_that_is_stopped_ends_as_if_it_had_not_been(
-    at: list[int], smaller: Any, dense: Any, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any,
+    at: list[int],
+    smaller: Any,
+    dense: Any,
+    material: Material,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = Distill(**FAST, accumulate=2, weight_decay=0.1)
+    options = kind(**FAST, accumulate=2, weight_decay=0.1)
     whole = recovered(smaller, options, material, tmp_path / "whole", dense)
     original = Teaching.training_step
     for stop in at:
@@ -179,3 +185,27 @@ def test_the_learning_rate_without_a_choice() -> None:
     assert options.limits == (128, None, None)
     assert Distill(seconds=60).limits == (None, None, 60)
     assert math.isclose(Distill().task_share(labelled=True), 0.5)
+
+
+def test_adapters_are_merged_and_kept(smaller: Any, dense: Any, material: Material, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    options = Lora(**{**FAST, "learning_rate": 1e-2}, rank=4, task_loss=1.0)
+    around = without_teacher(tmp_path, tmp_path / "adapter")
+    found = recover(smaller, options, material, around)
+    assert found.facts["outcome"] == "recovered"
+    assert found.facts["trained_parameters"] < 0.2 * sum(weight.numel() for weight in smaller.parameters())
+    before, after = weights(smaller), weights(found.model)
+    assert before.keys() == after.keys()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        name for name in before if name.endswith("proj.weight")
+    }
+    with_adapters = PeftModel.from_pretrained(copy.deepcopy(smaller), tmp_path / "adapter")
+    ids = torch.stack(material.held_out)
+    torch.testing.assert_close(with_adapters(ids).logits, found.model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def without_teacher(folder: Path, adapters: Path) -> Surroundings:
+    return Surroundings(
+        teacher=None, folder=folder / "trainer", keep=0.6, seed=0, report=lambda values, step: None, adapters=adapters
+    )

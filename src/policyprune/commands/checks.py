@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
-from policyprune.config.schema import Config, LanguageModeling, Trained
+from policyprune.config.schema import Config, LanguageModeling, Task, Trained
 from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency_table import block_latency
@@ -37,14 +38,19 @@ def check(config: Config) -> None:
     check_lengths(config.evaluation, config.task, empty)
     formats.check_formats(config.export.formats, empty, formats.Settings.of(config.export))
     if isinstance(config.recovery, Trained):
-        check_device(device_of(config.model))
-        if isinstance(config.task, LanguageModeling):
-            check_positions(empty, {"recovery.length": config.recovery.length})
+        check_training(config.recovery, config.task, empty, device_of(config.model))
     prunable = PrunableModel.of(empty, config.granularity.units, config.granularity.spared)
     budget = budgets_of(config, prunable)(config.budget.scope)
     if isinstance(config.optimizer, FromRun):
         config.optimizer.mask(prunable.space, budget)
         check_owner(config.optimizer, empty)
+
+
+def check_training(options: Trained, task: Task, model: PreTrainedModel, device: torch.device) -> None:
+    """UsageError for a device that is not trained on, and for sequences longer than the model's positions."""
+    check_device(device)
+    if isinstance(task, LanguageModeling):
+        check_positions(model, {"recovery.length": options.length})
 
 
 def check_owner(options: FromRun, model: PreTrainedModel) -> None:

@@ -12,6 +12,7 @@ USAGE = {  # verb -> what may stand behind it, and what it does
         "make the runs of a table that are not finished; list the sweeps",
     ),
     "finetune": ("[model=option] [task=option] [training.key=value] ...", "train an encoder on a task, to be pruned"),
+    "recover": ("MODEL [recovery=option] [recovery.seconds=N] [teacher=SOURCE] ...", "train a pruned model back"),
     "evaluate": ("MODEL [task=option] [evaluation=option] ...", "measure a model again"),
     "export": ("MODEL format=hf|onnx|gguf|plan [dtype=f16] [output=PATH]", "write a model in another format"),
     "apply": ("plan.json [model=option] [output=PATH]", "prune a dense model as a plan says"),
@@ -38,6 +39,7 @@ examples:
   policyprune -m budget.keep=0.9,0.8,0.7 method=ours,flap,wanda_sp
   policyprune sweep smoke --dry-run
   policyprune finetune model=minilm_l6 task=glue/sst2
+  policyprune recover outputs/<name> recovery.seconds=600
   policyprune evaluate outputs/<name> evaluation=zero_shot
   policyprune doctor model=qwen3_8b
 

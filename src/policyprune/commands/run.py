@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from policyprune.commands.checks import budgets_of, check
+from policyprune.commands.recover import reporting, train_back
 from policyprune.config.schema import Calibrated, Config, LatencyBudget, Trained
 from policyprune.evaluation.comparison import ComparedModels, compare
 from policyprune.evaluation.latency import kept_latency
@@ -25,7 +26,7 @@ from policyprune.pruning.mask_file import keep_rates, save_mask
 from policyprune.pruning.optimizers.problem import Found
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.recovery.material import Material, material_of
-from policyprune.recovery.recover import Surroundings, recover
+from policyprune.recovery.recover import Surroundings
 from policyprune.runs.card import write_card
 from policyprune.runs.folder import finished_before, recorded
 from policyprune.runs.record import TRAINER, Record
@@ -217,21 +218,16 @@ def _recover(run: Run, dense: Dense, pruned: Pruned, material: Material) -> None
     """Train what the search and the tuning left."""
     config, record, model = run.config, run.record, dense.prunable.model
     assert isinstance(config.recovery, Trained)
-    teacher = in_search_dtype(model, config.model.search_dtype) if config.recovery.needs_teacher else None
-
-    def report(values: dict[str, float], step: int) -> None:
-        run.tracker.log(values, step, stage="recovery")
-        if "held_out_loss" in values:
-            log.info("recovery, step %d: held-out loss %.4f", step, values["held_out_loss"])
-
     around = Surroundings(
-        teacher=teacher, folder=run.folder / TRAINER, keep=config.budget.keep, seed=config.seed, report=report
+        teacher=in_search_dtype(model, config.model.search_dtype) if config.recovery.needs_teacher else None,
+        folder=run.folder / TRAINER,
+        keep=config.budget.keep,
+        seed=config.seed,
+        report=reporting(run.tracker),
+        adapters=run.folder / "adapter",
     )
-    recovered = recover(pruned.model, config.recovery, material, around)
-    pruned.models["recovered"] = recovered.model
-    record.recovery = {**recovered.facts, "teacher": config.model.source if teacher is not None else None}
-    if recovered.facts["outcome"] != "recovered":
-        record.warn(f"recovery={config.recovery.name} found nothing better, the recovered model is the one before it")
+    recovered = train_back(pruned.model, config.recovery, material, around, record, config.model.source)
+    pruned.models["recovered"] = recovered
 
 
 def _export(run: Run, dense: Dense, pruned: Pruned) -> None:

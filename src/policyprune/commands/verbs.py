@@ -55,6 +55,21 @@ def finetune(arguments: list[str]) -> int:
     return application.launch(verb, arguments)
 
 
+def recover(arguments: list[str]) -> int:
+    """Train a run's checkpoint, or anyone's, back."""
+
+    def action(config: Any, folder: Path) -> None:
+        from policyprune.commands.recover import run
+
+        run(config, folder)
+
+    source, overrides = targets.split("recover", arguments, MODEL)
+    added = targets.recovering(targets.find(source, brings_only_ours), overrides)
+    words = ("recover", source)
+    verb = application.Verb(name="recover", config="recover", action=action, words=words, added=tuple(added))
+    return application.launch(verb, overrides)
+
+
 def evaluate(arguments: list[str]) -> int:
     """Measure a run's checkpoint, or anyone's, again."""
 
@@ -128,6 +143,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "sweep": sweep,
     "finetune": finetune,
+    "recover": recover,
     "evaluate": evaluate,
     "export": export,
     "apply": apply,

@@ -12,6 +12,7 @@ from policyprune.config.schema import (
     Exporting,
     Labelled,
     LanguageModeling,
+    Recovering,
     Task,
     Trained,
 )
@@ -84,6 +85,7 @@ def _check_recovery(config: Config, count: int) -> None:
     """Raise UsageError for a training that this run cannot do."""
     if not isinstance(config.recovery, Trained):
         return
+    config.recovery.check()
     if count > 1:
         raise UsageError(f"recovery: {config.recovery.name!r} in a run takes one process, there are {count}")
     if config.model.device_map is not None:
@@ -172,11 +174,27 @@ def check_exporting(config: Exporting) -> None:
         raise UsageError("format: plan needs the folder of a run, a checkpoint does not tell which units it lost")
 
 
-def check_evaluating(config: Evaluating) -> None:
+def check_evaluating(config: Evaluating | Recovering) -> None:
     """Raise UsageError for what a checkpoint alone cannot be asked."""
+    if isinstance(config, Recovering):
+        _check_recovering(config)
     if config.evaluation.one_shot:
         raise UsageError("evaluation.one_shot: masks by scores alone are compared in a run, not in an evaluation")
     check_task(config.task)
+
+
+def _check_recovering(config: Recovering) -> None:
+    """Raise UsageError for nothing to do, and for a dense model that nobody named."""
+    if not isinstance(config.recovery, Trained):
+        raise UsageError(f"recovery: {config.recovery.name!r} does nothing, use distill, finetune or lora")
+    config.recovery.check()
+    if config.recovery.needs_teacher and config.teacher is None:
+        raise UsageError(
+            f"teacher: recovery={config.recovery.name} needs the dense model, which a checkpoint does not name; give "
+            "teacher=SOURCE, or use recovery=finetune"
+        )
+    if config.model.device_map is not None:
+        raise UsageError(f"model.device_map: {config.model.device_map!r}, but one device is trained on; use null")
 
 
 def check_evaluation(evaluation: Evaluation, task: Task) -> None:

@@ -29,12 +29,20 @@ from policyprune.config.schema import (
     LatencyBudget,
     Model,
     QuestionAnswering,
+    Recovering,
     Wandb,
 )
 from policyprune.config.validate import run_label, validate
 from policyprune.errors import UsageError
 
-VERBS = {"config": Config, "finetune": Finetuning, "evaluate": Evaluating, "export": Exporting, "apply": Applying}
+VERBS = {
+    "config": Config,
+    "finetune": Finetuning,
+    "recover": Recovering,
+    "evaluate": Evaluating,
+    "export": Exporting,
+    "apply": Applying,
+}
 GROUPS: dict[str, dict[str, Any]] = {  # schemas of groups that have several; the others take theirs from the verb's
     "": {"model": Model},
     "task": {

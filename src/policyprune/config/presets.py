@@ -25,6 +25,7 @@ from policyprune.config.schema import (
     Recovery,
     Task,
     Tracker,
+    Trained,
     Tuning,
 )
 from policyprune.config.validate import validate
@@ -85,6 +86,18 @@ def granularity_of(units: str | Sequence[str] | Granularity, spared: Sequence[fl
     if not made.units:
         raise UsageError("granularity.units: empty, name one or more, such as ['attention', 'ffn']")
     return made
+
+
+def recovery_of(recovery: str | Recovery) -> Trained:
+    """A recovery by its name, or as it is. UsageError for a wrong value, and for one that trains nothing."""
+    options = compose({"recovery": recovery})["recovery"]
+    _typed(options, "recovery.")
+    for setting in fields(options):
+        check(f"recovery.{setting.name}", getattr(options, setting.name), setting.metadata)
+    options.check()
+    if not isinstance(options, Trained):
+        raise UsageError(f"recovery: {options.name!r} does nothing, use distill, finetune or lora")
+    return options
 
 
 def configured(parts: dict[str, Any], source: str, task: Task, method: str | None, seed: int) -> Config:

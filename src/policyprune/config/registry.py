@@ -54,6 +54,7 @@ OPTIONS: dict[str, dict[str, str]] = {  # group -> option -> module:class
     "recovery": {
         "distill": f"{RECOVERY}.options:Distill",
         "finetune": f"{RECOVERY}.options:Finetune",
+        "lora": f"{RECOVERY}.options:Lora",
         "none": f"{RECOVERY}.options:NoRecovery",
     },
 }

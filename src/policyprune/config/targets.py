@@ -18,7 +18,7 @@ from policyprune.config.composition import key_of, literal, quoted
 from policyprune.config.messages import one_line
 from policyprune.config.schema import Classification, Evaluation, LanguageModeling, Model, QuestionAnswering
 from policyprune.errors import UsageError
-from policyprune.storage.record_file import RECORD_FILE, read_content
+from policyprune.storage.record_file import RECORD_FILE, method_name, read_content
 from policyprune.storage.sources import PACKAGE, locate
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
@@ -75,6 +75,20 @@ def find(source: str, only_ours: Callable[[Path], bool]) -> Target:
     if (path / "config.json").is_file():
         return Target(source=source, name=path.resolve().name)
     raise UsageError(f"source: {source!r} holds neither record.json nor config.json")
+
+
+def recovering(target: Target, overrides: list[str]) -> list[str]:
+    """Overrides that point `policyprune recover` at a target; a run brings its dense model and its name in tables."""
+    added = evaluating(target, overrides)
+    config = target.config
+    if "budget" not in config:
+        return added
+    model, keep = config["model"], config["budget"].get("keep")
+    stated = {"teacher": model["source"], "teacher_revision": model["revision"], "method": method_name(config)}
+    tuning = config.get("tuning", {}).get("name", "none")
+    stated["tuned"] = None if tuning == "none" else tuning
+    added += [f"{key}={'null' if value is None else quoted(value)}" for key, value in stated.items()]
+    return [*added, f"keep={keep}"]
 
 
 def evaluating(target: Target, overrides: list[str]) -> list[str]:

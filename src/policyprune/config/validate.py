@@ -6,7 +6,7 @@ import json
 import os
 import re
 from copy import deepcopy
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
@@ -21,12 +21,15 @@ from policyprune.config.schema import (
     Finetuning,
     Labelled,
     LanguageModeling,
+    Recovering,
     Wandb,
 )
 from policyprune.config.texts import corpus_of
 from policyprune.errors import UsageError
 from policyprune.storage.sources import check_source, locate
 
+Run = Config | Finetuning | Recovering | Evaluating  # what makes a run, with a folder and a record
+VERBS = {"training": "finetuned", "recovery": "recovered"}  # words in the names of folders
 UNNAMED = re.compile(r"[^\w.,+=@() -]+")  # stands in no folder's name; a run's name may come from anyone's file
 LONGEST = 60  # characters of a name in the folder's, which the digest tells apart
 UNFINGERPRINTED = ("force", "tracker", "safety", "hydra", "method")
@@ -46,17 +49,17 @@ def validate(composed: DictConfig) -> Any:
         config = OmegaConf.to_object(composed)
     except MissingMandatoryValue as error:
         raise UsageError(f"{error.full_key}: no value given") from error
-    assert isinstance(config, Config | Finetuning | Evaluating | Exporting | Applying)
+    assert isinstance(config, Run | Exporting | Applying)
     fill(config)
     _check(OmegaConf.to_container(composed, resolve=True), config, "")
     if isinstance(config, Config):
         check_combinations(config)
     elif isinstance(config, Exporting):
         check_exporting(config)
-    elif isinstance(config, Evaluating):
+    elif isinstance(config, Evaluating | Recovering):
         check_evaluating(config)
     config.model.fine_tuned = {}  # `model.source` has been looked up there, and nothing else has
-    if isinstance(config, Config | Finetuning | Evaluating):
+    if isinstance(config, Run):
         check_evaluation(config.evaluation, config.task)
         decide_origins(config)
     return config
@@ -68,11 +71,13 @@ def fill(config: Any) -> None:
     `config` is that of a verb, typed or composed.
     """
     verb = OmegaConf.get_type(config)
-    if verb not in (Config, Finetuning, Evaluating):
+    if verb not in get_args(Run):
         return
     calibration = config.task.calibration
     if calibration.seed is None:
         calibration.seed = config.seed
+    if verb in (Config, Recovering) and OmegaConf.get_type(config.tracker) is Wandb and config.tracker.mode is None:
+        config.tracker.mode = os.environ.get("WANDB_MODE", "offline")
     if verb is not Config:
         return
     if config.importance.sequences is None:
@@ -80,8 +85,6 @@ def fill(config: Any) -> None:
     tuning = OmegaConf.get_type(config.tuning)
     if tuning is not None and issubclass(tuning, Calibrated) and config.tuning.sequences is None:
         config.tuning.sequences = calibration.count
-    if OmegaConf.get_type(config.tracker) is Wandb and config.tracker.mode is None:
-        config.tracker.mode = os.environ.get("WANDB_MODE", "offline")
 
 
 def _check(raw: Any, config: Any, prefix: str) -> None:
@@ -98,7 +101,7 @@ def _check(raw: Any, config: Any, prefix: str) -> None:
             _check(raw[key], value, f"{prefix}{key}.")
 
 
-def fingerprint(config: Config | Finetuning | Evaluating) -> str:
+def fingerprint(config: Run) -> str:
     """Hash of everything that can change the result: 16 hex digits."""
     return _digest({k: v for k, v in dataclasses.asdict(config).items() if k not in UNFINGERPRINTED})
 
@@ -124,7 +127,7 @@ def run_label(composed: DictConfig) -> str:
     if "budget" in names:
         names["budget"] += f"{content['budget']['keep']:g}"
     else:
-        names["verb"] = "finetuned" if "training" in content else "evaluated"
+        names["verb"] = next((word for key, word in VERBS.items() if key in content), "evaluated")
     return f"{'-'.join(names.values())}-s{content['seed']}-{_digest(content)[:8]}"
 
 
@@ -134,9 +137,11 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def check_sources(config: Config | Finetuning | Evaluating) -> None:
+def check_sources(config: Run) -> None:
     """UsageError for a file, directory or package that the config names and this machine lacks."""
     check_source(config.model.source)
+    if isinstance(config, Recovering) and config.teacher is not None:
+        check_source(config.teacher)
     for key, path in _files(config):
         file = locate(key, path)
         if file is None:
@@ -145,7 +150,7 @@ def check_sources(config: Config | Finetuning | Evaluating) -> None:
             raise UsageError(f"{key}: {path!r} is a folder, name a file")
 
 
-def _files(config: Config | Finetuning | Evaluating) -> list[tuple[str, str]]:
+def _files(config: Run) -> list[tuple[str, str]]:
     """The files that a config names, each with its key."""
     task = config.task
     files: list[tuple[str, str]] = []
@@ -195,7 +200,7 @@ def _decided(key: str, source: str) -> str:
     return decided(key, "auto", source)
 
 
-def decide_origins(config: Config | Finetuning | Evaluating) -> None:
+def decide_origins(config: Run) -> None:
     """Put what `auto` came to into a typed config."""
     if isinstance(config.task, Labelled):
         config.task.origin = task_origin(config.task)

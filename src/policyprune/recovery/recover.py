@@ -13,8 +13,10 @@ from transformers import PreTrainedModel
 from policyprune.config.schema import Trained
 from policyprune.models.adapter import adapt
 from policyprune.recovery.bar import TrainingBar
+from policyprune.recovery.lora import merged, save_adapters, with_adapters
 from policyprune.recovery.losses import task_loss
 from policyprune.recovery.material import Material
+from policyprune.recovery.options import Lora
 from policyprune.recovery.pace import Pace, Report, judgements
 from policyprune.recovery.trainer import Teaching, arguments_of, check_device
 
@@ -22,13 +24,14 @@ from policyprune.recovery.trainer import Teaching, arguments_of, check_device
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """Where a recovery happens: the dense model where one teaches, a folder that keeps what a killed process did, the
-    share of the dense model that was kept, and who is told of steps."""
+    share of the dense model that was kept, who is told of steps, and where adapters are written, if anywhere."""
 
     teacher: PreTrainedModel | None
     folder: Path
     keep: float
     seed: int
     report: Report
+    adapters: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,25 @@ def recover(model: PreTrainedModel, options: Trained, material: Material, around
     rate = options.rate(around.keep, embeddings.shape[1])
     arguments = arguments_of(options, material, around.folder, model.device, rate, around.seed)
     student = _student(model, options)
+    count = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
     trainer = Teaching(student, arguments, material, pace, around.teacher, options)
     total, unit = _longest(options)
     trainer.add_callback(TrainingBar("recovery", unit, total, lambda state: int(pace.share * total)))
     with torch.enable_grad():
         state = trainer.teach()
     trained = trainer.accelerator.unwrap_model(student, keep_fp32_wrapper=False)
+    adapted = trained if isinstance(options, Lora) else None
+    if adapted is not None:
+        if around.adapters is not None:
+            save_adapters(adapted, around.adapters)
+        trained = merged(adapted)
     trained.eval().requires_grad_(False)
     if hasattr(model.config, "use_cache"):
         trained.config.use_cache = model.config.use_cache  # which the Trainer turns off
     before, *others = [row["eval_loss"] for row in judgements(state)]
     after = min((loss for loss in others if math.isfinite(loss)), default=math.inf)
-    if _cast_back(trained, model):  # what is returned is judged, not what was trained
+    _cast_back(trained, model)
+    if model.dtype != torch.float32:  # what is returned is judged, not what was trained
         before, after = (held_out_loss(own, material, arguments) for own in (model, trained))
     gained = after < before
     facts = {
@@ -71,6 +81,7 @@ def recover(model: PreTrainedModel, options: Trained, material: Material, around
         "outcome": "recovered" if gained else "no gain",
         **material.facts,
         "task_share": options.task_share(material.labelled),
+        "trained_parameters": count,
         "learning_rate": rate,
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "computed_in": "bfloat16" if arguments.bf16 else "float32",
@@ -97,9 +108,11 @@ def held_out_loss(model: PreTrainedModel, material: Material, arguments: Any) ->
     return total / len(material.held_out)
 
 
-def _student(model: PreTrainedModel, options: Trained) -> PreTrainedModel:
-    """A copy with weights of its own in float32, of which those that are trained ask for gradients."""
+def _student(model: PreTrainedModel, options: Trained) -> Any:
+    """A copy with weights of its own in float32, or with adapters; those that are trained ask for gradients."""
     student = copy.deepcopy(model)
+    if isinstance(options, Lora):
+        return with_adapters(student, options)
     for parameter in student.parameters():
         parameter.data = parameter.data.float()
     student.requires_grad_(options.trained == "all")
@@ -108,14 +121,11 @@ def _student(model: PreTrainedModel, options: Trained) -> PreTrainedModel:
     return student
 
 
-def _cast_back(trained: nn.Module, like: nn.Module) -> bool:
-    """Give the weights the data types that they had; whether these are others."""
+def _cast_back(trained: nn.Module, like: nn.Module) -> None:
+    """Give the weights the data types that they had."""
     dtypes = {name: parameter.dtype for name, parameter in like.named_parameters()}
-    changed = False
     for name, parameter in trained.named_parameters():
-        changed |= parameter.dtype != dtypes[name]
         parameter.data = parameter.data.to(dtypes[name])
-    return changed
 
 
 def _longest(options: Trained) -> tuple[int, str]:

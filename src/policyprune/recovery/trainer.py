@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerState, TrainingArguments
@@ -84,11 +84,24 @@ class Teaching(Trainer):
         return self.lr_scheduler
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The weights by the names of the modules, whatever names a checkpoint of this class has on the hub."""
+        """The weights that are trained, by the names of the modules."""
         assert output_dir is not None
+        assert isinstance(self.model, nn.Module)
         if self.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            save_model(self.model, str(Path(output_dir) / WEIGHTS))  # type: ignore[arg-type]
+            trained = {name: own.detach() for name, own in self.model.named_parameters() if own.requires_grad}
+            save_file(trained, Path(output_dir) / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        assert isinstance(self.model, nn.Module)
+        trained = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        parameters = {name: own for name, own in self.model.named_parameters() if own.requires_grad}
+        with torch.no_grad():
+            for name, own in parameters.items():
+                own.copy_(trained[name])
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def teach(self) -> TrainerState:
         """Train, from where an earlier process saved, to the end; the model has the weights with the least held-out

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policyprune.report.runs import Run, flattened
+from policyprune.storage.record_file import method_name
 
 DENSE = "dense"
 NEVER = ("model.", "evaluation.", "export.", "tracker.", "safety.")  # not part of a method, or the same result anyway
@@ -52,7 +53,7 @@ def lines_of(runs: Sequence[Run]) -> list[list[Line]]:
     lines: list[list[Line]] = []
     for run, method, values in zip(runs, methods, settings, strict=True):
         name = _name(method, values, differing[run.model, run.task, method])
-        done = dict.fromkeys([("", ""), (run.tuning, ""), (run.tuning, run.recovery)])
+        done = dict.fromkeys([("", ""), (run.tuning, ""), (run.tuning, run.recovery)][-1 if run.only_recovers else 0 :])
         lines.append(
             [Line(model=run.model, task=run.task, method=name, tuning=own[0], recovery=own[1]) for own in done]
             if run.content
@@ -62,16 +63,10 @@ def lines_of(runs: Sequence[Run]) -> list[list[Line]]:
 
 
 def method_of(run: Run) -> str:
-    """The config's `method`; where it names none, the optimizer and the importance score that it begins from."""
-    config = run.config
-    named = config.get("method")
-    named = named.get("name") if isinstance(named, dict) else named
-    if named:
-        return str(named)
-    optimizer, importance = (str(config.get(group, {}).get("name", "")) for group in ("optimizer", "importance"))
-    if not optimizer:
-        return "fine-tuned" if "training" in config else f"evaluated, {run.folder.name}"
-    return importance if optimizer == "one_shot" else f"{optimizer} from {importance}"
+    """The method of its config; where nothing was pruned, what was done."""
+    if "training" in run.config:
+        return "fine-tuned"
+    return method_name(run.config) or f"{'recovered' if run.recovery else 'evaluated'}, {run.folder.name}"
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -213,6 +213,8 @@ def _line(subject: str, scope: str | None, method: str, run: Run) -> Line:
         importance = run.config.get("importance", {}).get("name", "importance")
         name = f"{importance} alone" + (f", {scope.replace('_', ' ')}" if scope else "")
         return Line(model=run.model, task=run.task, method=name)
+    if run.only_recovers and subject != "recovered":  # what came in, which the run that pruned it has measured, too
+        return Line(model=run.model, task=run.task, method=f"{method}, as it came into {run.folder.name}")
     tuning = run.tuning if subject in ("tuned", "recovered") else ""
     recovery = run.recovery if subject == "recovered" else ""
     return Line(model=run.model, task=run.task, method=method, tuning=tuning, recovery=recovery)

@@ -53,7 +53,7 @@ class Run:
     @property
     def keep(self) -> float | None:
         """What the budget keeps of the dense model; None where nothing is pruned."""
-        keep = self.config.get("budget", {}).get("keep")
+        keep = self.config["keep"] if self.only_recovers else self.config.get("budget", {}).get("keep")
         return None if keep is None else float(keep)
 
     @property
@@ -64,8 +64,15 @@ class Run:
     @property
     def tuning(self) -> str:
         """Name of the tuning, empty where there is none."""
+        if self.only_recovers:
+            return str(self.config.get("tuned") or "")
         name = str(self.config.get("tuning", {}).get("name", "none"))
         return "" if name == "none" else name
+
+    @property
+    def only_recovers(self) -> bool:
+        """Whether it trained what another run pruned."""
+        return "keep" in self.config
 
     @property
     def recovery(self) -> str:

@@ -21,6 +21,7 @@ CARD_FILE = "README.md"
 PIPELINES = {"CausalLM": "text-generation", "SequenceClassification": "text-classification"}
 RECOVERED = {
     "distill": "distilled from the dense model",
+    "lora": "distilled from the dense model by low-rank adapters, which are merged",
     "finetune": "trained on the task's loss",
 }
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")

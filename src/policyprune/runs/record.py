@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from policyprune.config.schema import Config, Evaluating, Finetuning
+from policyprune.config.schema import Config, Evaluating, Finetuning, Recovering
 from policyprune.config.validate import fingerprint
 from policyprune.errors import UsageError
 from policyprune.provenance import git_state, installed_versions
@@ -42,11 +42,12 @@ PACKAGES = (
 )
 RUNNING, FAILED = b'"status": "running"', b'"status": "failed" '  # of the same length
 CHECKSUMMED = (MASK_FILE, PLAN_FILE, CURVE_FILE)
-WEIGHTS = ("checkpoint/*.safetensors", "onnx/model.onnx*", "*.gguf")  # too large for a checksum: their size alone
+# too large for a checksum: their size alone
+WEIGHTS = ("checkpoint/*.safetensors", "adapter/*.safetensors", "onnx/model.onnx*", "*.gguf")
 TRAINER = "trainer"  # folder of a training's checkpoints
 WORK = ("search.state", "search.state.old", f"{TRAINER}/checkpoint-*")
 STATES = ("*.state", "*.state.old")
-AnyConfig = Config | Finetuning | Evaluating
+AnyConfig = Config | Finetuning | Recovering | Evaluating
 
 
 @dataclass(kw_only=True)

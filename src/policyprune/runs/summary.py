@@ -56,7 +56,7 @@ def _mask(record: Record) -> str:
     """How the mask was found, or what else was done."""
     if record.search.get("forwards"):
         return "searched"
-    otherwise = "fine_tuned" if "training" in record.config else "evaluated"  # these have no optimizer
+    otherwise = "fine_tuned" if "training" in record.config else "pruned" if record.recovery else "evaluated"
     return str(record.config.get("optimizer", {"name": otherwise})["name"]).replace("_", " ")
 
 

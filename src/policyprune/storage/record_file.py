@@ -4,6 +4,7 @@ Imports no torch.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def read_content(path: Path) -> dict[str, Any] | None:
         raise UnreadableError(path, fault)
     assert isinstance(content, dict)
     return content
+
+
+def method_name(config: Mapping[str, Any]) -> str | None:
+    """The method of a run's config; where it names none, the optimizer and the score that it begins from. None where
+    nothing was pruned."""
+    named = config.get("method")
+    named = named.get("name") if isinstance(named, dict) else named
+    optimizer, importance = (str(config.get(group, {}).get("name", "")) for group in ("optimizer", "importance"))
+    if named or not optimizer:
+        return str(named) if named else None
+    return importance if optimizer == "one_shot" else f"{optimizer} from {importance}"
 
 
 def _fault(content: Any) -> str:

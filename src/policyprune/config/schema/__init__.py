@@ -33,7 +33,7 @@ from policyprune.config.schema.run import (
     Tuning,
     Wandb,
 )
-from policyprune.config.schema.verbs import Applying, Evaluating, Exporting, Finetuning, Training
+from policyprune.config.schema.verbs import Applying, Evaluating, Exporting, Finetuning, Recovering, Training
 
 __all__ = [
     "Applying",
@@ -57,6 +57,7 @@ __all__ = [
     "Model",
     "Optimizer",
     "QuestionAnswering",
+    "Recovering",
     "Recovery",
     "Safety",
     "Stepwise",

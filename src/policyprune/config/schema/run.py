@@ -150,6 +150,9 @@ class Recovery(Described):
 
     name: str = setting(help=NAME)
 
+    def check(self) -> None:
+        """Raise UsageError for what this machine lacks."""
+
 
 @dataclass(kw_only=True)
 class Trained(Recovery):
@@ -180,13 +183,18 @@ class Trained(Recovery):
     evaluations: int = number(8, at_least=1, help="held-out losses on the way, after each the training is saved")
     patience: int | None = number(3, at_least=1, help="of these without a gain end the training; null: none do")
 
-    needs_teacher: ClassVar[bool] = False  # the dense model
+    rate_factor: ClassVar[float] = 1.0  # on the learning rate where none is chosen
 
     @property
     def limits(self) -> tuple[int | None, int | None, float | None]:
         """Steps, tokens and seconds."""
         given = self.steps, self.tokens, self.seconds
         return (STEPS, None, None) if given == (None, None, None) else given
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the dense model is looked at."""
+        return False
 
     def task_share(self, labelled: bool) -> float:
         """Share of the task's own loss in what is trained; the rest is the divergence from the dense model."""
@@ -201,7 +209,7 @@ class Trained(Recovery):
         if self.learning_rate is not None:
             return self.learning_rate
         lost = min(1.0, max(0.0, (0.8 - keep) / 0.3))
-        return float(f"{1e-4 * (1 + lost) * min(1.0, 576 / width):.2g}")
+        return float(f"{self.rate_factor * 1e-4 * (1 + lost) * min(1.0, 576 / width):.2g}")
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from policyprune.config.fields import SEEDS, choice, number, setting, size
 from policyprune.config.schema.inputs import Evaluation, Model, Task
+from policyprune.config.schema.run import Recovery, Tracker
 
 FORCE = "do it again although a finished record of the same config is there"
 SHARDS = "size of the largest file of a checkpoint"
@@ -40,6 +41,29 @@ class Evaluating:
     task: Task
     evaluation: Evaluation
     state: str | None = setting(None, help="digest of the weight files, so that changed ones are measured again")
+    recorded_bos: str | None = choice(
+        None, choices=("none", "text", "window"), help="what task.bos=auto was in the run; null: measured"
+    )
+    sequence_length: int = number(128, at_least=1, help="tokens, for the multiply-accumulates of attention")
+    seed: int = number(0, at_least=0, at_most=SEEDS, help="of all random numbers")
+    force: bool = setting(False, help=FORCE)
+
+
+@dataclass(kw_only=True)
+class Recovering:
+    """One recovery of a checkpoint; of a run, what its tables say of it stands here, too."""
+
+    model: Model
+    task: Task
+    recovery: Recovery
+    evaluation: Evaluation
+    tracker: Tracker
+    teacher: str | None = setting(None, help="source of the dense model; null: that of the run")
+    teacher_revision: str | None = setting(None, help="branch, tag or commit of it")
+    method: str | None = setting(None, help="that pruned it, for tables")
+    tuned: str | None = setting(None, help="the tuning before, for tables")
+    keep: float | None = number(None, above=0, at_most=1, help="share of the dense model that is left; null: not known")
+    state: str | None = setting(None, help="digest of the weight files, so that changed ones are trained again")
     recorded_bos: str | None = choice(
         None, choices=("none", "text", "window"), help="what task.bos=auto was in the run; null: measured"
     )

@@ -1,0 +1,90 @@
+"""The Python API: train a smaller model back in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.api import check_arguments
+from policyprune.config.output_folders import check_output
+from policyprune.config.presets import recovery_of
+from policyprune.config.python_names import in_python
+from policyprune.config.schema import Recovery
+from policyprune.errors import UsageError
+from policyprune.evaluation.zero_shot import generators_restored
+from policyprune.models.adapter import adapt
+from policyprune.models.library_messages import silenced
+from policyprune.recovery.in_memory import material_in_memory
+from policyprune.recovery.recover import Surroundings
+from policyprune.recovery.recover import recover as train
+from policyprune.search.in_memory import at_rest
+from policyprune.search.result import PruningResult
+from policyprune.surgery.checkpoint import save_checkpoint
+from policyprune.tasks.in_memory import Cutting, Data, in_memory
+
+
+@dataclass(frozen=True)
+class RecoveryResult:
+    """The recovered model, ready for use, with weights of its own, and what a record of a run says of it: `report` has
+    the outcome, steps, tokens, seconds, the held-out loss before and after, and its curve."""
+
+    model: PreTrainedModel
+    report: dict[str, Any]
+
+    @in_python({"output": "folder"})
+    def save(
+        self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, max_shard_size: str = "5GB"
+    ) -> None:
+        """Write a checkpoint that `from_pretrained` loads. UsageError for a folder that holds other files."""
+        path = Path(folder)
+        check_output(str(folder), folder=True)
+        if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
+            raise UsageError(f"folder: {str(folder)!r} holds other files, name another folder")
+        with silenced():
+            save_checkpoint(self.model, tokenizer, adapt(self.model), path, max_shard_size)
+
+
+@in_python()
+def recover(
+    model: PreTrainedModel | PruningResult,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    dense: PreTrainedModel | None = None,
+    recovery: str | Recovery = "distill",
+    seed: int = 0,
+) -> RecoveryResult:
+    """Train a smaller model back on `data`, as for `prune`; the last eighth of it, at most, is held out to judge by.
+
+    `model`: a `PruningResult`, which knows its dense model, or any model of a known family; it stays as it is.
+    `recovery`: `"distill"`, `"finetune"`, `"lora"`, or options such as `pp.Distill(seconds=600)`. What returns is never
+    worse on what was held out. UsageError, in one line, for a wrong value.
+    """
+    options = recovery_of(recovery)
+    pruned = model if isinstance(model, PruningResult) else None
+    smaller = pruned.model if pruned is not None else model
+    teacher = dense if dense is not None or pruned is None else pruned.prunable.model
+    check_arguments(smaller, tokenizer, options.length, None, seed)
+    if options.needs_teacher and teacher is None:
+        raise UsageError(f"dense: recovery={options.name} needs the dense model, give it, or use recovery=finetune")
+    adapt(smaller)
+    bos = pruned.report.protocol.get("bos") if pruned is not None else None
+    with (
+        at_rest(smaller),
+        at_rest(teacher or smaller),
+        generators_restored(),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        material = material_in_memory(in_memory(data, smaller, Cutting(tokenizer, options.length, bos)), options, seed)
+        around = Surroundings(
+            teacher=teacher if options.needs_teacher else None,
+            folder=Path(folder),
+            keep=pruned.report.config.budget.keep if pruned is not None else 1.0,
+            seed=seed,
+            report=lambda values, step: None,
+        )
+        found = train(smaller, options, material, around)
+    return RecoveryResult(found.model, found.facts)

@@ -1,0 +1,168 @@
+"""Train a checkpoint back, whoever pruned it, with the protocol and the record of a run."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from policyprune.commands.checks import check_training
+from policyprune.commands.evaluate import task_of
+from policyprune.config.schema import Recovering, Recovery, Trained
+from policyprune.errors import UsageError
+from policyprune.evaluation.fresh_process import check_fresh_process
+from policyprune.evaluation.latency import latencies
+from policyprune.evaluation.measures import checkpoint_megabytes, size
+from policyprune.evaluation.perplexity import check_lengths
+from policyprune.evaluation.plausibility import check_reloaded, doubts
+from policyprune.evaluation.quality import Quality, quality_of
+from policyprune.evaluation.zero_shot import embedded_files
+from policyprune.models.adapter import adapt
+from policyprune.models.device import device_of, in_search_dtype
+from policyprune.models.loading import load, skeleton
+from policyprune.processes import processes
+from policyprune.recovery.material import Material, material_of
+from policyprune.recovery.pace import Report
+from policyprune.recovery.recover import Surroundings, recover
+from policyprune.runs.folder import finished_before, recorded
+from policyprune.runs.record import TRAINER, Record
+from policyprune.runs.rehearsal import rehearse_evaluation
+from policyprune.runs.stages import measured
+from policyprune.runs.summary import closing_words, summary
+from policyprune.surgery.checkpoint import save_checkpoint
+from policyprune.tasks import build, check_model
+from policyprune.tracking import Tracker, open_tracker
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Recovering, folder: Path) -> Record:
+    """Recover `model.source` into `folder/checkpoint`; what was interrupted goes on from its last held-out loss."""
+    if processes() > 1:
+        raise UsageError(f"WORLD_SIZE: {processes()} processes, policyprune recover takes one")
+    record = finished_before(config, folder)
+    if record is not None:
+        log.info("this recovery is finished already, force=true repeats it")
+    else:
+        _check(config)
+        record = _run(config, folder)
+    print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
+    return record
+
+
+def _check(config: Recovering) -> None:
+    """UsageError for what this machine lacks and this model cannot, before weights are loaded."""
+    if config.evaluation.fresh_process:
+        check_fresh_process()
+    embedded_files(config.evaluation.zero_shot)
+    empty = skeleton(config.model, config.task, any_class=True)
+    adapt(empty)
+    check_model(config.task, empty)
+    check_lengths(config.evaluation, config.task, empty)
+    assert isinstance(config.recovery, Trained)
+    check_training(config.recovery, config.task, empty, device_of(config.model))
+
+
+def train_back(
+    model: PreTrainedModel,
+    options: Recovery,
+    material: Material,
+    around: Surroundings,
+    record: Record,
+    teacher: str | None,
+) -> PreTrainedModel:
+    """The recovered model; the record says how it came about. `teacher` is what the dense model is called."""
+    assert isinstance(options, Trained)
+    recovered = recover(model, options, material, around)
+    record.recovery = {**recovered.facts, "teacher": teacher if around.teacher is not None else None}
+    if recovered.facts["outcome"] != "recovered":
+        record.warn(f"recovery={options.name} found nothing better, the recovered model is the one before it")
+    return recovered.model
+
+
+def reporting(tracker: Tracker) -> Report:
+    """Tells a tracker of the training, and the log of its held-out losses."""
+
+    def report(values: dict[str, float], step: int) -> None:
+        tracker.log(values, step, stage="recovery")
+        if "held_out_loss" in values:
+            log.info("recovery, step %d: held-out loss %.4f", step, values["held_out_loss"])
+
+    return report
+
+
+@torch.no_grad()
+def _run(config: Recovering, folder: Path) -> Record:
+    torch.manual_seed(config.seed)
+    with (
+        recorded(config, folder, device_of(config.model)) as record,
+        open_tracker(config.tracker, record, folder) as tracker,
+    ):
+        with measured("load", record.stages):
+            model, tokenizer = load(config.model, config.task, any_class=True)
+            record.hardware["attention"] = model.config._attn_implementation
+            teacher = _teacher(config)
+        with measured("data", record.stages):
+            quality, material = _read_data(config, record, model, tokenizer)
+            rehearse_evaluation(quality, model)
+        with measured("recovery", record.stages):
+            around = Surroundings(
+                teacher=teacher,
+                folder=folder / TRAINER,
+                keep=config.keep or 1.0,
+                seed=config.seed,
+                report=reporting(tracker),
+                adapters=folder / "adapter",
+            )
+            recovered = train_back(model, config.recovery, material, around, record, config.teacher)
+        checkpoint = folder / "checkpoint"
+        with measured("export", record.stages):
+            save_checkpoint(recovered, tokenizer, adapt(recovered), checkpoint)
+        with measured("evaluation", record.stages):
+            _evaluate(config, record, quality, {"pruned": model, "recovered": recovered}, checkpoint)
+        for line in doubts(record.results):
+            record.warn(line)
+    return record
+
+
+def _teacher(config: Recovering) -> PreTrainedModel | None:
+    """The dense model in the data type of forward passes, where one is needed."""
+    assert isinstance(config.recovery, Trained)
+    if not config.recovery.needs_teacher or config.teacher is None:
+        return None
+    dense = replace(config.model, source=config.teacher, revision=config.teacher_revision)
+    return in_search_dtype(load(dense, config.task)[0])
+
+
+def _read_data(
+    config: Recovering, record: Record, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Quality, Material]:
+    task = build(task_of(config), tokenizer, model)
+    record.protocol = task.protocol
+    for line in task.check(model):
+        record.warn(line)
+    assert isinstance(config.recovery, Trained)
+    material = material_of(config.recovery, config.task, task, tokenizer, model)
+    return quality_of(task, config.evaluation, tokenizer), material
+
+
+def _evaluate(
+    config: Recovering, record: Record, quality: Quality, models: dict[str, PreTrainedModel], checkpoint: Path
+) -> None:
+    """What came in and what came out, and what was written as another process loads it."""
+    for subject, model in models.items():
+        measures = quality.of(subject, model)
+        for measure in measures:
+            record.add(subject, *measure)
+    recovered = models["recovered"]
+    if config.evaluation.fresh_process:
+        reloaded = quality.elsewhere(checkpoint, recovered)
+        for measure in reloaded:
+            record.add("reloaded", *measure)
+        check_reloaded(measures, reloaded, recovered.dtype, checkpoint)
+    for measure in size(recovered, config.sequence_length):
+        record.add("recovered", *measure)
+    record.add("recovered", "checkpoint", checkpoint_megabytes(checkpoint), "MB", {})
+    for subject, measure in latencies({"recovered": recovered}, config.evaluation.latency):
+        record.add(subject, *measure)
