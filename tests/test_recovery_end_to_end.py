@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from forking import alive, forked, shared
@@ -135,3 +137,35 @@ def test_a_checkpoint_needs_the_name_of_its_dense_model(tiny_checkpoint: Path, t
     done = forked("recover", str(tiny_checkpoint), "recovery=none", cwd=tmp_path)
     assert done.stderr == "policyprune: recovery: 'none' does nothing, use distill, finetune or lora\n"
     assert {path.name for path in tmp_path.iterdir()} <= {"stdout", "stderr"}
+
+
+def test_two_processes_train_one_model(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Each has half of the batch that one process has; they come to the same weights, to rounding."""
+    pruned = [word for word in arguments("evaluation=none") if not word.startswith("recovery.")]
+    done = forked(*pruned, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    quick = ["recover", "run", "recovery=finetune", *TRAINED, "recovery.steps=6", "recovery.dtype=float32"]
+    quick += ["evaluation=none", "evaluation.fresh_process=false"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in (0, 1):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        first = f"import os; os.environ.update({ {key: str(value) for key, value in place.items()} })"
+        folder = tmp_path / f"rank{rank}"
+        folder.mkdir()
+        (folder / "run").symlink_to(tmp_path / "run")
+        started.append(shared().start(*quick, "recovery.batch_size=4", "hydra.run.dir=both", cwd=folder, first=first))
+    ended = [shared().wait(pid) for pid in started]
+    assert ended == [0, 0], [(tmp_path / f"rank{rank}" / "stderr").read_text() for rank in (0, 1)]
+    assert {path.name for path in (tmp_path / "rank1").iterdir()} == {"run", "stdout", "stderr"}
+    done = forked(*quick, "recovery.batch_size=8", "hydra.run.dir=one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folders = tmp_path / "one", tmp_path / "rank0" / "both"
+    one, both = (load_file(folder / "checkpoint" / "model.safetensors") for folder in folders)
+    for name, tensor in one.items():
+        torch.testing.assert_close(both[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
+    record = read_record(tmp_path / "rank0" / "both")
+    assert record is not None
+    assert (record.recovery["batch"], record.recovery["tokens"]) == (8, 6 * 8 * 16)

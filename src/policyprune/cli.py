@@ -33,8 +33,8 @@ def main() -> None:
 
 def perform(verb: str, arguments: list[str]) -> int:
     """Do it, and return the exit code: 2 for a wrong command line, 1 for what failed, 128 + its number for a signal."""
-    if verb != "run" and rank() > 0:
-        return 0  # processes beside the first one help in a run
+    if verb not in ("run", "recover") and rank() > 0:
+        return 0  # processes beside the first one help in a search and in a training
     from policyprune.commands.verbs import VERBS
 
     try:

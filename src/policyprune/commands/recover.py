@@ -1,16 +1,19 @@
 """Train a checkpoint back, whoever pruned it, with the protocol and the record of a run."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
+from torch import distributed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.commands.checks import check_training
 from policyprune.commands.evaluate import task_of
 from policyprune.config.schema import Recovering, Recovery, Trained
-from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency import latencies
 from policyprune.evaluation.measures import checkpoint_megabytes, size
@@ -21,7 +24,7 @@ from policyprune.evaluation.zero_shot import embedded_files
 from policyprune.models.adapter import adapt
 from policyprune.models.device import device_of, in_search_dtype
 from policyprune.models.loading import load, skeleton
-from policyprune.processes import processes
+from policyprune.processes import alone, processes
 from policyprune.recovery.material import Material, material_of
 from policyprune.recovery.pace import Report
 from policyprune.recovery.recover import Surroundings, recover
@@ -30,25 +33,71 @@ from policyprune.runs.record import TRAINER, Record
 from policyprune.runs.rehearsal import rehearse_evaluation
 from policyprune.runs.stages import measured
 from policyprune.runs.summary import closing_words, summary
+from policyprune.search.team import join
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.tasks import build, check_model
-from policyprune.tracking import Tracker, open_tracker
+from policyprune.tracking import NoTracker, Tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Recovering, folder: Path) -> Record:
     """Recover `model.source` into `folder/checkpoint`; what was interrupted goes on from its last held-out loss."""
-    if processes() > 1:
-        raise UsageError(f"WORLD_SIZE: {processes()} processes, policyprune recover takes one")
     record = finished_before(config, folder)
+    if processes() > 1:
+        join()
     if record is not None:
         log.info("this recovery is finished already, force=true repeats it")
+        with company(None):
+            pass
     else:
         _check(config)
         record = _run(config, folder)
     print(f"\n{summary(record)}\n\n{closing_words(record, folder)}")
     return record
+
+
+def work(config: Recovering) -> int:
+    """Train along with rank 0, without files or words of one's own; the exit code."""
+    logging.disable()
+    join()
+    assert isinstance(config.recovery, Trained)
+    with torch.no_grad():
+        model, tokenizer = load(config.model, config.task, any_class=True)
+        teacher = _teacher(config)
+        task = build(task_of(config), tokenizer, model)
+        material = material_of(config.recovery, config.task, task, tokenizer, model)
+        with company(None) as folder:
+            if folder is not None:
+                recover(model, config.recovery, material, _surroundings(config, folder, teacher))
+    return 0
+
+
+@contextmanager
+def company(folder: Path | None) -> Iterator[Path | None]:
+    """During the block all processes of a recovery train in the folder that rank 0 names, or in none; then each goes on
+    alone."""
+    told = [None if folder is None else str(folder.absolute())]
+    if processes() > 1:
+        distributed.broadcast_object_list(told, 0)
+    yield None if told[0] is None else Path(told[0])
+    if processes() > 1:
+        distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        alone()
+
+
+def _surroundings(
+    config: Recovering, folder: Path, teacher: PreTrainedModel | None, tracker: Tracker | None = None
+) -> Surroundings:
+    return Surroundings(
+        teacher=teacher,
+        folder=folder / TRAINER,
+        keep=config.keep or 1.0,
+        seed=config.seed,
+        report=reporting(tracker or NoTracker()),
+        adapters=folder / "adapter",
+    )
 
 
 def _check(config: Recovering) -> None:
@@ -106,15 +155,8 @@ def _run(config: Recovering, folder: Path) -> Record:
         with measured("data", record.stages):
             quality, material = _read_data(config, record, model, tokenizer)
             rehearse_evaluation(quality, model)
-        with measured("recovery", record.stages):
-            around = Surroundings(
-                teacher=teacher,
-                folder=folder / TRAINER,
-                keep=config.keep or 1.0,
-                seed=config.seed,
-                report=reporting(tracker),
-                adapters=folder / "adapter",
-            )
+        with measured("recovery", record.stages), company(folder):
+            around = _surroundings(config, folder, teacher, tracker)
             recovered = train_back(model, config.recovery, material, around, record, config.teacher)
         checkpoint = folder / "checkpoint"
         with measured("export", record.stages):

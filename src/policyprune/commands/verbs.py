@@ -63,11 +63,20 @@ def recover(arguments: list[str]) -> int:
 
         run(config, folder)
 
+    def worker(config: Any) -> int:
+        from policyprune.commands.recover import work
+
+        return work(config)
+
     source, overrides = targets.split("recover", arguments, MODEL)
     added = targets.recovering(targets.find(source, brings_only_ours), overrides)
     words = ("recover", source)
-    verb = application.Verb(name="recover", config="recover", action=action, words=words, added=tuple(added))
-    return application.launch(verb, overrides)
+    return application.launch(
+        application.Verb(
+            name="recover", config="recover", action=action, worker=worker, words=words, added=tuple(added)
+        ),
+        overrides,
+    )
 
 
 def evaluate(arguments: list[str]) -> int:

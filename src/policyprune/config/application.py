@@ -77,7 +77,7 @@ def _work(verb: Verb, line: Namespace) -> int:
         return 0
     try:
         with _usage_errors():
-            config = compose(verb.config, line.words).config
+            config = compose(verb.config, line.words, verb.added).config
     except UsageError:
         return 2
     return verb.worker(config)

@@ -24,6 +24,7 @@ from policyprune.storage.sources import PACKAGE, locate
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
 SET_BY_TARGET = ("run", "plan", "state")  # keys that the first word of the command line decides
 GROUPS = {"task": (LanguageModeling, Classification, QuestionAnswering), "evaluation": (Evaluation,)}
+CARRIED = ("teacher", "teacher_revision", "method", "tuned")  # what a run says of itself to its recovery
 LOADING = ("device", "dtype", "attn_implementation", "device_map")  # how a run held its model
 
 
@@ -81,14 +82,19 @@ def recovering(target: Target, overrides: list[str]) -> list[str]:
     """Overrides that point `policyprune recover` at a target; a run brings its dense model and its name in tables."""
     added = evaluating(target, overrides)
     config = target.config
+    if "teacher" in config:  # of a recovery, which is gone on with
+        return [*added, *(f"{key}={_stated(config.get(key))}" for key in (*CARRIED, "keep"))]
     if "budget" not in config:
         return added
     model, keep = config["model"], config["budget"].get("keep")
-    stated = {"teacher": model["source"], "teacher_revision": model["revision"], "method": method_name(config)}
     tuning = config.get("tuning", {}).get("name", "none")
-    stated["tuned"] = None if tuning == "none" else tuning
-    added += [f"{key}={'null' if value is None else quoted(value)}" for key, value in stated.items()]
-    return [*added, f"keep={keep}"]
+    stated = (model["source"], model["revision"], method_name(config), None if tuning == "none" else tuning)
+    added += [f"{key}={_stated(value)}" for key, value in zip(CARRIED, stated, strict=True)]
+    return [*added, f"keep={_stated(keep)}"]
+
+
+def _stated(value: Any) -> str:
+    return "null" if value is None else str(value) if isinstance(value, float) else quoted(str(value))
 
 
 def evaluating(target: Target, overrides: list[str]) -> list[str]:

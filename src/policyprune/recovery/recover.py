@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Trained
 from policyprune.models.adapter import adapt
+from policyprune.processes import rank
 from policyprune.recovery.bar import TrainingBar
 from policyprune.recovery.lora import merged, save_adapters, with_adapters
 from policyprune.recovery.losses import task_loss
@@ -58,13 +59,14 @@ def recover(model: PreTrainedModel, options: Trained, material: Material, around
     count = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
     trainer = Teaching(student, arguments, material, pace, around.teacher, options)
     total, unit = _longest(options)
-    trainer.add_callback(TrainingBar("recovery", unit, total, lambda state: int(pace.share * total)))
+    if rank() == 0:
+        trainer.add_callback(TrainingBar("recovery", unit, total, lambda state: int(pace.share * total)))
     with torch.enable_grad():
         state = trainer.teach()
     trained = trainer.accelerator.unwrap_model(student, keep_fp32_wrapper=False)
     adapted = trained if isinstance(options, Lora) else None
     if adapted is not None:
-        if around.adapters is not None:
+        if around.adapters is not None and rank() == 0:
             save_adapters(adapted, around.adapters)
         trained = merged(adapted)
     trained.eval().requires_grad_(False)

@@ -34,6 +34,15 @@ class Order:
     device: str
 
 
+def join() -> None:
+    """Meet the other processes, on a GPU of one's own where there are as many."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % gpus)
+    backend = "cpu:gloo,cuda:nccl" if gpus >= processes.on_this_machine() else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+
+
 class Team:
     """The processes of a run, of which this is one: rank 0 calls `begin`, `each` and `dismiss`, the workers `serve`.
 
@@ -42,11 +51,7 @@ class Team:
     """
 
     def __init__(self) -> None:
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if gpus:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % gpus)
-        backend = "cpu:gloo,cuda:nccl" if gpus >= processes.on_this_machine() else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        join()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._waiting = True  # all workers wait for the next order
 
