@@ -190,6 +190,8 @@ def test_grammar_error_names_the_key(refusal: Refusal, override: str) -> None:
         (["recovery=distill", "model.device_map=auto"], "model.device_map"),
         (["recovery=distill", "recovery.task_loss=1"], "recovery.task_loss"),
         (["recovery=finetune", "recovery.seconds=0"], "recovery.seconds"),
+        (["recovery=finetune", "recovery.task=c5"], "recovery.task"),
+        (["model=minilm_l6", "task=glue/sst2", "recovery=distill", "recovery.task=c4"], "recovery.task"),
         (["recovery=finetune", "recovery.trained=heads"], "recovery.trained"),
         (["importance=block_influence", "granularity=sublayer"], "importance"),
         (["importance=block_influence", "granularity=all"], "importance"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from encoders import articles, encoder_tokenizer, make_encoder, reviews, write_lines
+from policyprune.config.presets import text_task
 from policyprune.config.schema import Classification, Examples, LanguageModeling, QuestionAnswering
 from policyprune.errors import UsageError
 from policyprune.recovery.losses import IMPOSSIBLE, divergence, task_loss
@@ -19,6 +20,7 @@ from policyprune.recovery.options import Distill, Finetune
 from policyprune.recovery.recover import Surroundings, recover
 from policyprune.tasks import build
 from policyprune.tasks.corpora import test_documents as documents_of_the_test
+from policyprune.tasks.language_modeling import test_keys as keys_of_the_test
 
 NAME = re.compile(r"Story 0-\d+\.")
 
@@ -47,6 +49,16 @@ def test_text_of_the_test_and_of_the_judges_is_not_trained_on(
     assert not trained & judging
     assert all(len(row) == 32 and (bos is None or row[0] == bos) for row in [*rows, *material.held_out])
     assert len(material.held_out) == 24
+
+
+def test_another_text_leaves_out_both_tests(stories: LanguageModeling, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """Here the other text has the first one's documents, by the same key, and a split of its own."""
+    other = replace(stories, test_files=stories.files)  # every document is a test document of that
+    with pytest.raises(UsageError, match=r"recovery\.held_out: 32 sequences"):
+        of_text(Distill(length=16), stories, tiny_tokenizer, None, keys_of_the_test(other))
+    with pytest.raises(UsageError, match=r"recovery\.task: 'glue/sst2' is no text"):
+        text_task("recovery.task", "glue/sst2")
+    assert text_task("recovery.task", "c4").source == "allenai/c4"
 
 
 def test_epochs_are_of_different_orders_and_always_the_same(stories: LanguageModeling, tiny_tokenizer: Any) -> None:

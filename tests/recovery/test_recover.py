@@ -159,7 +159,7 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_not_gone_on_from(tmp_pa
 def test_seconds_are_kept(smaller: Any, dense: Any, material: Material, folder: Path) -> None:
     began = time.perf_counter()
     facts = recovered(smaller, Distill(**{**FAST, "steps": None, "seconds": 4.0}), material, folder, dense).facts
-    assert 3.0 < time.perf_counter() - began < 5.0
+    assert 2.5 < time.perf_counter() - began < 6.0
     assert facts["steps"] > 10
     assert [row["step"] for row in facts["curve"]][-1] == facts["steps"]
 

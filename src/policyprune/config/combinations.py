@@ -3,7 +3,7 @@
 What only one optimizer, importance or tuning forbids is in its own `check`; what it can do, it declares on its class.
 """
 
-from policyprune.config.registry import able
+from policyprune.config.registry import able, options
 from policyprune.config.schema import (
     Classification,
     Config,
@@ -85,13 +85,26 @@ def _check_recovery(config: Config, count: int) -> None:
     """Raise UsageError for a training that this run cannot do."""
     if not isinstance(config.recovery, Trained):
         return
-    config.recovery.check()
+    check_recovery(config.recovery, config.task)
     if count > 1:
         raise UsageError(f"recovery: {config.recovery.name!r} in a run takes one process, there are {count}")
     if config.model.device_map is not None:
         raise UsageError(
             f"model.device_map: {config.model.device_map!r} spreads the model over devices, "
             f"recovery={config.recovery.name} trains on one; use null"
+        )
+
+
+def check_recovery(recovery: Trained, task: Task) -> None:
+    """Raise UsageError for what this machine lacks, and for another text that there is not or that is of no use."""
+    recovery.check()
+    if recovery.task is None:
+        return
+    if recovery.task not in options("task"):
+        raise UsageError(f"recovery.task: {recovery.task!r} is not one of {', '.join(options('task'))}")
+    if not isinstance(task, LanguageModeling):
+        raise UsageError(
+            f"recovery.task: {recovery.task!r}, but task={task.name} is trained on its own examples; use null"
         )
 
 
@@ -187,7 +200,7 @@ def _check_recovering(config: Recovering) -> None:
     """Raise UsageError for nothing to do, and for a dense model that nobody named."""
     if not isinstance(config.recovery, Trained):
         raise UsageError(f"recovery: {config.recovery.name!r} does nothing, use distill, finetune or lora")
-    config.recovery.check()
+    check_recovery(config.recovery, config.task)
     if config.recovery.needs_teacher and config.teacher is None:
         raise UsageError(
             f"teacher: recovery={config.recovery.name} needs the dense model, which a checkpoint does not name; give "

@@ -3,7 +3,7 @@
 Neither is of the test data: documents and examples of the test are left out, as they are for calibration.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import Any
@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.fields import SEEDS
+from policyprune.config.presets import text_task
 from policyprune.config.schema import Labelled, LanguageModeling, Task, Trained
 from policyprune.errors import UsageError
 from policyprune.recovery.losses import Batch
@@ -61,7 +62,11 @@ def material_of(
     """The training data of a task; `config.calibration.seed` orders it. UsageError where there is too little."""
     if isinstance(config, LanguageModeling):
         assert isinstance(task, TextTask)
-        return of_text(options, config, tokenizer, task.bos)
+        if options.task is None:
+            return of_text(options, config, tokenizer, task.bos)
+        other = text_task("recovery.task", options.task)
+        other = replace(other, calibration=replace(other.calibration, seed=config.calibration.seed))
+        return of_text(options, other, tokenizer, task.bos, test_keys(config))
     assert isinstance(config, Labelled)
     every = build(replace(config, calibration=replace(config.calibration, count=None)), tokenizer, model)
     assert isinstance(every, ClassificationTask | QuestionAnsweringTask)
@@ -69,10 +74,17 @@ def material_of(
 
 
 def of_text(
-    options: Trained, config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, bos: int | None
+    options: Trained,
+    config: LanguageModeling,
+    tokenizer: PreTrainedTokenizerBase,
+    bos: int | None,
+    without: Collection[str] = (),
 ) -> Material:
-    """Sequences of packed documents, of which the first ones are held out as documents."""
-    tested, seed = test_keys(config), config.calibration.drawn_by + 1  # first others than those for calibration
+    """Sequences of packed documents, of which the first ones are held out as documents.
+
+    Test documents are left out, and those whose key is in `without`.
+    """
+    tested, seed = test_keys(config) | set(without), config.calibration.drawn_by + 1  # not calibration's order
     fresh, wanted = options.length - (bos is not None), options.held_out or HELD_OUT[False]
 
     def documents(epoch: int, without: set[str]) -> Iterator[Document]:
