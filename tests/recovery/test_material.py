@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from encoders import articles, encoder_tokenizer, make_encoder, reviews, write_lines
-from policyprune.config.presets import text_task
 from policyprune.config.schema import Classification, Examples, LanguageModeling, QuestionAnswering
+from policyprune.config.texts import training_corpus
 from policyprune.errors import UsageError
 from policyprune.recovery.losses import IMPOSSIBLE, divergence, task_loss
 from policyprune.recovery.material import Endless, Material, material_of, of_text
@@ -56,9 +56,9 @@ def test_another_text_leaves_out_both_tests(stories: LanguageModeling, tiny_toke
     other = replace(stories, test_files=stories.files)  # every document is a test document of that
     with pytest.raises(UsageError, match=r"recovery\.held_out: 32 sequences"):
         of_text(Distill(length=16), stories, tiny_tokenizer, None, keys_of_the_test(other))
-    with pytest.raises(UsageError, match=r"recovery\.task: 'glue/sst2' is no text"):
-        text_task("recovery.task", "glue/sst2")
-    assert text_task("recovery.task", "c4").source == "allenai/c4"
+    with pytest.raises(UsageError, match=r"recovery\.task: 'glue/sst2' is none of"):
+        training_corpus("glue/sst2", "recovery.task")
+    assert training_corpus("c4", "recovery.task").source == "allenai/c4"
 
 
 def test_epochs_are_of_different_orders_and_always_the_same(stories: LanguageModeling, tiny_tokenizer: Any) -> None:

@@ -182,11 +182,11 @@ def _read_data(
 ) -> tuple[Quality, Material]:
     task = build(task_of(config), tokenizer, model)
     record.protocol = task.protocol
-    for line in task.check(model):
+    quality = quality_of(task, config.evaluation, tokenizer)
+    for line in [*task.check(model), *quality.check()]:
         record.warn(line)
     assert isinstance(config.recovery, Trained)
-    material = material_of(config.recovery, config.task, task, tokenizer, model)
-    return quality_of(task, config.evaluation, tokenizer), material
+    return quality, material_of(config.recovery, config.task, task, tokenizer, model)
 
 
 def _evaluate(

@@ -3,7 +3,7 @@
 What only one optimizer, importance or tuning forbids is in its own `check`; what it can do, it declares on its class.
 """
 
-from policyprune.config.registry import able, options
+from policyprune.config.registry import able
 from policyprune.config.schema import (
     Classification,
     Config,
@@ -17,7 +17,7 @@ from policyprune.config.schema import (
     Trained,
 )
 from policyprune.config.schema.inputs import UNITS
-from policyprune.config.texts import corpus_of
+from policyprune.config.texts import corpus_of, training_corpus
 from policyprune.errors import UsageError
 from policyprune.processes import processes
 
@@ -100,8 +100,7 @@ def check_recovery(recovery: Trained, task: Task) -> None:
     recovery.check()
     if recovery.task is None:
         return
-    if recovery.task not in options("task"):
-        raise UsageError(f"recovery.task: {recovery.task!r} is not one of {', '.join(options('task'))}")
+    training_corpus(recovery.task, "recovery.task")
     if not isinstance(task, LanguageModeling):
         raise UsageError(
             f"recovery.task: {recovery.task!r}, but task={task.name} is trained on its own examples; use null"

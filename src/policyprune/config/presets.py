@@ -19,7 +19,6 @@ from policyprune.config.schema import (
     Export,
     Granularity,
     Importance,
-    LanguageModeling,
     LatencyBudget,
     Model,
     Optimizer,
@@ -101,14 +100,6 @@ def recovery_of(recovery: str | Recovery) -> Trained:
     if options.task is not None:
         raise UsageError(f"recovery.task: {options.task!r}, but what is trained on is given as data; use null")
     return options
-
-
-def text_task(key: str, name: str) -> LanguageModeling:
-    """The task of a file in conf/task; UsageError, naming `key`, for one that is no text or needs to be told more."""
-    preset = _read("task", name)
-    if preset.kind != "language_modeling" or not (preset.values.get("source") or preset.values.get("files")):
-        raise UsageError(f"{key}: {name!r} is no text that is known by its name, such as wikipedia or c4")
-    return LanguageModeling(**preset.values)
 
 
 def configured(parts: dict[str, Any], source: str, task: Task, method: str | None, seed: int) -> Config:

@@ -1,6 +1,7 @@
-"""What the words of `evaluation.texts` stand for. No torch here."""
+"""What the words of `evaluation.texts`, and of `recovery.task`, stand for. No torch here."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ FILE = re.compile(r"\.(txt|json|jsonl|csv|tsv|parquet)(\.gz)?")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
-def corpus_of(word: str) -> LanguageModeling:
+def corpus_of(word: str, key: str = "evaluation.texts") -> LanguageModeling:
     """The corpus whose test part is meant: an option of `task`, a whole file, or the test split of a hub id.
 
-    UsageError for what is none of these. Whether a file is there is not looked at.
+    UsageError, naming `key`, for what is none of these. Whether a file is there is not looked at.
     """
     choices = _corpora()
     if word in choices:
@@ -28,9 +29,14 @@ def corpus_of(word: str) -> LanguageModeling:
     if HUB_ID.fullmatch(word) and word not in options("task"):
         return LanguageModeling(name=name, source=word)
     raise UsageError(
-        f"evaluation.texts: {word!r} is none of {', '.join(choices)}, no text file (.txt, .json, .jsonl, .csv, .tsv, "
+        f"{key}: {word!r} is none of {', '.join(choices)}, no text file (.txt, .json, .jsonl, .csv, .tsv, "
         ".parquet, optionally .gz) and no hub id (owner/name)"
     )
+
+
+def training_corpus(word: str, key: str) -> LanguageModeling:
+    """The same to be trained on: of a file a hashed share is its test part."""
+    return replace(corpus_of(word, key), test_files=None)
 
 
 def _corpora() -> dict[str, dict[str, Any]]:

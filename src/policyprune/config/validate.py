@@ -22,9 +22,10 @@ from policyprune.config.schema import (
     Labelled,
     LanguageModeling,
     Recovering,
+    Trained,
     Wandb,
 )
-from policyprune.config.texts import corpus_of
+from policyprune.config.texts import corpus_of, training_corpus
 from policyprune.errors import UsageError
 from policyprune.storage.sources import check_source, locate
 
@@ -163,6 +164,9 @@ def _files(config: Run) -> list[tuple[str, str]]:
             files += [(f"task.offline_files.{split}", path) for split, path in task.offline_files.items()]
     for text in config.evaluation.texts:
         files += [("evaluation.texts", path) for path in corpus_of(text).files or []]
+    if isinstance(config, Config | Recovering) and isinstance(config.recovery, Trained) and config.recovery.task:
+        corpus = training_corpus(config.recovery.task, "recovery.task")
+        files += [("recovery.task", path) for path in corpus.files or []]
     if isinstance(config, Config):
         files += config.optimizer.files().items()
     return files

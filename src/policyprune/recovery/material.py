@@ -14,8 +14,8 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.fields import SEEDS
-from policyprune.config.presets import text_task
 from policyprune.config.schema import Labelled, LanguageModeling, Task, Trained
+from policyprune.config.texts import training_corpus
 from policyprune.errors import UsageError
 from policyprune.recovery.losses import Batch
 from policyprune.tasks import BuiltTask, build
@@ -64,7 +64,7 @@ def material_of(
         assert isinstance(task, TextTask)
         if options.task is None:
             return of_text(options, config, tokenizer, task.bos)
-        other = text_task("recovery.task", options.task)
+        other = training_corpus(options.task, "recovery.task")
         other = replace(other, calibration=replace(other.calibration, seed=config.calibration.seed))
         return of_text(options, other, tokenizer, task.bos, test_keys(config))
     assert isinstance(config, Labelled)

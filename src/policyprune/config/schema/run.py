@@ -161,7 +161,9 @@ class Trained(Recovery):
     steps: int | None = number(None, at_least=1, help="of the optimizer; 128 where no limit is given")
     tokens: int | None = number(None, at_least=1, help="to train on, without padding")
     seconds: float | None = number(None, above=0, help="of the training, held-out losses included")
-    task: str | None = setting(None, help="name of another text in conf/task to train on; null: that of the run")
+    task: str | None = setting(
+        None, help="another text to train on, by its name, file or hub id; null: that of the run"
+    )
     batch_size: int | None = number(
         None, at_least=1, help="sequences that a process computes at once; null: 8 of text, 32 labelled examples"
     )
