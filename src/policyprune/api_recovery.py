@@ -65,7 +65,7 @@ def recover(
     """
     options = recovery_of(recovery)
     pruned = model if isinstance(model, PruningResult) else None
-    smaller = pruned.model if pruned is not None else model
+    smaller = model.model if isinstance(model, PruningResult) else model
     teacher = dense if dense is not None or pruned is None else pruned.prunable.model
     check_arguments(smaller, tokenizer, options.length, None, seed)
     if options.needs_teacher and teacher is None:
@@ -74,7 +74,7 @@ def recover(
     bos = pruned.report.protocol.get("bos") if pruned is not None else None
     with (
         at_rest(smaller),
-        at_rest(teacher or smaller),
+        at_rest(smaller if teacher is None else teacher),
         generators_restored(),
         tempfile.TemporaryDirectory() as folder,
     ):
