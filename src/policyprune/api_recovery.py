@@ -71,7 +71,7 @@ def recover(
     if options.needs_teacher and teacher is None:
         raise UsageError(f"dense: recovery={options.name} needs the dense model, give it, or use recovery=finetune")
     adapt(smaller)
-    bos = pruned.report.protocol.get("bos") if pruned is not None else None
+    bos = pruned.report.protocol.get("bos") if pruned is not None and tokenizer is not None else None
     with (
         at_rest(smaller),
         at_rest(smaller if teacher is None else teacher),
