@@ -46,7 +46,7 @@ class Pace(TrainerCallback):
         """Share of the highest learning rate after some steps and tokens: a line upwards, then one down to 0."""
         shares = [steps / (self._steps or math.inf), tokens / (self._tokens or math.inf)]
         if self._seconds is not None:
-            shares.append(self._clock(device) / max(self._seconds - self._pause, 1e-3))
+            shares.append(_of_first(self.seconds / max(self._seconds - self._pause, 1e-3), device))
         self.share = min(1.0, max(shares))
         warmup = self._options.warmup
         return self.share / warmup if self.share < warmup else (1 - self.share) / (1 - warmup)
@@ -93,12 +93,14 @@ class Pace(TrainerCallback):
     def _due(self) -> int:
         return math.floor(self.share * self._options.evaluations)
 
-    def _clock(self, device: torch.device) -> float:
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return self.seconds
-        seconds: Tensor = torch.tensor(self.seconds, device=device)
-        distributed.broadcast(seconds, 0)
-        return float(seconds)
+
+def _of_first(number: float, device: torch.device) -> float:
+    """The number of rank 0, where there are several processes."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return number
+    told: Tensor = torch.tensor(number, device=device)
+    distributed.broadcast(told, 0)
+    return float(told)
 
 
 def judgements(state: TrainerState) -> list[dict[str, Any]]:
