@@ -63,7 +63,7 @@ def test_labelled_examples() -> None:
         ({"recovery": "none"}, "recovery: 'none' does nothing"),
         ({"recovery": "retrain"}, "recovery: 'retrain' is not one of distill, finetune, lora, none"),
         ({"recovery": pp.Distill(seconds=0)}, "recovery.seconds: 0.* must be above 0"),
-        ({"recovery": "distill"}, "dense: recovery=distill needs the dense model"),
+        ({"recovery": "distill"}, "dense: recovery='distill' needs the dense model"),
         ({"recovery": "finetune", "data": TEXTS[:1]}, "data: .* sequences are too few"),
         ({"recovery": "finetune", "seed": -1}, "seed: -1 is out of range"),
     ],

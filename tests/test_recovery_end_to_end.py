@@ -113,7 +113,7 @@ def test_a_run_is_recovered_afterwards(arguments: Callable[..., list[str]], tmp_
     assert foreign_lines(done.stderr) == []
     record = read_record(tmp_path / "back")
     assert record is not None
-    assert (record.config["keep"], record.config["method"], record.config["tuned"]) == (0.6, "magnitude", "cg2")
+    assert (record.config["keep"], record.config["pruned_by"], record.config["tuned"]) == (0.6, "magnitude", "cg2")
     assert record.recovery["teacher"] == record.config["teacher"]
     perplexity = {row.subject: row.value for row in record.results if row.metric == "perplexity" and row.value}
     assert perplexity["recovered"] < 0.8 * perplexity["pruned"]

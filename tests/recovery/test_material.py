@@ -44,7 +44,7 @@ def test_text_of_the_test_and_of_the_judges_is_not_trained_on(
     trained, judging = names(rows, tiny_tokenizer), names(material.held_out, tiny_tokenizer)
     assert len(tested) > 5
     assert len(trained) > 60
-    assert len(judging) >= 5
+    assert len(judging) >= 3
     assert not tested & (trained | judging)
     assert not trained & judging
     assert all(len(row) == 32 and (bos is None or row[0] == bos) for row in [*rows, *material.held_out])
@@ -136,7 +136,8 @@ def test_encoders_learn(make: Any, head: str, kind: Any, tmp_path: Path, tiny_to
     facts = recover(model, options, material, around).facts
     assert facts["outcome"] == "recovered"
     assert facts["task_share"] == (1.0 if kind is Finetune else 0.5)
-    assert 0 < facts["tokens"] < 24 * 8 * 40, "padding is not counted"
+    every = build(replace(config, calibration=replace(config.calibration, count=None)), tokenizer)
+    assert facts["tokens"] == every.lengths[list(islice(material.training, 24 * 8))].sum(), "without padding"
 
 
 def test_the_divergence_of_answers_does_not_see_padding() -> None:

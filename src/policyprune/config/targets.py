@@ -24,7 +24,7 @@ from policyprune.storage.sources import PACKAGE, locate
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
 SET_BY_TARGET = ("run", "plan", "state")  # keys that the first word of the command line decides
 GROUPS = {"task": (LanguageModeling, Classification, QuestionAnswering), "evaluation": (Evaluation,)}
-CARRIED = ("teacher", "teacher_revision", "method", "tuned")  # what a run says of itself to its recovery
+CARRIED = ("teacher", "teacher_revision", "pruned_by", "tuned")  # what a run says of itself to its recovery
 LOADING = ("device", "dtype", "attn_implementation", "device_map")  # how a run held its model
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
 from policyprune.config.schema import Trained
 from policyprune.models.adapter import adapt
@@ -50,6 +50,7 @@ def recover(model: PreTrainedModel, options: Trained, material: Material, around
     for bit, unless seconds are the limit.
     """
     check_device(model.device)
+    set_seed(around.seed)
     pace = Pace(options, around.report)
     embeddings = model.get_input_embeddings().weight
     assert isinstance(embeddings, Tensor)

@@ -60,7 +60,7 @@ def read_content(path: Path) -> dict[str, Any] | None:
 def method_name(config: Mapping[str, Any]) -> str | None:
     """The method of a run's config; where it names none, the optimizer and the score that it begins from. None where
     nothing was pruned."""
-    named = config.get("method")
+    named = config.get("method") or config.get("pruned_by")
     named = named.get("name") if isinstance(named, dict) else named
     optimizer, importance = (str(config.get(group, {}).get("name", "")) for group in ("optimizer", "importance"))
     if named or not optimizer:

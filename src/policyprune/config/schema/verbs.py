@@ -60,7 +60,7 @@ class Recovering:
     tracker: Tracker
     teacher: str | None = setting(None, help="source of the dense model; null: that of the run")
     teacher_revision: str | None = setting(None, help="branch, tag or commit of it")
-    method: str | None = setting(None, help="that pruned it, for tables")
+    pruned_by: str | None = setting(None, help="the method before, for tables")
     tuned: str | None = setting(None, help="the tuning before, for tables")
     keep: float | None = number(None, above=0, at_most=1, help="share of the dense model that is left; null: not known")
     state: str | None = setting(None, help="digest of the weight files, so that changed ones are trained again")
