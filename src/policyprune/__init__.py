@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from policyprune.pruning.optimizers.gumbel import Gumbel
     from policyprune.pruning.optimizers.kwon import Kwon
     from policyprune.pruning.optimizers.levels.level_evolution import LevelEvolution
+    from policyprune.pruning.optimizers.levels.level_policy_gradient import LevelPolicyGradient
+    from policyprune.pruning.optimizers.levels.level_ppo import LevelPPO
     from policyprune.pruning.optimizers.levels.levels import Levels
     from policyprune.pruning.optimizers.levels.spdy import SPDY
     from policyprune.pruning.optimizers.no_search import FromRun, OneShot
@@ -67,6 +69,8 @@ __all__ = [
     "Kwon",
     "LatencyBudget",
     "LevelEvolution",
+    "LevelPPO",
+    "LevelPolicyGradient",
     "Levels",
     "LocalPruning",
     "Lora",

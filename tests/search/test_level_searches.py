@@ -7,10 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+import policyprune as pp
+from encoders import make_encoder
 from harness import validated
 from policyprune.models.sequences import token_losses
 from policyprune.pruning.budget.budget import make_budget
 from policyprune.pruning.optimizers.levels.level_evolution import LevelEvolution
+from policyprune.pruning.optimizers.levels.level_policy_gradient import LevelPolicyGradient
+from policyprune.pruning.optimizers.levels.level_ppo import LevelPPO
+from policyprune.pruning.optimizers.levels.levels import Levels
 from policyprune.pruning.optimizers.levels.widths import Widths
 from policyprune.pruning.optimizers.problem import Found
 from policyprune.pruning.prunable import PrunableModel
@@ -55,12 +60,16 @@ def divergence(pruning: Pruning, mask: Tensor) -> float:
         return float(forwards(mask[None].float(), torch.arange(len(IDS))).double().mean())
 
 
+def within(pruning: Pruning, mask: Tensor) -> bool:
+    return bool((pruning.budget.spent(mask) <= pruning.budget.pool_limit * (1 + 1e-9)).all())
+
+
 def test_exchanges_of_levels_lower_the_divergence(pruning: Pruning) -> None:
     scores = score(pruning)
     search = LevelEvolution(steps=6, offspring=6, survivors=[3], sequences=[4, 12], levels=8)
     found = find_mask(pruning, scores, search)
     widths = Widths.of(pruning.prunable.space, scores.importance, pruning.budget, 8)
-    assert bool((pruning.budget.spent(found.mask) <= pruning.budget.pool_limit * (1 + 1e-9)).all())
+    assert within(pruning, found.mask)
     assert divergence(pruning, found.mask) < divergence(pruning, widths.mask(widths.uniform()))
 
 
@@ -99,3 +108,32 @@ def test_a_mask_has_another_loss_after_the_statistics_are_gathered_anew(pruning:
     first, again, anew, last = losses[:4]
     assert first == again != anew == last
     assert losses[4:] == losses[:4]
+
+
+@pytest.mark.parametrize("kind", [LevelPolicyGradient, LevelPPO])
+def test_a_policy_over_levels_is_not_worse_than_its_start(kind: type[LevelPolicyGradient], pruning: Pruning) -> None:
+    scores = score(pruning)
+    common: dict[str, Any] = {"levels": 8, "sequences": 8, "widths": [0.5]}
+    start = find_mask(pruning, scores, Levels(**common))
+    search = kind(**common, steps=10, masks=6, first_sequences=2, final_sequences=12)
+    found = find_mask(pruning, scores, search)
+    assert within(pruning, found.mask)
+    assert divergence(pruning, found.mask) <= divergence(pruning, start.mask)
+
+
+@torch.no_grad()
+def test_the_tasks_own_loss_can_be_minimised(pruning: Pruning) -> None:
+    rows: list[dict[str, Any]] = []
+    find_mask(pruning, score(pruning), Levels(levels=4, widths=[0.5], sequences=12, loss="task"), rows.append)
+    dense = pruning.data.loss(pruning.quick.model, torch.arange(len(IDS)))
+    assert rows[0]["loss"] == pytest.approx(float(dense.mean()), rel=1e-5)
+
+
+def test_an_encoder_is_pruned_by_ppo_over_levels() -> None:
+    model = make_encoder("SequenceClassification", num_labels=3).eval()
+    data = {"input_ids": torch.randint(5, 60, (16, 12)), "attention_mask": torch.ones(16, 12, dtype=torch.long)}
+    data["labels"] = torch.randint(0, 3, (16,))
+    search = LevelPPO(steps=3, masks=3, widths=[0.5], final_sequences=8)
+    report = pp.prune(model, data, keep=0.6, budget="flops", importance="obs", optimizer=search).report
+    assert 0.4 * report.dense["block_macs"] < report.smaller["block_macs"] <= 0.6 * report.dense["block_macs"]
+    assert report.backwards == 0

@@ -24,6 +24,8 @@ OPTIONS: dict[str, dict[str, str]] = {  # group -> option -> module:class
         "gumbel": f"{OPTIMIZERS}.gumbel:Gumbel",
         "kwon": f"{OPTIMIZERS}.kwon:Kwon",
         "level_evolution": f"{OPTIMIZERS}.levels.level_evolution:LevelEvolution",
+        "level_policy_gradient": f"{OPTIMIZERS}.levels.level_policy_gradient:LevelPolicyGradient",
+        "level_ppo": f"{OPTIMIZERS}.levels.level_ppo:LevelPPO",
         "levels": f"{OPTIMIZERS}.levels.levels:Levels",
         "one_shot": f"{OPTIMIZERS}.no_search:OneShot",
         "policy_gradient": f"{OPTIMIZERS}.policy_gradient:PolicyGradient",

@@ -22,6 +22,8 @@ from policyprune.pruning.optimizers.evolution import Evolution
 from policyprune.pruning.optimizers.greedy import Greedy
 from policyprune.pruning.optimizers.gumbel import Gumbel
 from policyprune.pruning.optimizers.levels.level_evolution import LevelEvolution
+from policyprune.pruning.optimizers.levels.level_policy_gradient import LevelPolicyGradient
+from policyprune.pruning.optimizers.levels.level_ppo import LevelPPO
 from policyprune.pruning.optimizers.levels.levels import Levels
 from policyprune.pruning.optimizers.levels.spdy import SPDY
 from policyprune.pruning.optimizers.no_search import OneShot
@@ -161,6 +163,8 @@ OTHERS = [
     LevelEvolution(steps=STEPS, offspring=4, survivors=[2], sequences=[2, 5]),
     LevelEvolution(steps=3, rounds=3, levels=2, offspring=4, survivors=[2], sequences=[2, 5]),
     SPDY(steps=STEPS - 1, mutation=0.5, sequences=5),
+    LevelPolicyGradient(steps=STEPS, masks=3, first_sequences=2, sequences=5, final_sequences=8),
+    LevelPPO(steps=STEPS, masks=3, first_sequences=2, sequences=5, final_sequences=8),
 ]
 
 

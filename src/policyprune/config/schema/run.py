@@ -25,7 +25,6 @@ class Optimizer(Described, ABC):
 
     shares_masks: ClassVar[bool] = False  # has masks that do not wait for one another: several processes share them
     back_propagates: ClassVar[bool] = False  # needs gradients, not forward passes alone
-    imitates: ClassVar[bool] = False  # its loss is the divergence from the dense model, not the task's own
     refits: ClassVar[bool] = False  # tries a mask with the least-squares weights of the units that it keeps
     handles_nested: ClassVar[bool] = True  # units inside others: heads beside whole blocks, blocks beside layers
     handles_hidden: ClassVar[bool] = True  # channels of the residual stream, which belong to no layer
@@ -38,6 +37,11 @@ class Optimizer(Described, ABC):
     @property
     def sliced(self) -> bool:
         """Whether forward passes leave out what a mask prunes, instead of multiplying it by zero."""
+        return False
+
+    @property
+    def imitates(self) -> bool:
+        """Whether its loss is the divergence from the dense model, not the task's own."""
         return False
 
     def files(self) -> dict[str, str]:

@@ -6,9 +6,10 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import TYPE_CHECKING, ClassVar
 
-from policyprune.config.fields import number
+from policyprune.config.fields import choice, number
 from policyprune.config.schema import Config, Optimizer
 from policyprune.errors import UsageError
 from policyprune.pruning.optimizers.problem import Found, Problem, Report, State
@@ -18,21 +19,27 @@ if TYPE_CHECKING:
 
     from policyprune.pruning.optimizers.levels.widths import Widths
 
+LOSS = "that is minimised: divergence from the dense model, or the task's own"
+
 
 @dataclass(kw_only=True)
 class LevelSearch(Optimizer):
     """Base of the searches over widths of blocks; which units of a block go is the importance's order.
 
-    Masks are tried with the least-squares weights of the units that they keep, and judged by the divergence from the
-    dense model.
+    Masks are tried with the least-squares weights of the units that they keep.
     """
 
     levels: int = number(24, at_least=2, help="widths of a block to choose from, at most")
+    loss: str = choice("divergence", choices=("divergence", "task"), help=LOSS)
 
-    imitates: ClassVar[bool] = True
     refits: ClassVar[bool] = True
     handles_nested: ClassVar[bool] = False
     handles_hidden: ClassVar[bool] = False
+
+    @property
+    def imitates(self) -> bool:
+        """Whether its loss is the divergence from the dense model."""
+        return self.loss == "divergence"
 
     @property
     def sliced(self) -> bool:
@@ -109,6 +116,12 @@ class Losses:
         scores = self._problem.behind(self.widths.mask(counts))
         self.widths = Widths.of(self._problem.space, scores, self.widths.budget, levels)
         self._round += 1
+
+    def over(self, tried: Sequence[Sequence[int]], parts: Sequence[Tensor]) -> list[float]:
+        """The same on many sequences, so many (B,) at a time."""
+        each = [self.of(tried, rows) for rows in parts]
+        sizes = [len(rows) for rows in parts]
+        return [sum(map(mul, of_one, sizes)) / sum(sizes) for of_one in zip(*each, strict=True)]
 
     def tell(self, values: dict[str, Tensor | float]) -> None:
         """End a step with these numbers."""

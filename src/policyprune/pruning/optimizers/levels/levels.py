@@ -22,10 +22,9 @@ WORST = 1e6  # stands for a loss that is NaN or infinite
 
 @dataclass(kw_only=True)
 class Levels(LevelSearch):
-    """Widths of blocks by the measured divergence of each block alone; which units go is the importance's order.
+    """Widths of blocks by the measured loss of each block alone; which units go is the importance's order.
 
-    Masks are tried with the least-squares weights of the units that they keep, and judged by the divergence from the
-    dense model.
+    Masks are tried with the least-squares weights of the units that they keep.
     """
 
     name: str = named("levels")
@@ -68,7 +67,7 @@ class Allocation:
         (loss,) = self._losses.of([counts], self._rows)
         skipped = not math.isfinite(loss)
         if skipped and counts == self._widths.whole:
-            raise RunError("the divergence of the dense model from itself is not a number, its weights are broken")
+            raise RunError("the loss of the dense model is not a number, its weights are broken")
         loss = WORST if skipped else loss
         self._losses.tell({"loss": loss, "skipped": float(skipped), "keep": self._losses.keep(counts)})
         return loss

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from policyprune.config.fields import named, number
-from policyprune.pruning.optimizers.levels.level_search import LevelSearch, Losses
+from policyprune.config.fields import choice, named, number
+from policyprune.pruning.optimizers.levels.level_search import LOSS, LevelSearch, Losses
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class SPDY(LevelSearch):
     )
     sequences: int = number(16, at_least=1, help="calibration sequences on which the loss is measured")
     levels: int = number(43, at_least=2, help="widths of FFN blocks to choose from, at most, each 0.9 of the next")
-
-    imitates: ClassVar[bool] = False
+    loss: str = choice("task", choices=("divergence", "task"), help=LOSS)
 
     @property
     def length(self) -> int | None:

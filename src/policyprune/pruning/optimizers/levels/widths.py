@@ -116,6 +116,10 @@ class Widths:
         """The widths of the dense model."""
         return [curve.count for curve in self.curves]
 
+    def at(self, places: Sequence[int]) -> list[int]:
+        """The widths of levels, each by its place among those of its block."""
+        return [curve.levels[place] for curve, place in zip(self.curves, places, strict=True)]
+
     def uniform(self) -> list[int]:
         """The same share of each block, as near as whole units allow; the rest where it adds most to the scores."""
         rise = torch.zeros(self.space.n, dtype=torch.float64)
@@ -157,26 +161,34 @@ class Widths:
         """
         losses = [torch.tensor(list(of_block.values()), dtype=torch.float64) for of_block in choices]
         costs = [self._costs(index, list(of_block)) for index, of_block in enumerate(choices)]
-        pools = [int(view[0]) for view in self.space.views(self.budget.pool).values()]
         counts = self.whole
         for pool, limit in enumerate(self.budget.pool_limit.tolist()):
-            blocks = [index for index, own in enumerate(pools) if own == pool]
+            blocks = (self.pools == pool).nonzero().flatten().tolist()
             chosen = choose_levels([costs[i] for i in blocks], [losses[i] for i in blocks], limit)
             for index, place in zip(blocks, chosen, strict=True):
                 counts[index] = list(choices[index])[place]
-        return self._filled(counts)
+        return self.filled(counts)
+
+    @cached_property
+    def pools(self) -> Tensor:
+        """Of each block the pool of the budget, (blocks,) int64."""
+        return torch.stack([view[0] for view in self.space.views(self.budget.pool).values()])
+
+    @property
+    def costs(self) -> list[Tensor]:
+        """What each block costs at its levels, the others left out, (levels,) float64; shared costs are its own."""
+        return [self._costs(index, curve.levels) for index, curve in enumerate(self.curves)]
 
     def _costs(self, index: int, widths: list[int]) -> Tensor:
-        """What a block costs at some widths, the others left out, float64; shared costs are its own."""
-        nothing = [0] * len(self.curves)
-        pool = int(list(self.space.views(self.budget.pool).values())[index][0])
+        """The same at some widths of one block."""
+        nothing, pool = [0] * len(self.curves), int(self.pools[index])
         for width in widths:
             if (index, width) not in self.known:
                 mask = self.mask([*nothing[:index], width, *nothing[index + 1 :]])
                 self.known[index, width] = float(self.budget.spent(mask)[pool])
         return torch.tensor([self.known[index, width] for width in widths], dtype=torch.float64)
 
-    def _filled(self, counts: list[int]) -> list[int]:
+    def filled(self, counts: Sequence[int]) -> list[int]:
         """The widths after a selection by place in the order: it meets the budget and leaves no more than has to be."""
         place = torch.zeros(self.space.n, dtype=torch.float64)
         for view, curve, count in zip(self.space.views(place).values(), self.curves, counts, strict=True):
