@@ -106,7 +106,8 @@ class LevelPolicyGradient(LevelSearch):
     def _growing(self, step: int) -> int:
         """How many sequences a step looks at: a constant factor more in each."""
         share = step / max(self.steps - 1, 1)
-        return round(self.first_sequences * (self.sequences / self.first_sequences) ** share)
+        growth: float = (self.sequences / self.first_sequences) ** share
+        return round(self.first_sequences * growth)
 
 
 def surrogate(policy: LevelPolicy, theta: Tensor, drawn: Tensor, advantage: Tensor) -> Tensor:
