@@ -84,9 +84,17 @@ def test_a_second_budget_reads_what_the_first_one_measured(
     assert masks[0] == masks[1]
 
 
-def test_a_budget_that_leaves_no_widths_open_is_refused(llama: Any, tiny_tokenizer: Any) -> None:
-    with pytest.raises(pp.UsageError, match=r"levels chooses the widths of blocks, .* has chosen them"):
-        pp.prune(llama, TEXTS, tiny_tokenizer, method="ours_forward", scope="uniform", length=16)
+@pytest.mark.parametrize("scope", ["per_layer", "uniform"])
+def test_shares_that_the_budget_gives_are_taken(llama: Any, tiny_tokenizer: Any, scope: str) -> None:
+    found = pp.prune(llama, TEXTS, tiny_tokenizer, keep=0.75, method="ours_forward", scope=scope, length=16)
+    assert found.report.forwards == 0
+    for kind in ("attention", "ffn"):
+        assert len({row["kept"] for row in found.report.keep_rates if row["kind"] == kind}) == 1
+
+
+def test_a_search_that_chooses_widths_alone_refuses_shares(llama: Any, tiny_tokenizer: Any) -> None:
+    with pytest.raises(pp.UsageError, match=r"level_evolution chooses the widths of blocks, .* has chosen them"):
+        pp.prune(llama, TEXTS, tiny_tokenizer, importance="obs", optimizer="level_evolution", scope="uniform", length=16)
 
 
 def test_broken_weights_are_refused(llama: Any, tiny_tokenizer: Any, tiny_llama: Any) -> None:

@@ -35,7 +35,7 @@ def test_a_card_has_method_budget_numbers_and_command() -> None:
     assert stated["base_model"] == "HuggingFaceTB/SmolLM2-135M"
     assert stated["library_name"] == "transformers"
     assert stated["pipeline_tag"] == "text-generation"
-    assert {"policyprune", "pruning", "straight_through"} <= set(stated["tags"])
+    assert {"policyprune", "pruning", "levels"} <= set(stated["tags"])
     assert "pruned to 70%" in text
     assert "budget: 0.7 of `rate`, global" in text
     assert "1,600 forward passes" in text

@@ -174,7 +174,7 @@ def _prune(run: Run, dense: Dense, task: BuiltTask) -> Pruned:
         with run.stage("tuning"):
             fitted = fit(prunable, mask, usage, config.tuning, pruning.quick)
             mask, compensation, record.tuning = fitted.mask, fitted.compensation, fitted.report
-            record.calibration["tuning"] = usage.taken()
+            record.calibration["tuning"] = {**usage.taken(), "backpropagation": config.tuning.back_propagates}
             models["tuned"] = shrink(prunable, mask, compensation)
     return Pruned(scores=scores, found=found, mask=mask, compensation=compensation, models=models, tuning=record.tuning)
 
