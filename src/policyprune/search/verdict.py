@@ -24,10 +24,10 @@ FITTED = 64  # sequences at most that the model of a mask is tuned on
 
 
 class Verdict:
-    """Judges masks by what their models predict: the divergence from the dense model, however sure they are of it.
+    """Judges masks by how far what their models predict is from the dense model, however sure they are, and by losses.
 
-    A loss tells how sure a model is, too, and a mask that flattens what it predicts has a high loss whatever it
-    predicts. `release()` makes `prunable.model` the dense one. A model without logits is judged by its loss.
+    A loss tells how sure a model is, too. A mask that flattens what it predicts has a high one whatever it predicts.
+    `release()` makes `prunable.model` the dense one. A model without logits is judged by its loss.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Verdict:
 
     @torch.no_grad()
     def __call__(self, mask: Tensor, rows: Tensor, tuned: bool) -> Tensor:
-        """Divergence of the sequences `rows` (B,) under a mask (n,) of decisions: (B,) float64 on the CPU.
+        """Divergence and loss of the sequences `rows` (B,) under a mask (n,) of decisions: (B, 2) float64 on the CPU.
 
         `tuned`: with the run's tuning, which is then fitted to the first sequences that are not among them.
         """
@@ -46,9 +46,10 @@ class Verdict:
         if tuned and isinstance(self._tuning, Calibrated):
             mask, compensation = self._tuned(self._tuning, mask, rows)
         model = shrink(self._prunable, mask, compensation)
-        losses = torch.empty(len(rows), dtype=torch.float64)
+        losses = torch.empty(len(rows), 2, dtype=torch.float64)
         for batch in by_length(self._data.lengths[rows], BATCH):
-            losses[batch] = self._loss(model, rows[batch]).double().cpu()
+            for column, loss in enumerate((self._divergence, self._data.loss)):
+                losses[batch, column] = loss(model, rows[batch]).double().cpu()
         return losses
 
     def _tuned(self, tuning: Calibrated, mask: Tensor, rows: Tensor) -> tuple[Tensor, Compensation]:
@@ -64,7 +65,7 @@ class Verdict:
         return fitted.mask, fitted.compensation
 
     @cached_property
-    def _loss(self) -> Callable[[PreTrainedModel, Tensor], Tensor]:
+    def _divergence(self) -> Callable[[PreTrainedModel, Tensor], Tensor]:
         divergence = Divergence(self._data, self._prunable.model, scaled=True)
         try:
             divergence.loss(self._prunable.model, torch.arange(1))

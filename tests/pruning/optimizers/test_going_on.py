@@ -149,7 +149,8 @@ def test_ppo_goes_on_bit_for_bit(problem: Problem, at: list[int], every: int) ->
 @given(at=CUTS, every=st.integers(1, 3))
 def test_ppo_with_a_judge_goes_on_bit_for_bit(problem: Problem, at: list[int], every: int) -> None:
     def judge(mask: Tensor, rows: Tensor, tuned: bool) -> Tensor:
-        return problem.evaluate(mask.float()[None], rows).double() * (0.3 if tuned else 1.0)
+        losses = problem.evaluate(mask.float()[None], rows).double()
+        return torch.stack([losses * (0.3 if tuned else 1.0), losses], 1)
 
     compare_with_interrupted(replace(problem, judge=judge), refining(), at, every)
 

@@ -64,8 +64,8 @@ class Problem:
     that keep as many units as under a mask (n,), and gives their scores (n,); from then on masks get their weights from
     them, where they get any. `each(jobs)` evaluates several masks that do not wait for one another, on as many
     processes as there are; without it they are evaluated one after the other. `judge(mask, rows, tuned)` says how far
-    the model of a mask (n,) is from the dense one on the sequences `rows` (B,): (B,), `tuned` as the run tunes it, on
-    other sequences. None where losses are all there is.
+    what the model of a mask (n,) predicts is from the dense one, and its loss, on the sequences `rows` (B,): (B, 2);
+    `tuned` as the run tunes it, on other sequences. None where losses are all there is.
     """
 
     evaluate: Evaluate

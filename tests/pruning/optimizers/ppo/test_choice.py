@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from policyprune.pruning.budget.budget import Budget
-from policyprune.pruning.optimizers.ppo.choice import Starts, advantage, choose
+from policyprune.pruning.optimizers.ppo.choice import Starts, advantage, beats, best_of, choose
 from policyprune.pruning.optimizers.ppo.held_out_losses import HeldOutLosses
 from policyprune.pruning.optimizers.ppo.ppo import PPO
 from policyprune.pruning.optimizers.problem import Found, Judge, Problem
@@ -21,7 +21,13 @@ START = torch.arange(N) < N // 2
 CONFIG = PPO(stages=0, iterations=12, episodes=16, horizon=2, examples=32, chunk=1, learning_rate=0.05, entropy=0.1)
 
 
+def twice(judge: Judge) -> Judge:
+    """The same number for divergence and loss."""
+    return lambda mask, rows, tuned: torch.stack([judge(mask, rows, tuned)] * 2, 1)
+
+
 def problem_of(loss: Callable[[Tensor, Tensor], Tensor], judge: Judge | None = None, seed: int = 0) -> Problem:
+    judge = judge and twice(judge)
     space = Space((Group(0, "attention", N),))
     zero, limit = torch.zeros(N, dtype=torch.long), torch.tensor([N / 2], dtype=torch.float64)
     cost = torch.ones(N, dtype=torch.float64)
@@ -48,8 +54,8 @@ def test_a_search_whose_loss_misleads_falls_back_to_the_start() -> None:
     found = searched(problem_of(last_units_help, far_from_start))
     assert torch.equal(found.mask, START)
     assert found.choice["chosen"] == found.choice["start"] == "fisher_search"
-    assert found.choice["gain"] < 0
-    assert found.choice["held_out"]["search"] > found.choice["held_out"]["fisher_search"] == 0
+    assert found.choice["gain"]["divergence"] < 0
+    assert found.choice["held_out"]["search"]["loss"] > found.choice["held_out"]["fisher_search"]["loss"] == 0
 
 
 def test_a_search_that_its_judge_agrees_with_is_kept() -> None:
@@ -58,7 +64,7 @@ def test_a_search_that_its_judge_agrees_with_is_kept() -> None:
 
     found = searched(problem_of(last_units_help, near_the_rest))
     assert found.choice["chosen"] == "search"
-    assert found.choice["gain"] > found.choice["standard_error"]
+    assert found.choice["gain"]["divergence"] > found.choice["standard_error"]["divergence"]
     assert bool((found.mask & ~START).any())
 
 
@@ -94,8 +100,8 @@ def test_the_search_has_to_be_better_by_more_than_a_standard_error(lower: float,
     mask, record = choice_of({"a": unit(0)}, [unit(1)], judge)
     assert record["chosen"] == chosen
     assert record["examples"] == 16
-    assert record["gain"] == pytest.approx(lower)
-    assert record["standard_error"] == pytest.approx((16 / 15) ** 0.5 / 4)
+    assert record["gain"]["divergence"] == pytest.approx(lower)
+    assert record["standard_error"]["divergence"] == pytest.approx((16 / 15) ** 0.5 / 4)
     assert bool(mask[1]) == (chosen == "search")
 
 
@@ -110,7 +116,7 @@ def test_starts_and_the_challenger_are_judged_tuned_and_finalists_are_not() -> N
     mask, record = choice_of({"a": unit(0), "b": unit(1)}, [unit(2), unit(3), unit(4)], judge)
     assert calls == [(0, True), (1, True), (2, False), (3, False), (4, False), (3, True)]
     assert record["start"] == "b"
-    assert record["held_out"] == {"a": 3, "b": 2, "search": 1}
+    assert {name: value["loss"] for name, value in record["held_out"].items()} == {"a": 3, "b": 2, "search": 1}
     assert torch.equal(mask, unit(3))
 
 
@@ -160,3 +166,31 @@ def test_the_same_seed_chooses_the_same() -> None:
     first, second = (searched(problem_of(last_units_help, judge)) for _ in range(2))
     assert torch.equal(first.mask, second.mask)
     assert first.choice == second.choice
+
+
+def judged(divergence: float, loss: float, noise: float = 0.0) -> Tensor:
+    """16 examples; half of the divergences are higher by `noise`, half lower."""
+    sign = torch.arange(16).double() % 2 * 2 - 1
+    return torch.stack([divergence + noise * sign, torch.full((16,), loss).double()], 1)
+
+
+def test_the_loss_decides_between_masks_that_the_divergence_cannot_tell_apart() -> None:
+    noisy = judged(1.1, 2.0, noise=1.0)  # a standard error of 0.26
+    assert best_of([judged(1.0, 3.0), noisy, judged(1.2, 1.0)]) == 1
+    assert best_of([judged(1.0, 3.0), judged(1.1, 2.0)]) == 0, "without noise it can"
+    assert best_of([judged(float("nan"), 0.0), judged(1.0, 3.0)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("challenger", "wins"),
+    [
+        (judged(0.5, 9.0), True),  # surely better predictions
+        (judged(1.0, 1.0), True),  # the same predictions, more surely
+        (judged(0.9, 1.0, noise=1.0), True),
+        (judged(1.01, 1.0, noise=1.0), False),  # a lower loss never makes up for worse predictions
+        (judged(0.9, 2.0, noise=1.0), False),
+        (judged(1.0, 2.0), False),
+    ],
+)
+def test_what_beats_a_start_of_divergence_1_and_loss_2(challenger: Tensor, wins: bool) -> None:
+    assert beats(challenger, judged(1.0, 2.0)) == wins

@@ -61,9 +61,9 @@ class HeldOutLosses:
         return bool((new - old).mean() < 0)
 
     def judged(self, mask: Tensor, tuned: bool) -> Tensor:
-        """How bad a mask (n,) is on each held-out example, by the judge or else by its losses: (H,) float64."""
+        """Divergence and loss of each held-out example under a mask (n,): (H, 2); without a judge twice the loss."""
         if self._problem.judge is None:
-            return self.losses(mask, self._held_out)
+            return self.losses(mask, self._held_out)[:, None].expand(-1, 2)
         return self._problem.judge(mask, torch.cat(self._held_out), tuned)
 
 
