@@ -1,5 +1,6 @@
 """Adapters of low rank on the linear modules inside the layers of a smaller model, by PEFT."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def with_adapters(model: PreTrainedModel, options: Lora) -> Any:
         lora_dropout=options.dropout,
         target_modules=targets,
     )
-    return get_peft_model(model.requires_grad_(False), config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT looks at attributes by names that transformers will drop
+        return get_peft_model(model.requires_grad_(False), config)
 
 
 def save_adapters(adapted: Any, folder: Path) -> None:
