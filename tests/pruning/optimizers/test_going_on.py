@@ -164,8 +164,8 @@ OTHERS = [
     LevelEvolution(steps=STEPS, offspring=4, survivors=[2], sequences=[2, 5]),
     LevelEvolution(steps=3, rounds=3, levels=2, offspring=4, survivors=[2], sequences=[2, 5]),
     SPDY(steps=STEPS - 1, mutation=0.5, sequences=5),
-    LevelPolicyGradient(steps=STEPS, masks=3, first_sequences=2, sequences=5, final_sequences=8),
-    LevelPPO(steps=STEPS, masks=3, first_sequences=2, sequences=5, final_sequences=8),
+    LevelPolicyGradient(steps=6, widths=[], masks=3, first_sequences=2, sequences=5, final_sequences=8),
+    LevelPPO(steps=6, widths=[], masks=3, first_sequences=2, sequences=5, final_sequences=8),
 ]
 
 

@@ -71,7 +71,7 @@ def test_the_gradient_follows_the_price_of_the_budget(seed: int, small: LevelPol
             assert float(gradient[block, level]) == pytest.approx(float(slope), abs=1e-6)
 
 
-@settings(max_examples=5)
+@settings(max_examples=2)
 @given(seed=SEEDS)
 def test_the_estimate_is_the_gradient_in_expectation(seed: int, synthetic_adapter: Any, budget_options: Any) -> None:
     """Over all pairs of samples, each with the other one's loss as its baseline."""
