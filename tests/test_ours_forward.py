@@ -94,7 +94,9 @@ def test_shares_that_the_budget_gives_are_taken(llama: Any, tiny_tokenizer: Any,
 
 def test_a_search_that_chooses_widths_alone_refuses_shares(llama: Any, tiny_tokenizer: Any) -> None:
     with pytest.raises(pp.UsageError, match=r"level_evolution chooses the widths of blocks, .* has chosen them"):
-        pp.prune(llama, TEXTS, tiny_tokenizer, importance="obs", optimizer="level_evolution", scope="uniform", length=16)
+        pp.prune(
+            llama, TEXTS, tiny_tokenizer, importance="obs", optimizer="level_evolution", scope="uniform", length=16
+        )
 
 
 def test_broken_weights_are_refused(llama: Any, tiny_tokenizer: Any, tiny_llama: Any) -> None:

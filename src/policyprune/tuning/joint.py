@@ -92,11 +92,20 @@ class _Student:
             own = weight.T if isinstance(linear, Conv1D) else weight
             self.weights.append(nn.Parameter(own.to(prunable.device, torch.float32, copy=True)))
             linear.weight = self.weights[-1]
+        self._keep_residual_exact()
 
     def found(self) -> dict[Key, Tensor]:
         """The weights (d, kept features) as they are now, float32 on the CPU."""
         blocks = self._smaller.blocks
         return {key: projection(self.model, blocks[key])[0].float().cpu().clone() for key in self._keys}
+
+    def _keep_residual_exact(self) -> None:
+        """Have the residual in float32: what one step changes is lost in the rounding of its largest channels."""
+        self.model.get_input_embeddings().register_forward_hook(lambda module, args, out: out.float())
+        for module in self.model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None and parameter.dim() == 1:  # norms and biases
+                    module._parameters[name] = nn.Parameter(parameter.detach().float(), requires_grad=False)
 
     def precision(self) -> AbstractContextManager[object]:
         """Matrix products in the data type of the dense model."""
