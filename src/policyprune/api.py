@@ -41,11 +41,9 @@ from policyprune.config.schema import (
 from policyprune.errors import UsageError
 from policyprune.evaluation.measures import size
 from policyprune.evaluation.sequence_losses import EvaluationResult, measure
-from policyprune.models.adapter import adapt
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.mask_file import keep_rates
 from policyprune.pruning.prunable import PrunableModel as Prunable
-from policyprune.pruning.space import space_of
 from policyprune.search.in_memory import at_rest, made_usable, search
 from policyprune.search.result import PruningResult, Report
 from policyprune.surgery.plan import Plan, base_of
@@ -85,8 +83,8 @@ class PrunableModel(Prunable):
         """
         _check_model(model)
         granularity = granularity_of(units, spared)
-        adapter = adapt(model)
-        super().__init__(model, adapter, space_of(adapter, granularity.units, granularity.spared))
+        made = Prunable.of(model, granularity.units, granularity.spared)
+        super().__init__(model, made.adapter, made.space)
         object.__setattr__(self, "granularity", granularity)
 
     @contextmanager
@@ -178,7 +176,7 @@ def prune(
         report=report,
         prunable=prunable,
         compensation=pruned.compensation,
-        probabilities=prunable.space.expand(pruned.found.probabilities),
+        probabilities=pruned.scores.space.expand(pruned.found.probabilities),
         base=base,
     )
 

@@ -99,7 +99,10 @@ def test_unknown_option_lists_the_options(refusal: Refusal, group: str) -> None:
         ("model.attn_implementation=fast", "auto, sdpa, eager, flash_attention_2, flex_attention"),
         ("model.device_map=best", "auto, balanced, balanced_low_0, sequential"),
         ("task.bos=maybe", "auto, none, text, window"),
-        ("granularity.units=[attention,neuron]", "attention, ffn, attention_block, ffn_block, layer, hidden"),
+        (
+            "granularity.units=[attention,neuron]",
+            "attention, query_head, ffn, attention_block, ffn_block, layer, hidden",
+        ),
         ("budget.name=latency", "rate, params, flops"),
         ("budget.scope=local", "global, per_layer, uniform"),
         ("importance.mapping=tanh", "sigmoid_norm, norm, score_const"),

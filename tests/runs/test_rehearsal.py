@@ -12,7 +12,7 @@ from policyprune.errors import UsageError
 from policyprune.evaluation import quality
 from policyprune.models.adapter import adapt
 from policyprune.models.examples import EXAMPLES, example
-from policyprune.pruning.space import space_of
+from policyprune.pruning.prunable import PrunableModel
 from policyprune.runs import rehearsal
 
 
@@ -92,5 +92,5 @@ def test_every_family_is_tried_on_few_layers(name: str) -> None:
     left = [block for block in adapter.blocks if block.count]
     assert {block.kind for block in left} == {"attention", "ffn"}
     assert len({block.layer for block in left}) == 2 < len(adapt(model).layers)
-    units = space_of(adapter, ("attention", "ffn"))
-    assert 0 < int(rehearsal.half(units).sum()) < units.n
+    units = PrunableModel.of(small)
+    assert 0 < int(rehearsal.half(units).sum()) < units.units.n

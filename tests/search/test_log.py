@@ -112,4 +112,4 @@ def searched(prunable: PrunableModel, quick: Any, config: Any, folder: Path) -> 
     context = SearchContext(
         folder=folder, config_hash="the same", safety=config.safety, tracker=NoTracker(), usage=usage
     )
-    return search(pruning, Scores(ones, ones), config.optimizer, context)
+    return search(pruning, Scores(ones, ones, prunable.space), config.optimizer, context)

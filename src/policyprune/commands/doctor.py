@@ -3,13 +3,17 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from itertools import groupby
 
 import transformers
 from tabulate import tabulate
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from policyprune.config.schema import Config
+from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import reloaded_gaps
 from policyprune.evaluation.measures import block_parameters, parameters
 from policyprune.models.adapter import Adapter, Block, adapt
@@ -17,11 +21,12 @@ from policyprune.models.examples import EXAMPLES, example, miniature, random_mod
 from policyprune.models.families import family_of
 from policyprune.models.library_messages import quiet
 from policyprune.models.loading import read_config, structure
+from policyprune.models.query_heads import by_query_heads
 from policyprune.surgery import equivalence
 from policyprune.surgery.equivalence import TOLERANCE, TOLERANCE_BFLOAT16, Probe, probe_of
 
 log = logging.getLogger(__name__)
-COLUMNS = ("masked = shrunk", "reloaded", "pruned again", "cache", "bfloat16", "hidden")
+COLUMNS = ("masked = shrunk", "reloaded", "pruned again", "cache", "bfloat16", "query heads", "hidden")
 
 
 def examine(config: Config) -> int:
@@ -56,8 +61,8 @@ def examine_families() -> int:
 def checked(probes: dict[str, Probe]) -> dict[str, dict[str, float]]:
     """The largest deviations by name and column; one fresh process loads the checkpoints of all of them."""
     worst = {name: gaps(probe) for name, probe in probes.items()}
-    channels = {name: equivalence.with_hidden_units(probe) for name, probe in probes.items()}
-    jobs = probes | {f"{name} hidden": probe for name, probe in channels.items() if probe is not None}
+    finer = {(name, column): other for name, probe in probes.items() for column, other in _other_units(probe).items()}
+    jobs = probes | {f"{name} {column}": probe for (name, column), probe in finer.items()}
     try:
         reloaded = reloaded_gaps(jobs)
     except RuntimeError as error:
@@ -65,9 +70,15 @@ def checked(probes: dict[str, Probe]) -> dict[str, dict[str, float]]:
         reloaded = dict.fromkeys(jobs, float("inf"))
     for name, row in worst.items():
         row["reloaded"] = reloaded[name]
-        if channels[name] is not None:
-            row["hidden"] = max(row["hidden"], reloaded[f"{name} hidden"])
+    for name, column in finer:
+        worst[name][column] = max(worst[name][column], reloaded[f"{name} {column}"])
     return worst
+
+
+def _other_units(probe: Probe) -> dict[str, Probe]:
+    """The same model with other units than whole KV groups and channels, by column; those that it can lose."""
+    other = {"query heads": equivalence.with_query_heads(probe), "hidden": equivalence.with_hidden_units(probe)}
+    return {column: found for column, found in other.items() if found is not None}
 
 
 def table(probes: dict[str, Probe], worst: dict[str, dict[str, float]]) -> str:
@@ -75,7 +86,8 @@ def table(probes: dict[str, Probe], worst: dict[str, dict[str, float]]) -> str:
     rows = []
     for name, probe in probes.items():
         attention = probe.adapter.blocks[0]
-        unit = "the whole" if attention.together else "heads" if _queries(probe.adapter) == 1 else "groups of heads"
+        unit = "the whole" if attention.together else "heads" if attention.queries == 1 else "groups of heads"
+        unit += " or query heads" if "query heads" in worst[name] else ""
         checks = {column: worst[name][column] for column in COLUMNS if column in worst[name]}
         failed = [f"{column} {_verdict(column, value)}" for column, value in checks.items() if not _good(column, value)]
         rows.append([name, type(probe.model).__name__, unit, ", ".join(failed) or "ok"])
@@ -91,7 +103,7 @@ def table(probes: dict[str, Probe], worst: dict[str, dict[str, float]]) -> str:
 def gaps(probe: Probe) -> dict[str, float]:
     """The largest deviation over all masks, by column, in this process; what a family lacks has none.
 
-    `hidden` is that of any check with hidden channels as the units.
+    `query heads` and `hidden` are those of any check with these as the units.
     """
     half = equivalence.in_bfloat16(probe)
     checks = {
@@ -101,12 +113,14 @@ def gaps(probe: Probe) -> dict[str, float]:
     }
     if probe.adapter.family.head == "CausalLM":
         checks["cache"] = lambda: equivalence.largest_gap(probe, equivalence.cache_gap)
-    channels = equivalence.with_hidden_units(probe)
-    if channels is not None:
-        of_channels = [equivalence.shrunk_gap, equivalence.again_gap]
-        of_channels += [equivalence.cache_gap] if "cache" in checks else []
-        checks["hidden"] = lambda: max(equivalence.largest_gap(channels, check) for check in of_channels)
+    every = [equivalence.shrunk_gap, equivalence.again_gap, *([equivalence.cache_gap] if "cache" in checks else [])]
+    for column, other in _other_units(probe).items():
+        checks[column] = partial(_largest, other, every)
     return {column: _attempted(column, check) for column, check in checks.items()}
+
+
+def _largest(probe: Probe, every: Iterable[Callable[[Probe, Tensor], float]]) -> float:
+    return max(equivalence.largest_gap(probe, gap_of) for gap_of in every)
 
 
 def _attempted(column: str, check: Callable[[], float]) -> float:
@@ -129,6 +143,12 @@ def description(model: PreTrainedModel, adapter: Adapter, length: int) -> str:
         for block, layers in alike.items():
             costs = [f"{block.params_per_unit:,}", f"{block.macs(length):,}"]
             rows.append([kind, _ranges(layers), block.count, block.width, *costs])
+    with suppress(UsageError):
+        split = [block for block in by_query_heads(model, adapter).blocks if block.groups]
+        for block in {(own.groups, own.decisions): own for own in split}.values():
+            layers = [b.layer for b in split if (b.groups, b.decisions) == (block.groups, block.decisions)]
+            costs = [f"{block.groups * block.params_per_unit:,}", f"{block.groups * block.macs(length):,}"]
+            rows.append(["query heads", _ranges(layers), block.decisions, block.groups * block.width, *costs])
     hidden = adapter.hidden
     if hidden is not None and not hidden.obstacle:
         costs = [f"{hidden.params:,}", f"{length * hidden.macs_per_token:,}"]
@@ -146,16 +166,11 @@ def description(model: PreTrainedModel, adapter: Adapter, length: int) -> str:
     return "\n".join(lines)
 
 
-def _queries(adapter: Adapter) -> int:
-    block = next(block for block in adapter.blocks if block.kind == "attention" and block.count)
-    return block.width // block.heads // adapter.head_dim
-
-
 def _size(probe: Probe) -> str:
     attention, ffn = probe.adapter.blocks[:2]
     groups = attention.count * attention.heads
     return (
-        f"{len(probe.adapter.layers)} layers, {groups} x {_queries(probe.adapter)} heads of "
+        f"{len(probe.adapter.layers)} layers, {groups} x {attention.queries} heads of "
         f"{probe.adapter.head_dim}, {ffn.count} channels, hidden size {probe.model.config.hidden_size}, "
         f"{probe.model.config.vocab_size} tokens"
     )

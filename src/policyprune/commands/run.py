@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -168,7 +168,7 @@ def _prune(run: Run, dense: Dense, task: BuiltTask) -> Pruned:
     with run.stage("search"):
         found = _search(run, pruning, scores, usage)
     pruning.forget()
-    mask = prunable.space.expand(found.mask)
+    mask = scores.space.expand(found.mask)
     models, compensation = {"pruned": shrink(prunable, mask)}, None
     if isinstance(config.tuning, Calibrated):
         with run.stage("tuning"):
@@ -184,11 +184,14 @@ def _score(run: Run, pruning: Pruning, usage: CalibrationUsage) -> Scores:
 
     def compute() -> Content:
         scores = score(pruning)
-        return {"importance": scores.importance, "start": scores.start, "calibration": usage.taken()}
+        ranks = [torch.tensor(of_group) for of_group in scores.space.ranks]
+        kept = {"importance": scores.importance, "start": scores.start, "ranks": ranks}
+        return {**kept, "calibration": usage.taken()}
 
     kept = once(StateFile(run.folder / "importance.state", {"config": run.record.config_hash}), compute)
     run.record.calibration["importance"] = kept["calibration"]
-    return Scores(kept["importance"], kept["start"])
+    space = replace(pruning.prunable.space, ranks=tuple(tuple(ranks.tolist()) for ranks in kept.get("ranks", [])))
+    return Scores(kept["importance"], kept["start"], space)
 
 
 def _search(run: Run, pruning: Pruning, scores: Scores, usage: CalibrationUsage) -> Found:
@@ -205,7 +208,7 @@ def _search(run: Run, pruning: Pruning, scores: Scores, usage: CalibrationUsage)
     found, facts = search(pruning, scores, run.config.optimizer, context)
     if run.team is not None:
         run.team.dismiss()
-    mask = pruning.prunable.space.expand(found.mask)
+    mask = scores.space.expand(found.mask)
     passes = {"forwards": found.forwards, "backwards": found.backwards}
     choice = {"choice": found.choice} if found.choice else {}
     record.search = {**passes, "units": units.n, "kept": int(mask.sum()), **facts, **choice}
@@ -232,7 +235,7 @@ def _recover(run: Run, dense: Dense, pruned: Pruned, material: Material) -> None
 
 def _export(run: Run, dense: Dense, pruned: Pruned) -> None:
     """Write mask, plan and every format that is asked for."""
-    space, settings = dense.prunable.space, formats.Settings.of(run.config.export)
+    space, settings = pruned.scores.space, formats.Settings.of(run.config.export)
     probabilities = space.expand(pruned.found.probabilities)
     save_mask(run.folder / MASK_FILE, pruned.mask, space.units, probabilities, pruned.compensation)
     write_plan(run.folder / PLAN_FILE, Plan(dense.base, space.units, pruned.mask, pruned.compensation))
@@ -279,5 +282,5 @@ def _one_shot_masks(config: Config, dense: Dense, scores: Scores) -> dict[str, T
         if scope == "per_layer" and dense.prunable.has_hidden_units:
             continue  # hidden channels belong to no layer
         decisions = one_shot_mask(scores.importance, dense.budget(scope), config.importance.per_cost)
-        masks[scope] = dense.prunable.space.expand(decisions)
+        masks[scope] = scores.space.expand(decisions)
     return masks

@@ -74,6 +74,11 @@ def _check_processes(config: Config, count: int) -> None:
             f"optimizer: {config.optimizer.name!r} has nothing to share between {count} processes, start one, or use "
             f"{', '.join(able('optimizer', 'shares_masks'))}"
         )
+    if "query_head" in config.granularity.units:
+        raise UsageError(
+            f"granularity: {config.granularity.name} has query heads, whose order {count} processes do not share; "
+            "start one process"
+        )
     if config.model.device_map is not None:
         raise UsageError(
             f"model.device_map: {config.model.device_map!r} spreads one model over all devices, {count} processes "
@@ -110,6 +115,12 @@ def check_recovery(recovery: Trained, task: Task) -> None:
 def _check_granularity(config: Config) -> None:
     """Raise UsageError for units that do not go together, or not with the budget's scope or the optimizer."""
     units, scope = set(config.granularity.units), config.budget.scope
+    if {"attention", "query_head"} <= units:
+        raise UsageError(
+            "granularity.units: attention takes whole KV groups away and query_head some query heads of each, name one "
+            "of them; prune the checkpoint of one run in another"
+        )
+    units = config.granularity.kinds
     blocks = sorted(units & {"attention_block", "ffn_block", "layer"})
     finer = units - {"layer"}
     if not units:

@@ -14,21 +14,20 @@ from transformers import PreTrainedModel
 
 from policyprune.config.schema import Budget, Granularity, LatencyBudget, Model, Task
 from policyprune.evaluation.latency import in_turns, layer_calls, relative, run_layers
-from policyprune.models.adapter import Adapter, Block, adapt
+from policyprune.models.adapter import Adapter, Block
 from policyprune.models.device import device_of, dtype_of
 from policyprune.models.loading import skeleton
 from policyprune.provenance import hardware
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing, fit
 from policyprune.pruning.budget.costs import check_equal_widths
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.space import space_of
 from policyprune.storage.files import cache_folder, sparing_the_next_run, write_whole
 from policyprune.surgery.shrink import cut, twin
 from policyprune.surgery.sizes import keep_layers, state_depth
 
 log = logging.getLogger(__name__)
 SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)  # of a block's units
-Widths = tuple[int, int]  # attention units and FFN units that a layer keeps
+Widths = tuple[int, int]  # attention units (query heads of a KV group where these go) and FFN units that a layer keeps
 
 
 def block_latency(source: Model, task: Task, budget: Budget, granularity: Granularity) -> BlockLatency | None:
@@ -46,23 +45,24 @@ def layer_latency(
 
     UsageError for layers of unequal widths.
     """
-    adapter = adapt(model)
+    both = ("query_head" if "query_head" in granularity.units else "attention", "ffn")
+    adapter = PrunableModel.of(model, both).adapter
     check_equal_widths(adapter, "budget: latency")
     blocks = {block.kind: block for block in adapter.blocks if block.layer == 0}
     key = {**_machine(device), "dtype": str(dtype), **_shapes(model, blocks, budget)}
-    units, align = granularity.units, granularity.align
+    units, align = granularity.kinds, granularity.align
     points = widths(blocks["attention"], blocks["ffn"], units, align)
 
     def measure(points: list[Widths]) -> list[float]:
         log.info("measuring the latency of %d layer widths", len(points))
-        return _measured(_one_layer(model, adapter, device, dtype), budget, points)
+        return _measured(PrunableModel.of(_one_layer(model, adapter, device, dtype), both), budget, points)
 
     timings = table(cache_folder() / "latency", key, points, measure)
     return fit(timings if align or "ffn" not in units else timings[1:])  # the dense width is no typical one
 
 
 def widths(attention: Block, ffn: Block, units: Iterable[str], align: int | None) -> list[Widths]:
-    """(attention units, FFN units) to measure: the dense layer first, then one block narrower at a time, then without.
+    """(attention decisions, FFN units) to measure: the dense layer, then one block narrower at a time, then without.
 
     Only kinds in `units` get narrower. The other points stand for what a search leaves: numbers of channels that are
     multiples of `align`, and odd where there is none, since a dense width is a round number that matmuls are faster at.
@@ -70,15 +70,16 @@ def widths(attention: Block, ffn: Block, units: Iterable[str], align: int | None
 
     def fewer(block: Block, step: int, odd: int) -> list[int]:
         if block.kind not in units:
-            return [block.count]
-        sizes = {max(step, round(share * block.count / step) * step) | odd for share in SHARES}
-        return sorted(size for size in sizes if size < block.count) or [block.count]
+            return [block.decisions]
+        sizes = {max(step, round(share * block.decisions / step) * step) | odd for share in SHARES}
+        return sorted(size for size in sizes if size < block.decisions) or [block.decisions]
 
     heads, channels = fewer(attention, 1, 0), fewer(ffn, align or 1, 0 if align else 1)
     some_heads, some_channels = heads[len(heads) // 2], channels[len(channels) // 2]
-    points = [(attention.count, ffn.count)]
-    points += [(k, some_channels) for k in (*heads, attention.count)] + [(attention.count, n) for n in channels]
-    return [*dict.fromkeys([*points, (0, some_channels), (attention.count, 0), (some_heads, 0), (0, 0)])]
+    all_heads = attention.decisions
+    points = [(all_heads, ffn.count)]
+    points += [(k, some_channels) for k in (*heads, all_heads)] + [(all_heads, n) for n in channels]
+    return [*dict.fromkeys([*points, (0, some_channels), (all_heads, 0), (some_heads, 0), (0, 0)])]
 
 
 def table(
@@ -137,19 +138,18 @@ def _one_layer(model: PreTrainedModel, adapter: Adapter, device: torch.device, d
 
 
 @torch.inference_mode()
-def _measured(model: PreTrainedModel, budget: LatencyBudget, points: list[Widths]) -> list[float]:
+def _measured(prunable: PrunableModel, budget: LatencyBudget, points: list[Widths]) -> list[float]:
     """Time of the layer at each point relative to the first point."""
-    adapter = adapt(model)
-    space = space_of(adapter, ("attention", "ffn"))
+    space = prunable.space
     actions: dict[Widths, Callable[[], object]] = {}
     for attention, ffn in points:
         mask = torch.cat([torch.arange(group.count) < (attention, ffn)[i] for i, group in enumerate(space.groups)])
-        smaller = twin(model)
-        cut(PrunableModel(smaller, adapter, space), mask)
-        calls = layer_calls(smaller, adapter, budget.batch_size, budget.sequence_length)
+        smaller = twin(prunable.model)
+        cut(prunable.on(smaller), space.expand(mask))
+        calls = layer_calls(smaller, prunable.adapter, budget.batch_size, budget.sequence_length)
         for _, args, kwargs in calls:
             hidden = args[0] if args else kwargs["hidden_states"]
             hidden.normal_()
         actions[attention, ffn] = partial(run_layers, calls)
-    times = relative(in_turns(actions, budget.repeats, model.device), points[0])
+    times = relative(in_turns(actions, budget.repeats, prunable.device), points[0])
     return [times[point] for point in points]

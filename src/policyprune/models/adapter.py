@@ -1,14 +1,16 @@
 """What can be removed from a model, in terms that no longer depend on its family."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from policyprune.errors import UsageError
 from policyprune.models.families import family_of
-from policyprune.models.family import Axis, Family
+from policyprune.models.family import Axis, Family, Size
 from policyprune.models.residual import Hidden, hidden_of
 
 
@@ -28,9 +30,14 @@ class Block:
 
     `path` is the module of the block, None where no module holds all of it. `score_width` is the number of query
     features of a unit, over which attention scores are taken (0 for an FFN). `heads` is how many key/value heads a unit
-    stands for: 1, or all where `together` says why they stay together. `sizes` are attributes of the module `path` with
-    what each counts per unit. `norm` is the module whose input is the residual plus the output of `out`, None where a
-    norm stands elsewhere. A block that lost all its units has a path and no parts.
+    stands for: 1, or all where `together` says why they stay together. `queries` is how many query heads share one.
+    `sizes` are attributes of the module `path` with what each counts. `norm` is the module whose input is the residual
+    plus the output of `out`, None where a norm stands elsewhere. A block that lost all its units has a path and no
+    parts.
+
+    Units that are query heads (`models/query_heads.py`) belong to `groups` key/value heads, as many to each and one
+    group after the other; all groups keep the same number. A group owns a unit of each part in `shared`, and costs
+    `shared_params` and `shared_macs` per token, as long as it has a query head.
     """
 
     layer: int
@@ -44,10 +51,51 @@ class Block:
     macs_per_token: int = 0
     score_width: int = 0
     heads: int = 1
+    queries: int = 1
     together: str = ""
-    sizes: tuple[tuple[str, int], ...] = ()
+    sizes: tuple[tuple[str, Size], ...] = ()
     adds_residual: bool = False
     norm: str | None = None
+    groups: int = 0
+    shared: tuple[Part, ...] = ()
+    shared_params: int = 0
+    shared_macs: int = 0
+
+    @property
+    def decisions(self) -> int:
+        """How many decisions a search has on the units: one each, or one for a query head of every group."""
+        return self.count // (self.groups or 1)
+
+    @property
+    def head_dim(self) -> int:
+        """Features of a query head."""
+        return self.width if self.groups else self.width // (self.heads * self.queries)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether one module holds what a unit owns and what its group owns."""
+        return any(part.module == shared.module for part in self.parts for shared in self.shared)
+
+    def groups_of(self, kept: Tensor) -> Tensor:
+        """The key/value heads (g,) that query heads `kept` (k,) leave, none where units are no query heads.
+
+        UsageError where they are not the same number of each.
+        """
+        if not self.groups:
+            return kept.new_empty(0)
+        left = torch.bincount(kept // self.decisions, minlength=self.groups)
+        if len(numbers := left[left > 0].unique()) > 1:
+            raise UsageError(
+                f"mask: the attention of layer {self.layer} keeps {int(numbers[0])} query heads of one key/value head "
+                f"and {int(numbers[-1])} of another, all that stay have to keep the same number"
+            )
+        return left.nonzero().flatten()
+
+    def heads_left(self, kept: int, groups: int) -> tuple[int, int]:
+        """Key/value heads with `kept` units left, and query heads of each; `groups` is the number of `groups_of`."""
+        if not self.groups:
+            return kept * self.heads, self.queries
+        return groups, kept // groups if groups else self.queries
 
     def macs(self, length: int) -> int:
         """Multiply-accumulates of one unit for a sequence of `length` tokens (linear, scores, context)."""
@@ -129,8 +177,7 @@ def _attention(model: PreTrainedModel, family: Family, layer: int, path: str, he
             Part(module=v, axis="out", width=head_dim, offset=value_offset),
         ]
     parts.append(Part(module=out, axis="in", width=width))
-    per_unit = {"groups": 1, "heads": width // head_dim, "features": width}
-    params, macs = _costs(model, parts)
+    params, macs = costs(model, parts)
     block = Block(
         layer=layer,
         kind="attention",
@@ -142,7 +189,8 @@ def _attention(model: PreTrainedModel, family: Family, layer: int, path: str, he
         params_per_unit=params,
         macs_per_token=macs,
         score_width=width,
-        sizes=tuple((attribute, per_unit[size]) for attribute, size in names.sizes),
+        queries=width // head_dim,
+        sizes=names.sizes,
         adds_residual=names.adds_residual,
         norm=f"{path}.{names.norm}" if names.norm else None,
     )
@@ -181,7 +229,7 @@ def _ffn(model: PreTrainedModel, family: Family, layer: int, path: str) -> Block
         for index, name in enumerate(names.inputs)
     ]
     parts.append(Part(module=out, axis="in", width=1))
-    params, macs = _costs(model, parts)
+    params, macs = costs(model, parts)
     return Block(
         layer=layer,
         kind="ffn",
@@ -202,7 +250,7 @@ def _is_empty(model: nn.Module, path: str) -> bool:
     return type(model.get_submodule(path)).__name__ == "EmptyBlock"
 
 
-def _costs(model: nn.Module, parts: list[Part]) -> tuple[int, int]:
+def costs(model: nn.Module, parts: Iterable[Part]) -> tuple[int, int]:
     """Parameters and multiply-accumulates per token of one unit, in the linear modules that it owns a part of."""
     biases = macs = 0
     for part in parts:

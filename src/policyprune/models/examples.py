@@ -87,8 +87,7 @@ def miniature(config: PreTrainedConfig, adapter: Adapter) -> PreTrainedConfig:
     if not left:
         raise UsageError("model.source: no layer of this model has attention left, there is nothing to check")
     attention = max(left, key=lambda block: block.count)
-    queries = attention.width // attention.heads // adapter.head_dim
-    kept_groups, kept_queries = min(attention.count * attention.heads, GROUPS), min(queries, QUERIES)
+    kept_groups, kept_queries = min(attention.count * attention.heads, GROUPS), min(attention.queries, QUERIES)
     heads = kept_groups * kept_queries
     divided = family.head_dim is None  # the head size is hidden size / heads
     if divided or config.hidden_size > heads * adapter.head_dim or config.hidden_size % heads:

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 Axis = Literal["out", "in"]
 Place = tuple[str, Axis]  # a module, and the side on which it has a feature per channel
-Size = Literal["groups", "heads", "features"]  # key/value heads, query heads, query features
+Size = Literal["groups", "heads", "features", "queries"]  # key/value and query heads, query features, heads of a group
 
 
 def no_obstacle(config: PreTrainedConfig) -> str:
@@ -37,10 +37,10 @@ class Attention:
     hold `out` or end before it. Where one module projects to q, k and v it is named three times: it holds all q, then
     all k, then all v, or, `interleaved`, these three of one unit after another.
 
-    `sizes` are the attributes of `block` that its forward reads and that count what is left. `together(config)` says
-    why the attention of a layer can only go as a whole, "" where it need not. `adds_residual`: `block` takes the
-    residual as its second argument and returns the sum. `norm` takes the residual plus the output of `out`, in families
-    whose norms stand there.
+    `sizes` are the attributes of `block` that its forward reads and that count what is left. Query heads can go without
+    their group where `queries` is among them. `together(config)` says why the attention of a layer can only go as a
+    whole, "" where it need not. `adds_residual`: `block` takes the residual as its second argument and returns the sum.
+    `norm` takes the residual plus the output of `out`, in families whose norms stand there.
     """
 
     block: str

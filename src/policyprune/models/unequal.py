@@ -5,6 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+QUERIES = "query_heads_per_group"  # in `per_layer_config`, where they are not as many as in the stock class
+
 
 class EmptyBlock(nn.Module):
     """Stands where an attention or FFN block lost all its units.
@@ -55,33 +57,45 @@ class LayerConfig:
         return getattr(self._config, name)
 
 
-def set_sizes(block: Any, sizes: list[list[Any]], count: int) -> None:
-    """Set the attributes that a block's forward reads, each given with what it counts per unit, to `count` units.
+def numbers(groups: int, queries: int, width: int) -> dict[str, int]:
+    """What attributes of attention may count, for `groups` key/value heads with `queries` query heads of `width` each.
+
+    Of an FFN the groups are its channels.
+    """
+    heads = groups * queries
+    return {"groups": groups, "queries": queries, "heads": heads, "features": heads * width}
+
+
+def set_sizes(block: Any, sizes: list[list[str]], counted: dict[str, int]) -> None:
+    """Set the attributes that a block's forward reads, each given with what it counts (`numbers`).
 
     "config.name" is what the block reads from its config.
     """
-    for attribute, per_unit in sizes:
+    for attribute, size in sizes:
         where, _, name = attribute.rpartition(".")
         if where == "config":
             config = block.config._config if isinstance(block.config, LayerConfig) else block.config
-            block.config = LayerConfig(config, {name: per_unit * count})
+            block.config = LayerConfig(config, {name: counted[size]})
         else:
-            setattr(block, name, per_unit * count)
+            setattr(block, name, counted[size])
 
 
 def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[str, Any]]) -> None:
     """Give the layers of a freshly built dense model the widths in `per_layer`, before weights are loaded.
 
-    `table` names the layers and, per kind of block, the config key that counts its units and its linear modules with
-    the axis and the number of features per unit, the output projection last, and the attributes that count units.
-    `output_biases` in `per_layer` names the kinds of block whose output projection has a bias all the same.
+    `table` names the layers and, per kind of block, the config key that counts its groups (key/value heads, channels),
+    its linear modules with the axis and what has features there, `groups` or `heads`, of `width` each, the output
+    projection last, and the attributes that count what is left. A group has `queries` heads, or as many as `per_layer`
+    says. `output_biases` in `per_layer` names the kinds of block whose output projection has a bias all the same.
     """
     layers = list(model.get_submodule(table["layers"]).children())
     for index, sizes in per_layer.items():
         layer = layers[int(index)]
         for kind in ("attention", "ffn"):
             block = table[kind]
-            count = sizes.get(block["count"])
+            count, queries = sizes.get(block["count"]), sizes.get(QUERIES) if kind == "attention" else None
+            if count is None and queries is not None:
+                count = getattr(model.config, block["count"])  # transformers drops what is as in the stock class
             if kind in sizes.get("output_biases", ()):  # the stock class has none there
                 plain: Any = layer.get_submodule(block["parts"][-1][0])
                 plain.bias = nn.Parameter(plain.weight.new_zeros(plain.weight.shape[0]))
@@ -93,13 +107,14 @@ def resize(model: nn.Module, table: dict[str, Any], per_layer: dict[str, dict[st
                 if not holds_out:
                     layer.set_submodule(name, _resized(out, "in", 0))
             elif count is not None:
+                counted = numbers(count, queries or block["queries"], block["width"])
                 widths: dict[tuple[str, str], int] = {}
-                for module, axis, width in block["parts"]:
-                    widths[module, axis] = widths.get((module, axis), 0) + width * count
+                for module, axis, owner in block["parts"]:
+                    widths[module, axis] = widths.get((module, axis), 0) + counted[owner] * block["width"]
                 for (module, axis), features in widths.items():
                     layer.set_submodule(module, _resized(layer.get_submodule(module), axis, features))
                 if block["sizes"]:
-                    set_sizes(layer.get_submodule(block["block"]), block["sizes"], count)
+                    set_sizes(layer.get_submodule(block["block"]), block["sizes"], counted)
 
 
 def set_features(module: nn.Module, axis: str, count: int) -> None:

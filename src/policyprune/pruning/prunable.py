@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter, Block, adapt
+from policyprune.models.query_heads import QUERY_HEAD, by_query_heads
 from policyprune.pruning.masking import Masking
 from policyprune.pruning.space import HIDDEN, Key, Space, space_of
 
@@ -37,7 +39,27 @@ class PrunableModel:
         whole. UsageError for a family without a table, and for units that this model cannot lose.
         """
         adapter = adapt(model)
+        if QUERY_HEAD in units:
+            adapter = by_query_heads(model, adapter)
         return PrunableModel(model, adapter, space_of(adapter, units, spared))
+
+    @staticmethod
+    def over(model: PreTrainedModel, units: Space) -> "PrunableModel":
+        """A model and the `units` of a mask that was found before, of which attention may be by query heads.
+
+        UsageError where attention of this model is neither.
+        """
+        adapter = adapt(model)
+        stated = {(group.layer, group.kind): group.count for group in units.groups}
+        if any(b.kind == "attention" and stated.get((b.layer, b.kind), b.count) != b.count for b in adapter.blocks):
+            adapter = by_query_heads(model, adapter)
+        for block in adapter.blocks:
+            count = stated.get((block.layer, block.kind), block.count)
+            if count != block.count:
+                raise UsageError(
+                    f"mask: it is over {count} {block.kind} units in layer {block.layer}, this model has {block.count}"
+                )
+        return PrunableModel(model, adapter, units)
 
     def on(self, model: PreTrainedModel) -> "PrunableModel":
         """The same units of another model of this structure: a copy, or one in another data type."""
@@ -52,6 +74,11 @@ class PrunableModel:
     def has_hidden_units(self) -> bool:
         """Whether the units are hidden channels, which belong to no block."""
         return any((group.layer, group.kind) == HIDDEN for group in self.units.groups)
+
+    @property
+    def has_query_heads(self) -> bool:
+        """Whether the units of attention are query heads, of which all groups keep the same number."""
+        return any(block.groups for block in self.adapter.blocks)
 
     @property
     def device(self) -> torch.device:

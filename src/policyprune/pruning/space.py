@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from policyprune.errors import UsageError
 from policyprune.models.adapter import Adapter
+from policyprune.models.query_heads import QUERY_HEAD
 
 Key = tuple[int, str]  # layer and kind of a block, or of a gate on one
 
@@ -35,10 +37,15 @@ class Space:
     decisions are those with nothing finer below them. What is left of the model is stated by a mask over `units`, the
     heads and channels that the search can take away: a unit is kept when its own decision and all gates above it are 1
     (`expand`).
+
+    Where units are query heads, a decision is on one of every key/value head in the layer, so that all of these keep
+    the same number. `ranks` say which of a covered group's decisions each unit goes by, () where it has its own: at
+    first the first query heads go together, `ranked` puts those together that matter least.
     """
 
     groups: tuple[Group, ...]
     covered: tuple[Group, ...] = ()  # heads and channels below the groups; empty where they are the groups
+    ranks: tuple[tuple[int, ...], ...] = ()  # of each covered group
 
     @cached_property
     def n(self) -> int:
@@ -60,6 +67,20 @@ class Space:
     def units(self) -> "Space":
         """The heads and channels alone: the space of masks that models are shrunk by."""
         return Space(self.covered) if self.covered else self
+
+    def ranked(self, scores: Tensor) -> "Space":
+        """The same with the query heads of each key/value head in the order of their scores (units.n,), lowest first.
+
+        A decision is then on those that are at the same place in this order.
+        """
+        if not self.ranks:
+            return self
+        ranks = list(self.ranks)
+        for index, view in enumerate(self.units.views(scores.cpu()).values()):
+            if ranks[index]:
+                heads = view.view(-1, max(ranks[index]) + 1)
+                ranks[index] = tuple(heads.argsort(dim=1, stable=True).argsort(dim=1).flatten().tolist())
+        return replace(self, ranks=tuple(ranks))
 
     @cached_property
     def starts(self) -> dict[Key, int]:
@@ -125,10 +146,10 @@ class Space:
     def _deciding(self) -> Tensor:
         """For each unit its own decision, the one on its block and the one on its layer, n where there is none."""
         rows = []
-        for group in self.units.groups:
+        for group, ranks in zip(self.units.groups, self.ranks or repeat(()), strict=False):
             start = self.starts.get((group.layer, group.kind))
             above = [self.starts.get((group.layer, kind), self.n) for kind in (f"{group.kind}_block", "layer")]
-            for index in range(group.count):
+            for index in ranks or range(group.count):
                 rows.append([self.n if start is None else start + index, *above])
         return torch.tensor(rows, dtype=torch.long).view(-1, 3)
 
@@ -155,7 +176,7 @@ def space_of(adapter: Adapter, units: Iterable[str], spared: Sequence[float] = (
     `spared` are shares of the layers, rounded to whole ones: so many first and last layers have no decisions, they keep
     all units. UsageError for hidden channels where the family cannot lose them, and where no layer is left.
     """
-    kinds = set(units)
+    kinds = {"attention" if unit == QUERY_HEAD else unit for unit in units}
     if HIDDEN[1] in kinds:
         return Space((Group(*HIDDEN, _hidden_channels(adapter)),))
     below = kinds | {kind for gate in kinds & set(GATES) for kind in GATES[gate]}
@@ -167,15 +188,17 @@ def space_of(adapter: Adapter, units: Iterable[str], spared: Sequence[float] = (
         )
     inner = [block for block in adapter.blocks if first <= block.layer < count - last]
     covered = tuple(Group(b.layer, b.kind, b.count) for b in inner if b.kind in below and b.count)
-    if not kinds & set(GATES):
+    ranks = tuple(tuple(range(b.decisions)) * b.groups for b in inner if b.kind in below and b.count)
+    if not kinds & set(GATES) and not any(ranks):
         return Space(covered)
+    finer = [replace(group, count=len(set(own)) or group.count) for group, own in zip(covered, ranks, strict=True)]
     groups: list[Group] = []
     for layer in sorted({group.layer for group in covered}):
-        blocks = [group for group in covered if group.layer == layer]
+        blocks = [group for group in finer if group.layer == layer]
         groups += [group for group in blocks if group.kind in kinds]
         groups += [Group(layer, f"{group.kind}_block", 1) for group in blocks if f"{group.kind}_block" in kinds]
         groups += [Group(layer, "layer", 1)] if "layer" in kinds else []
-    return Space(tuple(groups), covered)
+    return Space(tuple(groups), covered, ranks if any(ranks) else ())
 
 
 def _hidden_channels(adapter: Adapter) -> int:

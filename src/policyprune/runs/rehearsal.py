@@ -25,7 +25,6 @@ from policyprune.evaluation.zero_shot import generators_restored
 from policyprune.models.adapter import Adapter
 from policyprune.models.device import in_search_dtype
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.pruning.space import Space
 from policyprune.recovery.material import Material
 from policyprune.recovery.recover import Surroundings, recover
 from policyprune.storage.files import SCRATCH_PREFIX, SCRATCH_SUFFIX, disk_trouble
@@ -84,7 +83,7 @@ def rehearse(
                 raise UsageError("model.source: the loss of the dense model is not a number, its weights are broken")
         with tried("pruning"):
             small = PrunableModel.of(few_layers(model), config.granularity.units)
-            mask = half(small.units)
+            mask = half(small)
             pruned = shrink(small, mask)
         if isinstance(config.tuning, Calibrated):
             with tried(f"tuning={config.tuning.name}"):
@@ -120,11 +119,13 @@ def few_layers(model: PreTrainedModel) -> PreTrainedModel:
     return shrink(prunable, mask)
 
 
-def half(space: Space) -> Tensor:
+def half(prunable: PrunableModel) -> Tensor:
     """A mask (n,) that keeps the first half of each group, a unit at least."""
-    mask = torch.zeros(space.n, dtype=torch.bool)
-    for view in space.views(mask).values():
-        view[: (len(view) + 1) // 2] = True
+    mask = torch.zeros(prunable.units.n, dtype=torch.bool)
+    for key, view in prunable.units.views(mask).items():
+        groups = prunable.blocks[key].groups if key in prunable.blocks else 0
+        for of_group in view.view(groups or 1, -1):
+            of_group[: (len(of_group) + 1) // 2] = True
     return mask
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from policyprune.config.schema import Config
-from policyprune.models.adapter import adapt
 from policyprune.models.loading import load
 from policyprune.pruning.mask_file import load_compensation, load_mask
 from policyprune.pruning.prunable import PrunableModel
@@ -25,7 +24,7 @@ def repair(record: Record, config: Config, folder: Path) -> None:
     compensation = load_compensation(folder / MASK_FILE, space)
     model, tokenizer = load(config.model, config.task)
     base = base_of(model, config.model.source, config.model.revision, config.task.name)
-    smaller = shrink(PrunableModel(model, adapt(model), space), mask, compensation)
+    smaller = shrink(PrunableModel.over(model, space), mask, compensation)
     write_plan(folder / PLAN_FILE, Plan(base, space, mask, compensation))
     record.warn("the exports were made again from the mask, after the numbers were measured")
     settings = formats.Settings.of(config.export)

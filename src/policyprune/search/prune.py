@@ -18,7 +18,7 @@ from policyprune.pruning.importance.second_order import OBS
 from policyprune.pruning.optimizers.problem import FORGETFUL, Each, Evaluate, Found, Problem, Report, State, one_by_one
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.statistics import USUAL, SecondOrder
-from policyprune.pruning.space import Key
+from policyprune.pruning.space import Key, Space
 from policyprune.search.database import Database
 from policyprune.search.forwards import Forwards, with_gradients
 from policyprune.search.verdict import Verdict
@@ -72,10 +72,14 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Scores:
-    """Importance of each decision of the space, (n,), and the keep probabilities that a search starts from, (n,)."""
+    """Importance of each decision of the space, (n,), and the keep probabilities that a search starts from, (n,).
+
+    The scores also say which query heads of a layer a decision is on, where units are query heads (`Space.ranked`).
+    """
 
     importance: Tensor
     start: Tensor
+    space: Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,7 @@ def prune(pruning: Pruning, optimizer: Optimizer, report: Report | None = None) 
     scores = score(pruning)
     found = find_mask(pruning, scores, optimizer, report)
     pruning.forget()
-    mask = pruning.prunable.space.expand(found.mask)
+    mask = scores.space.expand(found.mask)
     tuning, compensation, rows = pruning.tuning, None, list[dict[str, Any]]()
     if isinstance(tuning, Calibrated):
         fitted = fit(pruning.prunable, mask, pruning.data, tuning, pruning.quick)
@@ -117,9 +121,10 @@ def prune(pruning: Pruning, optimizer: Optimizer, report: Report | None = None) 
 @torch.no_grad()
 def score(pruning: Pruning) -> Scores:
     """Importance of the decisions, the sum over the units below each, and the probabilities that spend the budget."""
-    space = pruning.prunable.space
-    importance = space.pooled(scores_of(pruning.importance, pruning.evidence))
-    return Scores(importance, initial_probabilities(importance, space, pruning.budget, pruning.importance))
+    of_units = scores_of(pruning.importance, pruning.evidence)
+    space = pruning.prunable.space.ranked(of_units)
+    importance = space.pooled(of_units)
+    return Scores(importance, initial_probabilities(importance, space, pruning.budget, pruning.importance), space)
 
 
 @torch.no_grad()
@@ -136,14 +141,16 @@ def find_mask(
     `report` is called with the numbers of each step; `state` keeps what the search needs to go on after an
     interruption; `share` makes of the evaluation in this process one that several processes share.
     """
-    quick, space = pruning.quick, pruning.prunable.space
+    space = scores.space
+    quick = PrunableModel(pruning.quick.model, pruning.quick.adapter, space)
     data = Divergence(pruning.data, quick.model) if optimizer.imitates else pruning.data
     statistics = Statistics(pruning.evidence) if optimizer.refits else None
     forwards = Forwards(quick, data.loss, optimizer.sliced, statistics.weights if statistics is not None else None)
     evaluate: Evaluate = forwards
     each: Each = forwards.each if share is None else share(forwards.each)
     if statistics is not None and optimizer.imitates and pruning.database is not None:
-        evaluate = pruning.database.remembering(forwards, data.inputs, lambda: statistics.about)
+        order = repr(space.ranks).encode() if space.ranks else b""  # which query heads a decision is on
+        evaluate = pruning.database.remembering(forwards, data.inputs, lambda: statistics.about + order)
         each = partial(one_by_one, evaluate)
 
     def behind(mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from policyprune.models.adapter import Adapter
 from policyprune.models.older_config import keys_of_4
 from policyprune.models.residual import KEPT_HIDDEN_SIZE
 from policyprune.storage.files import write_folder
+from policyprune.surgery.sizes import stock_queries
 
 
 def save_checkpoint(
@@ -51,7 +52,7 @@ def auto_class(model: PreTrainedModel) -> str:
 def _add_modelling_file(model: PreTrainedModel, adapter: Adapter, folder: Path) -> dict[str, Any]:
     """Write it, and return the keys of config.json that name its class."""
     base, auto = stock_class(model).__name__, auto_class(model)
-    content = modelling_file.text(auto, base, _table(adapter))
+    content = modelling_file.text(auto, base, _table(model, adapter))
     (folder / f"{modelling_file.MODULE}.py").write_text(content, encoding="utf-8")
     name = modelling_file.class_name(base)
     return {"architectures": [name], "auto_map": {auto: f"{modelling_file.MODULE}.{name}"}}
@@ -69,31 +70,32 @@ def needs_code(config: PreTrainedConfig) -> bool:
     return bool(getattr(config, "is_heterogeneous", False)) or getattr(config, KEPT_HIDDEN_SIZE, None) is not None
 
 
-def _table(adapter: Adapter) -> dict[str, Any]:
-    """Of each kind of block in a layer: the config key of its count, its name, its linear modules."""
+def _table(model: PreTrainedModel, adapter: Adapter) -> dict[str, Any]:
+    """Of each kind of block in a layer: the config key of its count, its name, its modules (`unequal.resize`)."""
     family = adapter.family
-    table: dict[str, Any] = {"layers": adapter.layers[0].rpartition(".")[0]}
-    kinds = (("attention", family.group_count, family.attention), ("ffn", family.channel_count, family.ffn))
-    for kind, count, names in kinds:
-        block = next((block for block in adapter.blocks if block.kind == kind and block.parts), None)
-        if block is None:  # nothing is left in any layer, and so nothing to resize
-            table[kind] = {
-                "count": count,
-                "block": names.block,
-                "parts": [[names.out, "in", 0]],
-                "sizes": [],
-                "adds_residual": names.adds_residual,
-            }
-            continue
-        prefix = adapter.layers[block.layer] + "."
-        parts = [[part.module.removeprefix(prefix), part.axis, part.width // block.heads] for part in block.parts]
-        table[kind] = {
-            "count": count,
-            "block": block.path and block.path.removeprefix(prefix),
-            "parts": parts,
-            "sizes": [list(size) for size in block.sizes],
-            "adds_residual": block.adds_residual,
-        }
+    attention, ffn = family.attention, family.ffn
+    parts = [(attention.query, "heads"), (attention.key, "groups"), (attention.value, "groups")]
+    table: dict[str, Any] = {
+        "layers": adapter.layers[0].rpartition(".")[0],
+        "attention": {
+            "count": family.group_count,
+            "block": attention.block,
+            "parts": [*([name, "out", owner] for name, owner in parts), [attention.out, "in", "heads"]],
+            "width": adapter.head_dim,
+            "queries": stock_queries(model.config, adapter),
+            "sizes": [list(size) for size in attention.sizes],
+            "adds_residual": attention.adds_residual,
+        },
+        "ffn": {
+            "count": family.channel_count,
+            "block": ffn.block,
+            "parts": [*([name, "out", "groups"] for name in ffn.inputs), [ffn.out, "in", "groups"]],
+            "width": 1,
+            "queries": 1,
+            "sizes": [],
+            "adds_residual": ffn.adds_residual,
+        },
+    }
     if adapter.hidden is not None:
         hidden = adapter.hidden
         places = {"inside": hidden.inside, "outside": hidden.outside}

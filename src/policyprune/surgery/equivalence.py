@@ -1,13 +1,16 @@
 """Does a pruned model compute what the masked model computes: in memory, pruned again, with the cache?"""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from policyprune.errors import UsageError
+from policyprune.models.adapter import adapt
+from policyprune.models.query_heads import QUERY_HEAD
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import HIDDEN, Key, Space
 from policyprune.surgery.checkpoint import needs_code
@@ -16,6 +19,7 @@ from policyprune.surgery.shrink import shrink
 TOLERANCE = 1e-4  # of the largest output, in float32
 TOLERANCE_BFLOAT16 = 5e-2
 UNITS = ("attention", "ffn")
+WITH_QUERY_HEADS: tuple[str, ...] = (QUERY_HEAD, "ffn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,22 +58,34 @@ def gap(actual: Tensor, expected: Tensor) -> float:
 
 
 def random_mask(space: Space, seed: int = 0, keep: float = 0.6, without: Iterable[Key] = ()) -> Tensor:
-    """A mask (n,) of independent units, with the named (layer, kind) groups gone as a whole."""
-    mask = torch.rand(space.n, generator=torch.Generator().manual_seed(seed)) < keep
-    views = space.views(mask)
+    """A mask (n,) over the units by independent decisions, with the named (layer, kind) groups gone as a whole.
+
+    Of query heads any go, as many of each key/value head; in the first layer one of these is gone, too.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mask = _shuffled(space, seed).expand(torch.rand(space.n, generator=generator) < keep)
+    views = space.units.views(mask)
+    for group, ranks in zip(space.units.groups, space.ranks, strict=False):
+        if ranks and group.layer == 0:
+            views[0, group.kind].view(-1, max(ranks) + 1)[-1] = False
     for block in without:
         views[block].zero_()
     return mask
 
 
-def equal_widths(space: Space, kinds: Iterable[str] = UNITS) -> Tensor:
-    """A mask (n,) that keeps half the units of each group of these kinds, other ones in each layer."""
+def equal_widths(space: Space, kinds: Sequence[str] = UNITS) -> Tensor:
+    """A mask (n,) over the units that keeps half the decisions of each group of these kinds, others in each layer."""
     mask = torch.ones(space.n, dtype=torch.bool)
     for (layer, kind), view in space.views(mask).items():
         if kind in kinds:
             order = torch.randperm(len(view), generator=torch.Generator().manual_seed(layer))
             view[order[: len(view) // 2]] = False
-    return mask
+    return _shuffled(space, len(kinds)).expand(mask)
+
+
+def _shuffled(space: Space, seed: int) -> Space:
+    """The space with query heads in any order."""
+    return space.ranked(torch.rand(space.units.n, generator=torch.Generator().manual_seed(seed + 1)))
 
 
 def hidden_mask(count: int, multiple: int) -> Tensor:
@@ -93,6 +109,9 @@ def masks(probe: Probe) -> dict[str, Tensor]:
     def make(*without: Key) -> Tensor:
         return random_mask(probe.space, without=without)
 
+    if probe.has_query_heads:
+        few = {"random units": make((middle, "attention")), "equal widths": equal_widths(probe.space)}
+        return {**few, "more random units": random_mask(probe.space, seed=2, keep=0.4)}
     return {
         "random units": make(),
         "no attention in a layer": make((middle, "attention")),
@@ -116,7 +135,10 @@ def shrunk_gap(probe: Probe, mask: Tensor) -> float:
 
 def again_gap(probe: Probe, mask: Tensor) -> float:
     """Pruned in two steps against masked with both masks."""
-    half = probe_of(shrink(probe, mask), tuple({group.kind for group in probe.space.groups}))
+    smaller, kinds = shrink(probe, mask), tuple({group.kind for group in probe.space.groups})
+    if probe.has_query_heads and any(block.queries > 1 for block in adapt(smaller).blocks):
+        kinds = WITH_QUERY_HEADS
+    half = probe_of(smaller, kinds)
     second = random_mask(half.space, seed=1, keep=0.7)
     both = mask.clone()
     both[mask] = second
@@ -142,6 +164,14 @@ def with_hidden_units(probe: Probe) -> Probe | None:
     """The same model with its hidden channels as units; None where they cannot be removed."""
     channels = probe.adapter.hidden
     return None if channels is None or channels.obstacle else probe_of(probe.model, (HIDDEN[1],))
+
+
+def with_query_heads(probe: Probe) -> Probe | None:
+    """The same model with its query heads as units, beside the channels; None where they cannot go alone."""
+    try:
+        return probe_of(probe.model, WITH_QUERY_HEADS)
+    except UsageError:
+        return None
 
 
 def hidden_stock_class_when(probe: Probe) -> str:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from policyprune.config.python_names import in_python
 from policyprune.errors import UsageError
-from policyprune.models.adapter import Adapter, adapt
+from policyprune.models.adapter import adapt
 from policyprune.models.unequal import dimension
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
@@ -48,7 +48,7 @@ class Plan:
         Weights that are not cut are shared with the dense model, which stays as it is.
         """
         check_base(self, model)
-        return shrink(PrunableModel(model, adapt(model), self.space), self.mask, self.compensation)
+        return shrink(PrunableModel.over(model, self.space), self.mask, self.compensation)
 
 
 def base_of(model: PreTrainedModel, source: str, revision: str | None, task: str) -> Base:
@@ -99,13 +99,13 @@ def check_base(plan: Plan, model: PreTrainedModel) -> None:
             f"model.source: the plan is for {stated} hidden channels, this model can lose {channels or 'none'}"
         )
     if plan.compensation is not None:
-        _check_compensation(plan, plan.compensation, model, adapter)
+        _check_compensation(plan, plan.compensation, PrunableModel.over(model, plan.space))
 
 
-def _check_compensation(plan: Plan, compensation: Compensation, model: PreTrainedModel, adapter: Adapter) -> None:
+def _check_compensation(plan: Plan, compensation: Compensation, prunable: PrunableModel) -> None:
     """UsageError where new weights or biases are of another shape than the output projections they are for."""
     kept = {key: int(view.sum()) for key, view in plan.space.views(plan.mask).items()}
-    blocks = {(block.layer, block.kind): block for block in adapter.blocks}
+    model, blocks = prunable.model, prunable.blocks
     for name, tensors in (("weight", compensation.weights), ("bias", compensation.biases)):
         for key, tensor in tensors.items():
             shape: list[int] = []

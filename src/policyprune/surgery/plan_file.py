@@ -144,7 +144,9 @@ def _check_groups(space: Space, base: Base, written: bool) -> None:
         key, name = (group.layer, group.kind), f"{group.kind} of layer {group.layer}"
         _must(key in counts, f"units has {name}, which base.blocks has not")
         _must(keys.count(key) == 1, f"units has {name} twice")
-        _must(group.count == counts[key], f"{name} is of {group.count}, base.blocks says {counts[key]}")
+        whole = group.count == counts[key]
+        by_query_heads = group.kind == "attention" and counts[key] and group.count % counts[key] == 0
+        _must(whole or by_query_heads, f"{name} is of {group.count}, base.blocks says {counts[key]}")
     kinds = {kind for _, kind in keys}
     wanted = [key for key, count in counts.items() if key[1] in kinds and count]
     missing = [f"{kind} of layer {layer}" for layer, kind in wanted if (layer, kind) not in keys]

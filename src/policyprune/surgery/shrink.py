@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from policyprune.models.adapter import Adapter, Block
-from policyprune.models.unequal import EmptyBlock, dimension, set_features, set_sizes
+from policyprune.models.unequal import EmptyBlock, dimension, numbers, set_features, set_sizes
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import HIDDEN, Key
@@ -61,7 +61,8 @@ def cut(prunable: PrunableModel, mask: Tensor, compensation: Compensation | None
         if key == HIDDEN:
             _narrow(model, adapter, kept)
             continue
-        cut_block(model, blocks[key], kept, silent=adapter.removable_layers and key not in compensation.biases)
+        block, silent = blocks[key], adapter.removable_layers and key not in compensation.biases
+        cut_block(model, block, kept, block.groups_of(kept), silent)
         if key in scales and len(kept):
             _fold(model.get_submodule(blocks[key].out), scales[key][kept], blocks[key].width)
         if key in compensation.weights:
@@ -78,12 +79,15 @@ def _narrow(model: nn.Module, adapter: Adapter, kept: Tensor) -> None:
 
 
 @torch.no_grad()
-def cut_block(model: nn.Module, block: Block, kept: Tensor, silent: bool) -> None:
-    """Keep the units `kept` (k,) int64 of a block in place; `silent`: without units it adds no output bias either."""
+def cut_block(model: nn.Module, block: Block, kept: Tensor, groups: Tensor, silent: bool) -> None:
+    """Keep the units `kept` (k,) int64 of a block in place; `silent`: without units it adds no output bias either.
+
+    `groups` (g,) are `Block.groups_of` these, on the same device.
+    """
     if not len(kept) and block.path:
         _remove(model, block)
     elif len(kept) < block.count:
-        _slice(model, block, kept)
+        _slice(model, block, kept, groups)
     if not len(kept) and silent:
         _silence(model, block)
 
@@ -108,15 +112,17 @@ def _silence(model: nn.Module, block: Block) -> None:
         holder.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=bias.requires_grad)
 
 
-def _slice(model: nn.Module, block: Block, kept: Tensor) -> None:
+def _slice(model: nn.Module, block: Block, kept: Tensor, groups: Tensor) -> None:
     features: dict[tuple[str, str], list[Tensor]] = {}
-    for part in block.parts:
-        of_part = part.offset + (kept[:, None] * part.width + torch.arange(part.width, device=kept.device)).flatten()
+    shared = block.shared if len(groups) < block.groups or block.is_fused else ()
+    for part, units in chain(((part, kept) for part in block.parts), ((part, groups) for part in shared)):
+        of_part = part.offset + (units[:, None] * part.width + torch.arange(part.width, device=kept.device)).flatten()
         features.setdefault((part.module, part.axis), []).append(of_part)
     for (module, axis), indices in features.items():
         _take(model.get_submodule(module), axis, torch.cat(indices))
     if block.path and block.sizes:
-        set_sizes(model.get_submodule(block.path), [list(size) for size in block.sizes], len(kept))
+        counted = numbers(*block.heads_left(len(kept), len(groups)), block.head_dim)
+        set_sizes(model.get_submodule(block.path), [list(size) for size in block.sizes], counted)
 
 
 def _fold(linear: nn.Module, scales: Tensor, width: int) -> None:

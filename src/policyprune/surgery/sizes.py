@@ -4,13 +4,15 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from policyprune.models.adapter import Adapter
+from policyprune.models.query_heads import can_split
 from policyprune.models.residual import KEPT_HIDDEN_SIZE
-from policyprune.models.unequal import EmptyBlock
+from policyprune.models.unequal import QUERIES, EmptyBlock
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Key
 
@@ -59,11 +61,21 @@ def state_widths(prunable: PrunableModel, mask: Tensor, layers: list[int], biase
     `layers` are those that remain, `biased` the blocks whose output projection has a bias that the stock class has not.
     """
     model, adapter, family = prunable.model, prunable.adapter, prunable.adapter.family
-    names = {"attention": family.group_count, "ffn": family.channel_count}
+    usual, views = stock_queries(model.config, adapter), prunable.views(mask)
     counts: dict[int | str, dict[str, Any]] = {}
-    for (layer, kind), count in prunable.kept_counts(mask).items():
-        if layer in layers:
-            counts.setdefault(layers.index(layer), {})[names[kind]] = count * prunable.blocks[layer, kind].heads
+    for (layer, kind), block in prunable.blocks.items():
+        if layer not in layers:
+            continue
+        own = counts.setdefault(layers.index(layer), {})
+        kept = views[layer, kind].nonzero().flatten() if (layer, kind) in views else torch.arange(block.count)
+        if kind == "ffn":
+            own[family.channel_count] = len(kept)
+            continue
+        groups, queries = block.heads_left(len(kept), len(block.groups_of(kept)))
+        own |= {family.group_count: groups, QUERIES: queries if groups else usual}
+    if all(own[QUERIES] == usual for own in counts.values()):
+        for own in counts.values():
+            del own[QUERIES]
     everywhere = list(counts.values())
     added = set(biased)
     for index, layer in enumerate(layers) if added else ():
@@ -109,15 +121,20 @@ def stated_biases(config: PreTrainedConfig) -> set[Key]:
     return {(int(layer), kind) for layer, widths in before.items() for kind in widths.get("output_biases", [])}
 
 
+def stock_queries(config: PreTrainedConfig, adapter: Adapter) -> int:
+    """Query heads of a key/value head in the stock class of this config, whatever its layers have lost."""
+    if can_split(adapter):
+        return int(getattr(config, adapter.family.head_count) // getattr(config, adapter.family.group_count))
+    return next((block.queries for block in adapter.blocks if block.kind == "attention" and block.count), 1)
+
+
 def _stock(config: PreTrainedConfig, adapter: Adapter, counts: dict[str, int]) -> PreTrainedConfig | None:
     """The config of the stock class with other widths; None where the family's own validation refuses it."""
-    family, changes = adapter.family, dict(counts)
+    family, changes = adapter.family, {key: count for key, count in counts.items() if key != QUERIES}
     if not hasattr(config, family.channel_count):
         return None  # the stock class takes the number of channels from the hidden size
     if family.group_count in counts:
-        block = next(block for block in adapter.blocks if block.kind == "attention" and block.count)
-        per_group = block.width // block.heads // adapter.head_dim
-        changes[family.head_count] = counts[family.group_count] * per_group
+        changes[family.head_count] = counts[family.group_count] * counts.get(QUERIES, stock_queries(config, adapter))
         if family.head_dim:
             changes[family.head_dim] = adapter.head_dim
         elif changes[family.head_count] != getattr(config, family.head_count):

@@ -24,7 +24,7 @@ class Sliced:
     def __init__(self, prunable: PrunableModel) -> None:
         self.model = twin(prunable.model)
         self._prunable = prunable
-        self._kept: dict[Key, Tensor] = {}
+        self._kept: dict[Key, tuple[Tensor, Tensor]] = {}  # units, and the groups of query heads
         self._weights = NO_WEIGHTS
         self._layers = [self.model.get_submodule(path) for path in prunable.adapter.layers]
         self._memory = _Memory(self._layers)
@@ -55,8 +55,9 @@ class Sliced:
         self._weights = weights
         views = self._prunable.views(mask)
         kept = [view.nonzero().flatten() for view in views.values()]
+        kept += [self._prunable.blocks[key].groups_of(units) for key, units in zip(views, kept, strict=True)]
         parts = torch.cat(kept).to(self._prunable.device, non_blocking=True).split([len(units) for units in kept])
-        self._kept = dict(zip(views, parts, strict=True))
+        self._kept = dict(zip(views, zip(parts, parts[len(views) :], strict=False), strict=True))
 
     def _hook(self, index: int, blocks: list[Block], whole: "_Whole") -> None:
         layer, memory, silent = self._layers[index], self._memory, self._prunable.adapter.removable_layers
@@ -64,7 +65,7 @@ class Sliced:
         def cut(module: nn.Module, args: tuple[Any, ...]) -> None:
             for block in blocks if index >= memory.start else []:
                 key = block.layer, block.kind
-                cut_block(self.model, block, self._kept[key], silent)
+                cut_block(self.model, block, *self._kept[key], silent)
                 if key in self._weights:
                     replace_weight(self.model.get_submodule(block.out), self._weights[key])
 

@@ -168,6 +168,14 @@ class LocalPruning(Calibrated):
 
     chooses_strength: ClassVar[bool] = False
 
+    def check(self, config: Config) -> None:
+        """Units that are exchanged one by one."""
+        if "query_head" in config.granularity.units:
+            raise UsageError(
+                f"tuning: local_pruning exchanges units one by one, but those of granularity={config.granularity.name} "
+                "go together with others; use reconstruct"
+            )
+
     def fit(self, prunable: PrunableModel, mask: Tensor, lesson: Lesson) -> Fitted:
         """As many units of each block as mask (n,) keeps, and their output projections."""
         from policyprune.tuning.local_pruning import prune_locally

@@ -5,11 +5,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from policyprune.models.adapter import Block
 from policyprune.models.layerwise import columns_of
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.elimination import best_units
 from policyprune.pruning.second_order.least_squares import LeastSquares
+from policyprune.pruning.second_order.rounds import eliminate_in_rounds
 from policyprune.pruning.second_order.statistics import RIDGE, TOGETHER
 from policyprune.pruning.second_order.student import Student
 from policyprune.pruning.space import Key
@@ -46,7 +48,7 @@ def reconstruct(
             fitted, held_out = _gathered(task)
             kept, columns = task.kept, task.columns
             if len(found[key]) < len(kept):  # all of the block's units
-                kept = _reselected(fitted, held_out, task.block.width, found[key])
+                kept = _reselected(fitted, held_out, task.block, found[key])
                 columns = columns_of(task.block, kept).to(columns.device)
                 fitted, held_out = fitted.of_features(columns), held_out.of_features(columns)
                 student.keep(task.block, kept)
@@ -68,15 +70,23 @@ def _gathered(task: BlockTask) -> tuple[LeastSquares, LeastSquares]:
     return fitted, held_out
 
 
-def _reselected(fitted: LeastSquares, held_out: LeastSquares, width: int, found: Tensor) -> Tensor:
+def _reselected(fitted: LeastSquares, held_out: LeastSquares, block: Block, found: Tensor) -> Tensor:
     """As many units as `found` (k,), in rising order: those that stay when the others go one after the other.
 
-    Where sums are NaN or infinite, those that were found.
+    Where sums are NaN or infinite, those that were found, and of query heads where key/value heads are gone, too.
     """
+    if len(block.groups_of(found)) < block.groups:
+        return found
     both = replace(fitted, gram=fitted.gram + held_out.gram, cross=fitted.cross + held_out.cross)
     if not bool(both.gram.isfinite().all() and both.cross.isfinite().all()):
         return found
-    return best_units(*both.damped(RIDGE), width, len(found), max(1, TOGETHER // width))
+    matrix, right = both.damped(RIDGE)
+    if block.groups:
+        rounds = block.decisions - len(found) // block.groups
+        stays = torch.ones(block.count, dtype=torch.bool)
+        stays[eliminate_in_rounds(matrix, right, block.width, block.groups, rounds).order] = False
+        return stays.nonzero().flatten()
+    return best_units(matrix, right, block.width, len(found), max(1, TOGETHER // block.width))
 
 
 def _fit(

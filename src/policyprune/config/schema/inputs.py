@@ -6,7 +6,7 @@ from omegaconf import MISSING
 
 from policyprune.config.fields import SEEDS, Described, choice, named, number, setting
 
-UNITS = ("attention", "ffn", "attention_block", "ffn_block", "layer", "hidden")
+UNITS = ("attention", "query_head", "ffn", "attention_block", "ffn_block", "layer", "hidden")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUESTIONS = ("piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "boolq")
 
@@ -52,6 +52,11 @@ class Granularity(Described):
     spared: list[float] = number(
         [0.0, 0.0], at_least=0, below=1, help="shares of the layers, the first and the last ones, that stay whole"
     )
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of units; query heads are of attention, too."""
+        return {"attention" if kind == "query_head" else kind for kind in self.units}
 
     def __post_init__(self) -> None:
         """The kinds are the name of one that was made without, in Python."""

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 from transformers import PreTrainedConfig
 
-from policyprune.models.family import Attention, Family, FeedForward, Residual
+from policyprune.models.family import Attention, Family, FeedForward, Residual, Size
+
+QUERIES: tuple[str, Size] = ("num_key_value_groups", "queries")
 
 
 def _residual(config: PreTrainedConfig) -> Residual:
@@ -40,6 +42,7 @@ LLAMA = Family(
         key="self_attn.k_proj",
         value="self_attn.v_proj",
         out="self_attn.o_proj",
+        sizes=(QUERIES,),
     ),
     ffn=FeedForward(block="mlp", inputs=("mlp.gate_proj", "mlp.up_proj"), out="mlp.down_proj"),
     residual=_residual,
@@ -60,7 +63,7 @@ PHI3 = replace(  # Phi-4 too: q, k, v in one projection, gate and up in another
         key="self_attn.qkv_proj",
         value="self_attn.qkv_proj",
         out="self_attn.o_proj",
-        sizes=(("num_key_value_heads", "groups"), ("config.num_attention_heads", "heads")),
+        sizes=(QUERIES, ("num_key_value_heads", "groups"), ("config.num_attention_heads", "heads")),
     ),
     ffn=FeedForward(block="mlp", inputs=("mlp.gate_up_proj", "mlp.gate_up_proj"), out="mlp.down_proj"),
 )

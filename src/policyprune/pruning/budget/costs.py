@@ -47,7 +47,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class _BlockCosts:
-    """Cost of a block: `unit` for each that it keeps, and `fixed` once; `whole` with all of them."""
+    """Cost of a block: `unit` for each decision to keep, and `fixed` once; `whole` with all of them."""
 
     unit: float
     fixed: float
@@ -85,9 +85,14 @@ def _block_costs(options: BudgetOptions, block: Block, latency: BlockLatency | N
         assert latency is not None
         unit, fixed = latency.unit[block.kind], latency.fixed[block.kind]
     else:
-        macs = block.macs(options.sequence_length)
-        unit, fixed = float(block.params_per_unit if options.name == "params" else macs), 0.0
-    return _BlockCosts(unit, fixed, fixed + unit * block.count if block.count else 0.0)
+        unit, shared = block.macs(options.sequence_length), options.sequence_length * block.shared_macs
+        if options.name == "params":
+            unit, shared = block.params_per_unit, block.shared_params
+        unit, fixed = (
+            float(unit * (block.groups or 1)),
+            float(shared * block.groups),
+        )  # keys and values stay to the last
+    return _BlockCosts(unit, fixed, fixed + unit * block.decisions if block.count else 0.0)
 
 
 def _of_decisions(space: Space, blocks: Mapping[Key, _BlockCosts], saved: float) -> tuple[Tensor, FixedCosts]:
@@ -152,8 +157,9 @@ def chunks(adapter: Adapter, space: Space, align: int) -> Tensor:
         size = 1
         if block is not None:
             fits = block.count * block.width % align == 0
-            size = align // math.gcd(align, block.width) if block.kind == "ffn" or fits else 1
-            if size > block.count:
+            width = block.width * (block.groups or 1)  # of a decision
+            size = align // math.gcd(align, width) if block.kind == "ffn" or fits else 1
+            if size > block.decisions:
                 raise UsageError(
                     f"granularity.align: {align} is more than the width {block.count * block.width} of the "
                     f"{block.kind} of layer {block.layer}"

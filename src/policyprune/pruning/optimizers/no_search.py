@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyprune.config.fields import named, setting
-from policyprune.config.schema import Optimizer
+from policyprune.config.schema import Config, Optimizer
 from policyprune.errors import UsageError
 from policyprune.pruning.optimizers.problem import FORGETFUL, Found, Problem, Report, State
 from policyprune.storage.record_file import MASK_FILE
@@ -41,6 +41,14 @@ class FromRun(Optimizer):
 
     name: str = named("from_run")
     folder: str = setting(help="folder of the run that found the mask")
+
+    def check(self, config: Config) -> None:
+        """A mask of query heads does not say which of them go together in a search."""
+        if "query_head" in config.granularity.units:
+            raise UsageError(
+                f"optimizer: from_run takes no masks of query heads, which granularity={config.granularity.name} has; "
+                "policyprune apply lays a run's plan on the dense model"
+            )
 
     def files(self) -> dict[str, str]:
         """The mask."""

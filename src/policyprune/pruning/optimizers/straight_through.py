@@ -44,7 +44,7 @@ class StraightThrough(Stepwise):
     def check(self, config: Config) -> None:
         """Something has to move."""
         super().check(config)
-        if self.attention_rate == 0 and set(config.granularity.units) == {"attention"}:
+        if self.attention_rate == 0 and config.granularity.kinds == {"attention"}:
             raise UsageError(
                 f"optimizer.attention_rate: 0 holds all that granularity={config.granularity.name} decides on, use "
                 "more, or optimizer=policy_gradient"

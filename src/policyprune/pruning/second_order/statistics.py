@@ -13,6 +13,7 @@ from policyprune.models.layerwise import columns_of, projection, relative_weight
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.elimination import Elimination, eliminate
 from policyprune.pruning.second_order.least_squares import LeastSquares, gram_of
+from policyprune.pruning.second_order.rounds import eliminate_in_rounds
 from policyprune.pruning.second_order.student import Student
 from policyprune.pruning.space import Key
 
@@ -51,7 +52,10 @@ class BlockStatistics:
             return BlockStatistics(squares.gram.float(), Elimination(torch.arange(count), error))
         together = max(1, recipe.together // block.width)
         matrix, right = squares.damped(recipe.ridge)
-        elimination = eliminate(matrix, right, block.width, together, first_order=recipe.first_order)
+        if block.groups:
+            elimination = eliminate_in_rounds(matrix, right, block.width, block.groups, first_order=recipe.first_order)
+        else:
+            elimination = eliminate(matrix, right, block.width, together, first_order=recipe.first_order)
         return BlockStatistics(squares.gram.float(), elimination)
 
 
