@@ -26,7 +26,7 @@ class Recorder:
         if what == self.fails_in:
             raise ConnectionError("the server\nis away")
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int, stage: str = "search") -> None:
         self._tell("log")
 
     def finish(self, summary: Mapping[str, Any], keep_rates: list[dict[str, Any]], failed: bool) -> None:
