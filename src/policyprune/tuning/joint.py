@@ -37,28 +37,33 @@ def descend(
 ) -> Fitted:
     """Weights (d, kept features) of the output projections after AdamW on KL(dense || smaller model).
 
-    It starts from `fitted`, whose mask stays. A step moves a weight by about `rate` times its root mean square. Of the
-    weights before, and those after each of the `passes`, it keeps the ones with the least divergence on the sequences
-    held out; those after the last pass where there are none.
+    It starts from `fitted`, whose mask stays. A step moves a weight by about `rate` times its root mean square, times
+    the square root of the divergence at the start: the nearer the model, the shorter its way. Of the weights before,
+    and those after each of the `passes`, it keeps the ones with the least divergence on the sequences held out, on the
+    first batch where there are none.
     """
     assert lesson.data is not None
     divergence = Divergence(lesson.data, prunable.model)
     student = _Student(prunable, fitted)
     if not student.weights:
         return fitted
-    generator = torch.Generator().manual_seed(0)
-    steps = passes * sum(math.ceil(len(batch) / batch_size) for batch in lesson.rows)
-    groups = [{"params": [own], "lr": rate * float(own.detach().square().mean().sqrt())} for own in student.weights]
-    optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, steps))
+    judging = lesson.held_out if len(lesson.held_out) else lesson.rows[0]
 
     def judged() -> float:
         with torch.no_grad(), student.precision():
-            losses = [divergence.loss(student.model, batch) for batch in lesson.held_out.split(BATCH)]
-        return float(torch.cat(losses).double().mean()) if losses else 0.0
+            losses = [divergence.loss(student.model, batch) for batch in judging.split(BATCH)]
+        return float(torch.cat(losses).double().mean())
 
     best, least = fitted.compensation, judged()
-    log.info("divergence of %d sequences held out: %.4g", len(lesson.held_out), least)
+    log.info("divergence of %d sequences: %.4g", len(judging), least)
+    if not math.isfinite(least):
+        return fitted
+    generator = torch.Generator().manual_seed(0)
+    steps = passes * sum(math.ceil(len(batch) / batch_size) for batch in lesson.rows)
+    rate *= min(1.0, math.sqrt(max(least, 0.0)))
+    groups = [{"params": [own], "lr": rate * float(own.detach().square().mean().sqrt())} for own in student.weights]
+    optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, steps))
     with bar(steps, "tuning", "step") as progress, torch.enable_grad():
         for _ in range(passes):
             for batch in _shuffled(lesson.rows, batch_size, generator):

@@ -201,7 +201,10 @@ class Joint(Reconstruct):
     passes: int = number(1, at_least=1, help="through the calibration sequences, of the descent")
     batch_size: int = number(8, at_least=1, help="calibration sequences per step of the descent")
     learning_rate: float = number(
-        3e-3, above=0, help="of AdamW at the start of the descent, relative to the root mean square of a weight"
+        3e-3,
+        above=0,
+        help="of AdamW at the start of the descent, relative to the root mean square of a weight; times the square "
+        "root of the divergence where that is below 1",
     )
 
     back_propagates: ClassVar[bool] = True
