@@ -182,7 +182,7 @@ def test_the_search_is_recorded(ran: Ran) -> None:
     steps = [json.loads(line) for line in (ran.folder / "curve.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [1, 2]
     assert all({"loss", "return", "entropy", "kl", "clip_fraction", "best_loss"} <= set(step) for step in steps)
-    assert record.search["forwards"] > steps[-1]["forwards"]
+    assert record.search["forwards"] == steps[-1]["forwards"], "judging tuned masks is not counted"
 
 
 def test_the_table_is_printed(ran: Ran) -> None:

@@ -99,7 +99,7 @@ def test_the_default_is_the_method_that_is_recommended() -> None:
     assert run_label(composed()) == run_label(composed("method=ours"))
 
 
-@pytest.mark.parametrize("part", ["importance=wanda_sp", "optimizer=ppo", "tuning=none", "granularity=layer"])
+@pytest.mark.parametrize("part", ["importance=wanda_sp", "optimizer=ppo", "tuning=none", "granularity=all"])
 def test_with_another_part_it_is_no_longer_called_so(part: str) -> None:
     assert validated(part).method is None
 

@@ -69,7 +69,7 @@ def test_wrong_type(refusal: Refusal, override: str) -> None:
     [
         ("budget.kep=1", "budget.kep", "keep"),
         ("++budget.kep=1", "budget.kep", "keep"),
-        ("+optimizer.typo=1", "optimizer.typo", "learning_rate"),
+        ("+optimizer.typo=1", "optimizer.typo", "sequences"),
         ("+foo=1", "foo", "budget"),
         ("foo=1", "foo", "budget"),
         ("+task.calibration.foo=3", "task.calibration.foo", "length"),
@@ -107,7 +107,7 @@ def test_unknown_option_lists_the_options(refusal: Refusal, group: str) -> None:
         ("budget.scope=local", "global, per_layer, uniform"),
         ("importance.mapping=tanh", "sigmoid_norm, norm, score_const"),
         ("importance.normalize=none", "per_layer, global"),
-        ("optimizer.name=ppo", "straight_through"),
+        ("optimizer.name=ppo", "levels"),
         ("evaluation.one_shot=[uniform]", "global, per_layer"),
         ("evaluation.zero_shot.tasks=[piqa,mmlu]", "piqa, hellaswag, winogrande, arc_easy, arc_challenge, boolq"),
         ("evaluation.zero_shot.source=disk", "auto, hub, embedded"),

@@ -117,8 +117,9 @@ def test_no_tuning_sees_padding(name: str, make: Callable[[], PreTrainedModel], 
     config = validated(f"tuning={name}").tuning
 
     def compensation(encoded: Encoded) -> list[dict[Any, Tensor]]:
-        batches = [encoded.inputs(torch.tensor(rows)) for rows in ([0, 1, 2], [3, 4, 5])]
-        fitted = config.fit(PrunableModel(model, adapter, space), mask, Lesson(batches, first_token))
+        rows = [torch.tensor(own) for own in ([0, 1, 2], [3, 4, 5])]
+        lesson = Lesson([encoded.inputs(own) for own in rows], first_token, rows, rows[0], classification(encoded))
+        fitted = config.fit(PrunableModel(model, adapter, space), mask, lesson)
         found, report = fitted.compensation, fitted.report
         errors = {f"{row['kind']}.{row['layer']}": torch.tensor(float(row["error"])) for row in report}
         scales = {} if found.scales is None else {"scales": found.scales}

@@ -22,7 +22,7 @@ def test_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
     table = table_of(report_on(tmp_path), "perplexity")
     cell = cell_of(table, "128 tokens ↓, keep 0.8", "ours")
     assert cell == Cell(f"{statistics.mean(values):.2f}", spread=f"{statistics.stdev(values):.2f}", best=True)
-    assert row_of(table, "ours").names == ("ours", "", "3")
+    assert row_of(table, "ours").names == ("ours", "", "", "3")
     assert cell_of(table, "128 tokens ↓, keep 0.8", "flap") == Cell("30.00")
     assert row_of(table, "dense").cells == (Cell("10.00"),)
 
@@ -32,7 +32,7 @@ def test_two_runs_of_one_seed_are_one_seed(tmp_path: Path) -> None:
         write_run(tmp_path, "ours", results=perplexities(value))
     write_run(tmp_path, "ours", seed=1, results=perplexities(25.0))
     row = row_of(table_of(report_on(tmp_path), "perplexity"), "ours")
-    assert row.names[2] == "2"
+    assert row.names[3] == "2"
     assert row.cells[0].value == "23.00"
 
 

@@ -90,7 +90,7 @@ def test_a_column_in_which_no_row_has_anything_is_left_out(tmp_path: Path) -> No
         write_run(tmp_path, "ours", seed=seed)
     table = table_of(report_on(tmp_path), "cost")
     shown = without_empty_columns(table)
-    assert (table.stub, shown.stub) == (("keep", "method", "tuning"), ("keep", "method"))
+    assert (table.stub, shown.stub) == (("keep", "method", "tuning", "recovery"), ("keep", "method"))
     assert "seconds, tuning" in table.columns
     assert shown.columns == [name for name in table.columns if cell_of(table, name, "0.8", "ours") != Cell()]
     assert [cell for row in shown.rows for cell in row.cells] == [
