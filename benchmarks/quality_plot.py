@@ -28,16 +28,14 @@ STYLE = """
   .grid { stroke: var(--grid); stroke-width: 1; }
   .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
   .other { --colour: var(--other); } .forward { --colour: var(--forward); }
-  .ours, .mask { --colour: var(--ours); }
+  .ours { --colour: var(--ours); }
   .line { stroke: var(--colour); } .name { fill: var(--colour); }
   .line.ours { stroke-width: 3; } .name.ours { font-weight: 700; font-size: 15px; }
-  .mask.line { stroke-dasharray: 5 3; }
   circle { stroke: var(--colour); stroke-width: 1.6; fill: var(--colour); } .few { fill: var(--paper); }
 """
 KINDS = {
-    "ours_forward": "ours",
-    "ours_forward, untuned": "mask",
-    "ours, by back-propagation": "forward",
+    "ours": "ours",
+    "ours_forward": "forward",
 }
 
 
