@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.api import check_arguments
-from policyprune.config.output_folders import check_output
+from policyprune.config.output_folders import checkpoint_folder
 from policyprune.config.presets import recovery_of
 from policyprune.config.python_names import in_python
 from policyprune.config.schema import Recovery
@@ -40,10 +40,7 @@ class RecoveryResult:
         self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, max_shard_size: str = "5GB"
     ) -> None:
         """Write a checkpoint that `from_pretrained` loads. UsageError for a folder that holds other files."""
-        path = Path(folder)
-        check_output(str(folder), folder=True)
-        if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
-            raise UsageError(f"folder: {str(folder)!r} holds other files, name another folder")
+        path = checkpoint_folder(folder)
         with silenced():
             save_checkpoint(self.model, tokenizer, adapt(self.model), path, max_shard_size)
 

@@ -54,6 +54,15 @@ def check_output(name: str | None, folder: bool) -> None:
         raise UsageError(f"output: {name!r} is a {'folder' if Path(name).is_dir() else 'device'}, name a file")
 
 
+def checkpoint_folder(folder: str | Path) -> Path:
+    """Where a model is saved; UsageError where that is impossible, or where there are files of something else."""
+    check_output(str(folder), folder=True)
+    path = Path(folder)
+    if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
+        raise UsageError(f"folder: {str(folder)!r} holds other files, name another folder")
+    return path
+
+
 def restore(before: OutputFolder) -> None:
     """Remove what Hydra made for a run that never began; where there is more, something began."""
     with suppress(OSError):

@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from policyprune.config.output_folders import check_output
+from policyprune.config.output_folders import checkpoint_folder
 from policyprune.config.python_names import in_python
 from policyprune.config.schema import Config
-from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.models.library_messages import silenced
 from policyprune.pruning.compensation import Compensation
@@ -100,10 +99,7 @@ class PruningResult:
         Where layers have unequal widths the checkpoint has a short modelling file, for `trust_remote_code=True`.
         policyprune is not needed to load it. UsageError for a folder that holds other files.
         """
-        path = Path(folder)
-        check_output(str(folder), folder=True)
-        if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
-            raise UsageError(f"folder: {str(folder)!r} holds other files, name another folder")
+        path = checkpoint_folder(folder)
         with silenced():
             save_checkpoint(self.model, tokenizer, adapt(self.model), path, max_shard_size)
         save_mask(path / MASK_FILE, self.mask, self.prunable.units, self.probabilities, self.compensation)

@@ -15,8 +15,7 @@ from policyprune.pruning.prunable import PrunableModel
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks.divergence import Divergence
 from policyprune.tasks.task import CalibrationData, by_length
-from policyprune.tuning.fit import BATCH, reads_first_token
-from policyprune.tuning.teacher_student import Lesson
+from policyprune.tuning.fit import BATCH, lesson_on
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +57,7 @@ class Verdict:
         others[rows] = False
         own = others.nonzero().flatten()[:FITTED]
         taught = [own[batch] for batch in by_length(lengths[own], BATCH)]
-        inputs = [self._data.inputs(batch) for batch in taught]
-        batches = [{name: tensor.to(self._prunable.device) for name, tensor in batch.items()} for batch in inputs]
-        first_token, none = reads_first_token(self._prunable.model), torch.arange(0)
-        fitted = tuning.fit(self._prunable, mask, Lesson(batches, first_token, taught, none, self._data))
+        fitted = tuning.fit(self._prunable, mask, lesson_on(self._prunable, self._data, taught, torch.arange(0)))
         return fitted.mask, fitted.compensation
 
     @cached_property

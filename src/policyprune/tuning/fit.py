@@ -43,9 +43,7 @@ def fit(
     if config.chooses_strength:
         fitted, held_out = split(len(data.lengths), config.sequences)
     rows = by_length(data.lengths[:fitted], BATCH)
-    batches = [{name: tensor.to(quick.device) for name, tensor in data.inputs(batch).items()} for batch in rows]
-    lesson = Lesson(batches, reads_first_token(quick.model), rows, held_out, data)
-    found: Fitted = config.fit(quick, mask, lesson)
+    found: Fitted = config.fit(quick, mask, lesson_on(quick, data, rows, held_out))
     if len(held_out):
 
         def loss(smaller: PreTrainedModel) -> float:
@@ -55,6 +53,12 @@ def fit(
         found, share = choose(found, quick, mask, loss)
         log.info("%g of the tuning has the least loss on %d other sequences", share, len(held_out))
     return replace(found, compensation=carried_over(found.compensation, quick, prunable, found.mask))
+
+
+def lesson_on(prunable: PrunableModel, data: CalibrationData, rows: list[Tensor], held_out: Tensor) -> Lesson:
+    """What is taught from batches `rows` (B,) of the data, and judged by the sequences `held_out` (H,)."""
+    batches = [{name: tensor.to(prunable.device) for name, tensor in data.inputs(batch).items()} for batch in rows]
+    return Lesson(batches, reads_first_token(prunable.model), rows, held_out, data)
 
 
 def reads_first_token(model: PreTrainedModel) -> bool:

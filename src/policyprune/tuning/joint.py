@@ -95,7 +95,7 @@ class _Student:
         for key, weight in fitted.compensation.weights.items():
             linear = self.model.get_submodule(prunable.blocks[key].out)
             own = weight.T if isinstance(linear, Conv1D) else weight
-            self.weights.append(nn.Parameter(own.to(prunable.device, torch.float32, copy=True)))
+            self.weights.append(nn.Parameter(own.to(linear.weight.device, torch.float32, copy=True)))  # type: ignore[arg-type,union-attr]
             linear.weight = self.weights[-1]
         self._keep_residual_exact()
 
