@@ -1,7 +1,7 @@
 """What pruning costs at the size of published models: forwards, steps of searches, statistics, tuning, and memory.
 
     python benchmarks/scale.py [--models llama2_7b llama2_13b llama3_8b] [--device cuda] [--out outputs/scale]
-        [--sequences 128] [--length 128]
+        [--sequences 128] [--length 128] [--limit 120]
 
 Models have random weights, made on the device in bfloat16, and random calibration sequences. A part takes three minutes
 at most; its result is a whole JSON file, and a part that was measured with the same settings on the same card is not
@@ -54,6 +54,7 @@ def measure(name: str, folder: Path, settings: Result) -> tuple[dict[str, Result
         device=torch.device(settings["device"]),
         sequences=settings["sequences"],
         length=settings["length"],
+        limit=settings["limit"],
     )
     found: dict[str, Result] = {}
     failed: dict[str, str] = {}
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/scale"))
     parser.add_argument("--sequences", type=int, default=128, help="for calibration")
     parser.add_argument("--length", type=int, default=128, help="tokens of a sequence")
+    parser.add_argument("--limit", type=float, default=120, help="seconds of the statistics; later layers are estimated")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda":
@@ -194,6 +196,7 @@ def main() -> None:
         "card": card(device),
         "sequences": arguments.sequences,
         "length": arguments.length,
+        "limit": arguments.limit,
     }
     models: dict[str, Any] = {}
     for name in arguments.models:

@@ -91,12 +91,16 @@ def cut(prunable: PrunableModel, shares: dict[Key, float]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A shape on a device, and so many random sequences of so many tokens."""
+    """A shape on a device, and so many random sequences of so many tokens.
+
+    After `limit` seconds of statistics the layers that are left are estimated from those that were measured.
+    """
 
     name: str
     device: torch.device
     sequences: int
     length: int
+    limit: float
 
     @cached_property
     def prunable(self) -> PrunableModel:

@@ -13,7 +13,6 @@ from policyprune.runs.stages import measured
 from policyprune.tuning.fit import fit
 from policyprune.tuning.options import Reconstruct
 
-LIMIT = 120.0  # seconds, after which the layers that are left are estimated from those that were measured
 SHALLOW = (1, 3)  # layers of the models that are tuned
 
 
@@ -32,7 +31,7 @@ def of_layers(subject: Subject, layers: Iterable[int]) -> SecondOrder:
 
 @torch.no_grad()
 def second_order(subject: Subject) -> Result:
-    """Statistics and eliminations of the layers in order, until there are no more or `LIMIT` has passed; the solves.
+    """Statistics and eliminations of the layers in order, until there are no more or the subject's limit has passed; the solves.
 
     Seconds of `all_layers` are those of the measured ones times the ratio of their numbers.
     """
@@ -50,7 +49,7 @@ def second_order(subject: Subject) -> Result:
         blocks[block.layer, block.kind] = BlockStatistics.of(block, squares)
         now = subject.now()
         gathering, eliminating, mark = gathering + gathered - mark, eliminating + now - gathered, now
-        if block.kind == last[block.layer] and now - began > LIMIT:
+        if block.kind == last[block.layer] and now - began > subject.limit:
             break
     squares = None
     done = 1 + max(layer for layer, _ in blocks)
