@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/scale"))
     parser.add_argument("--sequences", type=int, default=128, help="for calibration")
     parser.add_argument("--length", type=int, default=128, help="tokens of a sequence")
-    parser.add_argument("--limit", type=float, default=120, help="seconds of the statistics; later layers are estimated")
+    parser.add_argument("--limit", type=float, default=120, help="seconds of statistics; what is left is estimated")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda":

@@ -31,7 +31,7 @@ def of_layers(subject: Subject, layers: Iterable[int]) -> SecondOrder:
 
 @torch.no_grad()
 def second_order(subject: Subject) -> Result:
-    """Statistics and eliminations of the layers in order, until there are no more or the subject's limit has passed; the solves.
+    """Statistics and eliminations of the layers in order, until the last one or the subject's limit; the solves.
 
     Seconds of `all_layers` are those of the measured ones times the ratio of their numbers.
     """
