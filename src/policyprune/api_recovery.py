@@ -24,6 +24,7 @@ from policyprune.recovery.recover import recover as train
 from policyprune.search.in_memory import at_rest
 from policyprune.search.result import PruningResult
 from policyprune.surgery.checkpoint import save_checkpoint
+from policyprune.surgery.shrink import remaining_layers
 from policyprune.tasks.in_memory import Cutting, Data, in_memory
 
 
@@ -82,6 +83,7 @@ def recover(
             keep=pruned.report.config.budget.keep if pruned is not None else 1.0,
             seed=seed,
             report=lambda values, step: None,
+            layers=None if pruned is None else remaining_layers(pruned.prunable, pruned.mask, pruned.compensation),
         )
         found = train(smaller, options, material, around)
     return RecoveryResult(found.model, found.facts)

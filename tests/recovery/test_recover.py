@@ -77,6 +77,41 @@ def test_blocks_alone_leave_embeddings_as_they_are(smaller: Any, dense: Any, mat
     assert all(name.startswith("model.layers.") for name in changed)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [Finetune(**FAST), Lora(**{**FAST, "learning_rate": 1e-2}, task_loss=0.9, hidden_loss=0.01)],
+    ids=["finetune", "lora"],
+)
+def test_gradient_checkpointing_keeps_less_and_changes_nothing(
+    options: Trained, smaller: Any, dense: Any, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, kept = Teaching.compute_loss, dict[bool, int]()
+
+    def counting(self: Teaching, model: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes = dict[int, int]()
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = original(self, model, *args, **kwargs)
+        if model.training:
+            kept[again] = sum(sizes.values())
+        return loss
+
+    monkeypatch.setattr(Teaching, "compute_loss", counting)
+    found = []
+    for again in (False, True):
+        teacher = dense if options.needs_teacher else None
+        short = replace(options, steps=6, evaluations=1, gradient_checkpointing=again)
+        found.append(recovered(smaller, short, material, tmp_path / str(again), teacher))
+    for name, tensor in weights(found[0].model).items():
+        torch.testing.assert_close(weights(found[1].model)[name], tensor, msg=name)
+    assert [own.facts["outcome"] for own in found] == 2 * ["recovered"]
+    assert kept[True] < 0.8 * kept[False]
+
+
 def test_what_is_returned_is_never_worse(smaller: Any, dense: Any, material: Material, folder: Path) -> None:
     found = recovered(smaller, Distill(**{**FAST, "learning_rate": 3.0}), material, folder, dense)
     assert found.facts["outcome"] == "no gain"

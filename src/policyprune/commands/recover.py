@@ -27,7 +27,7 @@ from policyprune.models.loading import load, skeleton
 from policyprune.processes import alone, processes
 from policyprune.recovery.material import Material, material_of
 from policyprune.recovery.pace import Report
-from policyprune.recovery.recover import Surroundings, recover
+from policyprune.recovery.recover import Surroundings, recover, teach
 from policyprune.runs.folder import finished_before, recorded
 from policyprune.runs.record import TRAINER, Record
 from policyprune.runs.rehearsal import rehearse_evaluation
@@ -69,7 +69,7 @@ def work(config: Recovering) -> int:
         material = material_of(config.recovery, config.task, task, tokenizer, model)
         with company(None) as folder:
             if folder is not None:
-                recover(model, config.recovery, material, _surroundings(config, folder, teacher))
+                teach(model, config.recovery, material, _surroundings(config, folder, teacher))
     return 0
 
 

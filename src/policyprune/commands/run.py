@@ -45,7 +45,7 @@ from policyprune.storage.record_file import MASK_FILE, PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.plan import Base, Plan, base_of
 from policyprune.surgery.plan_file import write_plan
-from policyprune.surgery.shrink import shrink
+from policyprune.surgery.shrink import remaining_layers, shrink
 from policyprune.tasks import BuiltTask, build
 from policyprune.tasks.task import CalibrationUsage
 from policyprune.tracking import Tracker, open_tracker
@@ -228,6 +228,7 @@ def _recover(run: Run, dense: Dense, pruned: Pruned, material: Material) -> None
         seed=config.seed,
         report=reporting(run.tracker),
         adapters=run.folder / "adapter",
+        layers=remaining_layers(dense.prunable, pruned.mask, pruned.compensation),
     )
     recovered = train_back(pruned.model, config.recovery, material, around, record, config.model.source)
     pruned.models["recovered"] = recovered

@@ -32,11 +32,14 @@ class Distill(Trained):
     task_loss: float | None = number(
         None, at_least=0, below=1, help="share of the task's loss; null: 0 for text, 0.5 for labelled examples"
     )
+    hidden_loss: float = number(
+        0.0, at_least=0, help="weight of the distance between the hidden states of both models after each layer"
+    )
 
     @property
     def needs_teacher(self) -> bool:
         """Whether there is anything to learn from the dense model."""
-        return self.task_loss != 1
+        return self.task_loss != 1 or self.hidden_loss > 0
 
     def task_share(self, labelled: bool) -> float:
         """Share of the task's loss."""

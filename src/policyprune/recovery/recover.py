@@ -1,31 +1,35 @@
 """Train a smaller model back; what is returned is never worse on held-out data than what came in."""
 
 import copy
+import gc
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel, set_seed
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerState, TrainingArguments, set_seed
 
 from policyprune.config.schema import Trained
+from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.processes import rank
 from policyprune.recovery.bar import TrainingBar
 from policyprune.recovery.lora import merged, save_adapters, with_adapters
-from policyprune.recovery.losses import task_loss
+from policyprune.recovery.losses import answering, task_loss
 from policyprune.recovery.material import Material
 from policyprune.recovery.options import Lora
 from policyprune.recovery.pace import Pace, Report, judgements
-from policyprune.recovery.trainer import Teaching, arguments_of, check_device
+from policyprune.recovery.trainer import Teacher, Teaching, arguments_of, check_device, load_trained
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """Where a recovery happens: the dense model where one teaches, a folder that keeps what a killed process did, the
-    share of the dense model that was kept, who is told of steps, and where adapters are written, if anywhere."""
+    share of the dense model that was kept, who is told of steps, where adapters are written, if anywhere, and which
+    layers of the dense model are left, None where that is not known."""
 
     teacher: PreTrainedModel | None
     folder: Path
@@ -33,6 +37,7 @@ class Surroundings:
     seed: int
     report: Report
     adapters: Path | None = None
+    layers: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,40 +48,35 @@ class Recovered:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A training that came to its end."""
+
+    state: TrainerState
+    arguments: TrainingArguments
+    parameters: int
+    seconds: float
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint of it with the least held-out loss, None where none is a number."""
+        best = self.state.best_model_checkpoint
+        return Path(str(self.arguments.output_dir)) / Path(best).name if best else None
+
+
 def recover(model: PreTrainedModel, options: Trained, material: Material, around: Surroundings) -> Recovered:
     """Train a copy of `model`, which stays as it is. Where no training lowered the held-out loss, a plain copy returns.
 
     A process that was killed is gone on from what it saved in the folder. On the CPU the weights are the same then, bit
     for bit, unless seconds are the limit.
     """
-    check_device(model.device)
-    set_seed(around.seed)
-    pace = Pace(options, around.report)
-    embeddings = model.get_input_embeddings().weight
-    assert isinstance(embeddings, Tensor)
-    rate = options.rate(around.keep, embeddings.shape[1])
-    arguments = arguments_of(options, material, around.folder, model.device, rate, around.seed)
-    student = _student(model, options)
-    count = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
-    trainer = Teaching(student, arguments, material, pace, around.teacher, options)
-    total, unit = _longest(options)
-    if rank() == 0:
-        trainer.add_callback(TrainingBar("recovery", unit, total, lambda state: int(pace.share * total)))
-    with torch.enable_grad():
-        state = trainer.teach()
-    trained = trainer.accelerator.unwrap_model(student, keep_fp32_wrapper=False)
-    adapted = trained if isinstance(options, Lora) else None
-    if adapted is not None:
-        if around.adapters is not None and rank() == 0:
-            save_adapters(adapted, around.adapters)
-        trained = merged(adapted)
-    trained.eval().requires_grad_(False)
-    if hasattr(model.config, "use_cache"):
-        trained.config.use_cache = model.config.use_cache  # which the Trainer turns off
+    course = teach(model, options, material, around)
+    gc.collect()  # the Trainer holds itself
+    state, arguments = course.state, course.arguments
     before, *others = [row["eval_loss"] for row in judgements(state)]
     after = min((loss for loss in others if math.isfinite(loss)), default=math.inf)
-    _cast_back(trained, model)
-    if model.dtype != torch.float32:  # what is returned is judged, not what was trained
+    trained = _trained(model, options, course.best, around.adapters) if course.best is not None else None
+    if trained is not None and model.dtype != torch.float32:  # what is returned is judged, not what was trained
         before, after = (held_out_loss(own, material, arguments) for own in (model, trained))
     gained = after < before
     facts = {
@@ -84,17 +84,35 @@ def recover(model: PreTrainedModel, options: Trained, material: Material, around
         "outcome": "recovered" if gained else "no gain",
         **material.facts,
         "task_share": options.task_share(material.labelled),
-        "trained_parameters": count,
-        "learning_rate": rate,
+        "trained_parameters": course.parameters,
+        "learning_rate": arguments.learning_rate,
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "computed_in": "bfloat16" if arguments.bf16 else "float32",
         "steps": state.global_step,
         "tokens": state.num_input_tokens_seen,
-        "seconds": round(pace.seconds, 3),
+        "seconds": round(course.seconds, 3),
         "held_out": {"items": len(material.held_out), "before": before, "after": after},
         "curve": _curve(state.log_history),
     }
-    return Recovered(trained if gained else copy.deepcopy(model), facts)
+    return Recovered(trained if trained is not None and gained else copy.deepcopy(model), facts)
+
+
+def teach(model: PreTrainedModel, options: Trained, material: Material, around: Surroundings) -> Course:
+    """Train a copy of `model`; what is best of it is in the folder then."""
+    check_device(model.device)
+    set_seed(around.seed)
+    pace = Pace(options, around.report)
+    rate = options.rate(around.keep, _channels(model))
+    arguments = arguments_of(options, material, around.folder, model.device, rate, around.seed)
+    student = _student(model, options)
+    trainer = Teaching(student, arguments, material, pace, _teacher(model, options, around), options)
+    total, unit = _longest(options)
+    if rank() == 0:
+        trainer.add_callback(TrainingBar("recovery", unit, total, lambda state: int(pace.share * total)))
+    count = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
+    with torch.enable_grad():
+        state = trainer.teach()
+    return Course(state=state, arguments=arguments, parameters=count, seconds=pace.seconds)
 
 
 @torch.no_grad()
@@ -124,11 +142,43 @@ def _student(model: PreTrainedModel, options: Trained) -> Any:
     return student
 
 
-def _cast_back(trained: nn.Module, like: nn.Module) -> None:
-    """Give the weights the data types that they had."""
-    dtypes = {name: parameter.dtype for name, parameter in like.named_parameters()}
-    for name, parameter in trained.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
+def _trained(model: PreTrainedModel, options: Trained, checkpoint: Path, adapters: Path | None) -> PreTrainedModel:
+    """A copy of `model` with weights that were trained, in its data types; adapters are written, and merged."""
+    own: Any = copy.deepcopy(model)
+    if isinstance(options, Lora):
+        own = with_adapters(own, options)
+    load_trained(own, checkpoint)
+    if isinstance(options, Lora):
+        if adapters is not None:
+            save_adapters(own, adapters)
+        own = merged(own)
+    trained: PreTrainedModel = own.eval().requires_grad_(False)
+    return trained
+
+
+def _teacher(model: PreTrainedModel, options: Trained, around: Surroundings) -> Teacher | None:
+    """The dense model. UsageError where hidden states are compared, and it is not known which, or widths differ."""
+    if around.teacher is None or not getattr(options, "hidden_loss", 0):
+        return None if around.teacher is None else Teacher(around.teacher, ())
+    own, count = len(adapt(model).layers), len(adapt(around.teacher).layers)
+    kept = range(count) if around.layers is None else around.layers
+    if len(kept) != own:
+        raise UsageError(
+            f"recovery.hidden_loss: the smaller model has {own} layers, the dense one {count}, and which of them are "
+            "left is not known; use 0"
+        )
+    if _channels(model) != _channels(around.teacher):
+        raise UsageError(
+            f"recovery.hidden_loss: hidden states of {_channels(model)} channels are not those of "
+            f"{_channels(around.teacher)}, which the dense model has; use 0"
+        )
+    return Teacher(around.teacher, answering(kept, count))
+
+
+def _channels(model: PreTrainedModel) -> int:
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[1]
 
 
 def _longest(options: Trained) -> tuple[int, str]:

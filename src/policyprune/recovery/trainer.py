@@ -1,7 +1,8 @@
 """transformers' Trainer as a recovery uses it: its loss, its pace, and where a killed process is gone on from."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from policyprune.config.schema import Trained
 from policyprune.errors import UsageError
 from policyprune.models.device import search_dtype_of
 from policyprune.processes import processes
-from policyprune.recovery.losses import Batch, divergence, task_loss
+from policyprune.recovery.losses import Batch, divergence, hidden_distance, task_loss
 from policyprune.recovery.material import BATCH, Material
 from policyprune.recovery.pace import Pace, judgements
 
@@ -25,8 +26,16 @@ NEVER = 1 << 30  # steps
 LOGGED = 10  # steps between two logs of the loss
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """The dense model, and which of its layers each of the smaller model's answers to, where these are compared."""
+
+    model: PreTrainedModel
+    layers: Sequence[int]
+
+
 class Teaching(Trainer):
-    """Trains a model on the task's loss and on its divergence from a teacher; it is judged by the task's loss alone."""
+    """Trains a model on the task's loss and on its distances from a teacher; it is judged by the task's loss alone."""
 
     def __init__(
         self,
@@ -34,7 +43,7 @@ class Teaching(Trainer):
         arguments: TrainingArguments,
         material: Material,
         pace: Pace,
-        teacher: PreTrainedModel | None,
+        teacher: Teacher | None,
         options: Trained,
     ) -> None:
         super().__init__(
@@ -49,7 +58,9 @@ class Teaching(Trainer):
         self.model_accepts_loss_kwargs = False  # a mean over the batch, which is divided by the batches of a step
         self._teacher, self._pace = teacher, pace
         self._share = options.task_share(material.labelled)
+        assert teacher is not None or self._share == 1
         self._temperature = getattr(options, "temperature", 1.0)
+        self._hidden = getattr(options, "hidden_loss", 0.0)
 
     def compute_loss(
         self,
@@ -60,14 +71,18 @@ class Teaching(Trainer):
     ) -> Any:
         """A batch's loss; in eval mode it is the task's."""
         arguments = {name: tensor for name, tensor in inputs.items() if name != "labels"}
-        out = model(**arguments)
+        teacher = self._teacher if model.training else None
+        hidden = {"output_hidden_states": True} if teacher is not None and self._hidden else {}
+        out = model(**arguments, **hidden)
         share = self._share if model.training else 1.0
         loss = share * task_loss(out, inputs) if share else torch.zeros((), device=inputs["labels"].device)
-        if share < 1:
-            assert self._teacher is not None
+        if teacher is not None:
             with torch.no_grad():
-                of_dense = self._teacher(**arguments)
-            loss = loss + (1 - share) * divergence(out, of_dense, inputs, self._temperature)
+                of_dense = teacher.model(**arguments, **hidden)
+            if share < 1:
+                loss = loss + (1 - share) * divergence(out, of_dense, inputs, self._temperature)
+            if hidden:
+                loss = loss + self._hidden * hidden_distance(out, of_dense, inputs, teacher.layers)
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LRScheduler:
@@ -94,18 +109,14 @@ class Teaching(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         assert isinstance(self.model, nn.Module)
-        trained = load_file(Path(resume_from_checkpoint) / WEIGHTS)
-        parameters = {name: own for name, own in self.model.named_parameters() if own.requires_grad}
-        with torch.no_grad():
-            for name, own in parameters.items():
-                own.copy_(trained[name])
+        load_trained(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        """Nothing: it stays on the disk, for `load_trained`."""
 
     def teach(self) -> TrainerState:
-        """Train, from where an earlier process saved, to the end; the model has the weights with the least held-out
-        loss of those saved."""
+        """Train, from where an earlier process saved, to the end; the state names the checkpoint with the least
+        held-out loss."""
         folder = Path(str(self.args.output_dir))
         last = last_whole(folder)
         if last is None:
@@ -117,10 +128,17 @@ class Teaching(Trainer):
         log.info("the training goes on after step %d", state.global_step)
         if judgements(state)[-1]["ended"]:
             self.state = state
-            self._load_from_checkpoint(state.best_model_checkpoint or str(last))
         else:
             self.train(resume_from_checkpoint=str(last))
         return self.state
+
+
+@torch.no_grad()
+def load_trained(model: nn.Module, checkpoint: Path) -> None:
+    """Give a model the weights that were trained, in the data types that it has."""
+    parameters = dict(model.named_parameters())
+    for name, trained in load_file(checkpoint / WEIGHTS).items():
+        parameters[name].copy_(trained)
 
 
 def last_whole(folder: Path) -> Path | None:
@@ -159,6 +177,13 @@ def computes_in_bfloat16(choice: str, device: torch.device) -> bool:
     return search_dtype_of("auto", torch.float32, device) == torch.bfloat16
 
 
+CHECKPOINTING = next(  # its name changed with transformers 5.2x
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
+
+
 def base_arguments(folder: Path, device: torch.device, seed: int, bf16: bool, **more: Any) -> TrainingArguments:
     """Settings of any training here: on one device in each process, silent."""
     on_cpu = device.type == "cpu"
@@ -193,6 +218,7 @@ def arguments_of(
         per_device_train_batch_size=batch,
         per_device_eval_batch_size=batch,
         gradient_accumulation_steps=options.accumulate,
+        **{CHECKPOINTING: options.gradient_checkpointing, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}},
         max_steps=options.limits[0] or NEVER,
         logging_steps=LOGGED,
         logging_nan_inf_filter=False,

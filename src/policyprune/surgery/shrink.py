@@ -29,14 +29,20 @@ def shrink(
     not. The hidden size has a key of its own where the stock class would take it for another model's.
     """
     smaller = prunable if in_place else prunable.on(twin(prunable.model))
+    layers = remaining_layers(prunable, mask, compensation)
     biased = stated_biases(prunable.model.config)
-    layers = kept_layers(prunable, mask, biased | set(compensation.biases if compensation else ()))
     biased |= set(cut(smaller, mask, compensation))
     keep_layers(smaller.model, prunable.adapter, layers)
     state_widths(smaller, mask, layers, biased)
     if prunable.has_hidden_units:
         state_hidden(smaller.model, prunable.adapter, int(mask.sum()))
     return smaller.model
+
+
+def remaining_layers(prunable: PrunableModel, mask: Tensor, compensation: Compensation | None = None) -> list[int]:
+    """The layers of the dense model that the smaller one has."""
+    biased = stated_biases(prunable.model.config)
+    return kept_layers(prunable, mask, biased | set(compensation.biases if compensation else ()))
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:

@@ -179,6 +179,9 @@ class Trained(Recovery):
     warmup: float = number(0.05, at_least=0, below=1, help="share of the training in which the learning rate rises")
     weight_decay: float = number(0.0, at_least=0, help="of AdamW")
     trained: str = choice("all", choices=("all", "blocks"), help="which weights; blocks: those inside the layers")
+    gradient_checkpointing: bool = setting(
+        False, help="compute the activations of a layer again on the way back: less memory, a third more time"
+    )
     dtype: str = choice(
         "auto",
         choices=("auto", "float32", "bfloat16"),
