@@ -42,13 +42,14 @@ assert not dist.is_initialized()
 
 
 class Started:
-    """A Python command in a folder of its own, with a cache of its own, on the first GPU."""
+    """A Python command in a folder of its own, with a cache of its own, on the first GPU that there is."""
 
     def __init__(self, cwd: Path, *arguments: str) -> None:
         cwd.mkdir(parents=True, exist_ok=True)
         self.cwd = cwd
         paths = os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH")]))
-        own = {"PYTHONPATH": paths, "POLICYPRUNE_CACHE": str(cwd / "cache"), "CUDA_VISIBLE_DEVICES": "0"}
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+        own = {"PYTHONPATH": paths, "POLICYPRUNE_CACHE": str(cwd / "cache"), "CUDA_VISIBLE_DEVICES": first}
         with (cwd / "output").open("w") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *arguments], cwd=cwd, env=clean_environment(**own), stdout=output, stderr=output
