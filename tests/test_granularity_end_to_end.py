@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from harness import SMALL_EVALUATION, paragraphs, small_run, validated, write_corpus
 from policyprune.commands.run import run
 from policyprune.evaluation import latency_table
+from policyprune.evaluation.latency import kept_latency
 from policyprune.pruning.budget.block_latency import BlockLatency, Timing
 from policyprune.runs.record import Record
 from policyprune.tasks import build
+from reports import report_on, table_of
 
 QUICK = ["tuning=none", "evaluation.fresh_process=false", "evaluation.one_shot=[global,per_layer]", *SMALL_EVALUATION]
 PPO = ["optimizer.iterations=2", "optimizer.episodes=2", "optimizer.examples=8", "importance.sequences=16"]
@@ -87,6 +90,30 @@ def test_everything_in_one_space_under_a_latency_budget(ran: Any, optimizer: lis
     assert 0.6 - 8 * 0.38 / 48 < promised <= 0.6  # channels come in eights
     assert value(record, "pruned", "block_latency_share") > 0
     assert value(record, "dense", "block_latency") > 0
+
+
+def test_the_recovered_model_is_the_one_that_is_timed(ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[tuple[str, dict[str, torch.Tensor]]] = []
+
+    def noted(options: Any, dense: Any, smaller: Any, *more: Any) -> Any:
+        timed.append((smaller[0], smaller[1].state_dict()))
+        return kept_latency(options, dense, smaller, *more)
+
+    monkeypatch.setattr("policyprune.commands.run.kept_latency", noted)
+    trained = ("recovery=finetune", "recovery.steps=8", "recovery.length=16", "recovery.learning_rate=3e-3")
+    latency = ("budget=latency", "budget.keep=0.6", "budget.repeats=1")
+    record, checkpoint = ran("optimizer=one_shot", *trained, "recovery.held_out=16", *latency)
+    assert record.recovery["outcome"] == "recovered"
+    ((subject, weights),) = timed
+    saved = load_file(checkpoint / "model.safetensors")
+    assert subject == "recovered"
+    assert all(weights[name].equal(tensor) for name, tensor in saved.items())
+    assert {row.subject for row in record.results if "latency" in row.metric} == {"dense", "recovered"}
+    table = table_of(report_on(checkpoint.parent), "size")
+    timings = [number for number, title in enumerate(table.columns) if title.startswith("latency")]
+    assert len(timings) == 4
+    shown = {row.names[-1]: {bool(row.cells[number].value) for number in timings} for row in table.rows[1:]}
+    assert shown == {"": {False}, "finetune": {True}}
 
 
 def test_kwon_under_a_latency_budget(ran: Any) -> None:

@@ -16,6 +16,7 @@ from harness import SMALL_EVALUATION, foreign_lines, paragraphs, small_run, writ
 from policyprune.report.contents import make_report
 from policyprune.report.runs import find_runs
 from policyprune.runs.record import read_record
+from policyprune.runs.summary import summary
 
 QUICK = ["optimizer=one_shot", "importance=magnitude", "tuning=cg2", "tuning.sequences=16", "budget.keep=0.6"]
 TRAINED = ["recovery.steps=24", "recovery.length=16", "recovery.held_out=16", "recovery.learning_rate=3e-3"]
@@ -128,6 +129,58 @@ def test_a_run_is_recovered_afterwards(arguments: Callable[..., list[str]], tmp_
     rows = {row.names[:3]: row.cells[0] for row in table.rows}
     assert rows["magnitude", "cg2", "lora"].value
     assert rows["magnitude", "cg2", ""].state == "not measured"
+
+
+@pytest.fixture(scope="module")
+def compressed(arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which experiment=compress has made `run`, and what that printed."""
+    folder = tmp_path_factory.mktemp("compressed")
+    small = [word for word in arguments(*SMALL_EVALUATION) if word.startswith(("model", "task", "evaluation."))]
+    quick = ["importance.sequences=16", "recovery.length=16", "recovery.held_out=16", "hydra.run.dir=run"]
+    done = forked("experiment=compress", "recovery.seconds=1", *small, *quick, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_compress_measures_every_stage_and_is_gone_on_with(compressed: tuple[Path, str]) -> None:
+    folder, printed = compressed
+    record = read_record(folder / "run")
+    assert record is not None
+    measured = [row.subject for row in record.results if row.metric == "perplexity"]
+    assert measured == ["dense", "pruned", "tuned", "recovered", "reloaded"]
+    assert summary(record) in printed
+    assert 0.5 < record.recovery["seconds"] < 2
+    again = ["recovery.steps=2", *TRAINED[1:], "evaluation.fresh_process=false", "hydra.run.dir=again"]
+    done = forked("recover", "run", *again, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    report = make_report("both", find_runs([folder / "run", folder / "again"]), [])
+    (table,) = (own for section in report.sections for own in section.tables if own.title.startswith("perplexity"))
+    recoveries = {row.names[2] for row in table.rows if row.names[0] == "ours"}
+    assert recoveries == {"", "distill", "distill + distill"}
+
+
+def test_a_recovered_model_is_pruned_again_and_learns_from_the_first_one(
+    compressed: tuple[Path, str], tiny_checkpoint: Path, arguments: Callable[..., list[str]]
+) -> None:
+    """The chain of docs/recover.md: the budget is a share of the checkpoint, the teacher is who is named."""
+    folder, _ = compressed
+    more = [word for word in arguments("evaluation=none") if not word.startswith(("recovery.", "model.source"))]
+    more += ["model.source=run/checkpoint", "model.trust_remote_code=true", "hydra.run.dir=second"]
+    done = forked(*more, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    first, second = (read_record(folder / name) for name in ("run", "second"))
+    assert first is not None
+    assert second is not None
+    for kind in ("attention", "ffn"):
+        left = [sum(row["kept"] for row in own.keep_rates if row["kind"] == kind) for own in (first, second)]
+        assert left[1] == round(0.6 * left[0])
+    quick = ["recovery.steps=2", *TRAINED[1:], "evaluation=none", "evaluation.fresh_process=false"]
+    chain = ["recover", "second", f"teacher={tiny_checkpoint}", "keep=0.3", *quick, "hydra.run.dir=third"]
+    done = forked(*chain, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    third = read_record(folder / "third")
+    assert third is not None
+    assert (third.recovery["teacher"], third.config["keep"]) == (str(tiny_checkpoint), 0.3)
 
 
 def test_a_checkpoint_needs_the_name_of_its_dense_model(tiny_checkpoint: Path, tmp_path: Path) -> None:

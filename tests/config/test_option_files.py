@@ -13,7 +13,6 @@ from policyprune.pruning.optimizers.policy_gradient import PolicyGradient
 
 NEEDED = {
     ("task", "text"): ["task.files=[some.txt]"],
-    ("task", "chat"): ["task.files=[some.jsonl]"],
     **{("export", name): ["evaluation.fresh_process=false"] for name in ("none", "onnx", "gguf")},
     ("optimizer", "greedy"): ["granularity=head"],
     ("optimizer", "from_run"): ["optimizer.folder=outputs/some"],
@@ -60,6 +59,19 @@ def test_an_experiment_keeps_its_scalars_and_the_command_line_wins() -> None:
     assert validated("experiment=demo").evaluation.lengths == [128, 1024]
     assert validated("experiment=demo", "evaluation.lengths=[64]").evaluation.lengths == [64]
     assert validated("experiment=demo", "optimizer=one_shot").optimizer.name == "one_shot"
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["model=llama2_7b", "task=c4"], ["model=minilm_l6", "task=glue/sst2", "task.origin=hub"]]
+)
+def test_compress_is_for_any_model_and_the_time_is_one_key(more: list[str]) -> None:
+    config = validated("experiment=compress", *more)
+    assert (config.method, config.budget.keep, config.recovery.name) == ("ours", 0.5, "distill")
+    assert config.recovery.limits == (None, None, 600)  # type: ignore[attr-defined]
+    assert config.export.formats == ["hf"]
+    assert config.evaluation.fresh_process
+    changed = validated("experiment=compress", "recovery=lora", "recovery.seconds=60", "method=flap", *more)
+    assert (changed.method, changed.recovery.name, changed.recovery.limits[2]) == ("flap", "lora", 60)  # type: ignore[attr-defined]
 
 
 def test_an_option_built_on_another_changes_what_it_names_alone() -> None:

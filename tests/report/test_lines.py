@@ -49,6 +49,29 @@ def test_a_recovered_run_fills_a_row_of_its_own(tmp_path: Path) -> None:
     assert [cell_of(costs, name, "0.8", "ours", "cg2", "").value for name in names] == ["", ""]
 
 
+def test_a_recovery_of_a_recovered_run_has_a_row_of_its_own(tmp_path: Path) -> None:
+    """With the very options of the run, and over seeds, whose weights are others."""
+    stated = {"length": 128}
+    distill = {"recovery": {"name": "distill", "seconds": 600}}
+    nothing: dict[str, object] = {"budget": {}, "optimizer": {}, "importance": {}, "tuning": {}}
+    before = {"keep": 0.8, "pruned_by": "ours", "tuned": "cg2", "recovered": "distill", "teacher": "dense"}
+    for seed in (0, 1):
+        results: list[Measured] = [*perplexities(20.0), ("recovered", "perplexity", 14.0 + seed, stated)]
+        write_run(tmp_path, "ours", results=results, tuning="cg2", config=distill, seed=seed)
+        calibration = {"calibration": {"count": 1, "length": 16, "seed": seed}, "name": "text"}
+        config = {**nothing, **before, **distill, "task": calibration, "state": f"w{seed}"}
+        again: list[Measured] = [("recovered", "perplexity", 12.0 + seed, stated)]
+        write_run(tmp_path, None, results=again, config=config, seed=seed)
+    shown = {row.names[:3]: row.cells[0].value for row in table_of(report_on(tmp_path), "perplexity").rows}
+    assert shown == {
+        ("dense", "", ""): "10.00",
+        ("ours", "", ""): "20.00",
+        ("ours", "cg2", ""): "",
+        ("ours", "cg2", "distill"): "14.50",
+        ("ours", "cg2", "distill + distill"): "12.50",
+    }
+
+
 def test_rows_without_a_method_are_named_after_their_parts(tmp_path: Path) -> None:
     write_run(tmp_path, None)
     write_run(tmp_path, None, config={"optimizer": {"name": "one_shot"}})

@@ -16,15 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.composition import key_of, literal, quoted
 from policyprune.config.messages import one_line
-from policyprune.config.schema import Chat, Classification, Evaluation, LanguageModeling, Model, QuestionAnswering
+from policyprune.config.schema import Classification, Evaluation, LanguageModeling, Model, QuestionAnswering
 from policyprune.errors import UsageError
 from policyprune.storage.record_file import RECORD_FILE, method_name, read_content
 from policyprune.storage.sources import PACKAGE, locate
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
 SET_BY_TARGET = ("run", "plan", "state")  # keys that the first word of the command line decides
-GROUPS = {"task": (LanguageModeling, Chat, Classification, QuestionAnswering), "evaluation": (Evaluation,)}
-CARRIED = ("teacher", "teacher_revision", "pruned_by", "tuned")  # what a run says of itself to its recovery
+GROUPS = {"task": (LanguageModeling, Classification, QuestionAnswering), "evaluation": (Evaluation,)}
+CARRIED = ("teacher", "teacher_revision", "pruned_by", "tuned", "keep")  # what a recovery says of the run before it
 LOADING = ("device", "dtype", "attn_implementation", "device_map")  # how a run held its model
 
 
@@ -83,14 +83,20 @@ def recovering(target: Target, overrides: list[str]) -> list[str]:
     added = evaluating(target, overrides)
     config = target.config
     if "teacher" in config:  # of a recovery, which is gone on with
-        return [*added, *(f"{key}={_stated(config.get(key))}" for key in (*CARRIED, "keep"))]
-    if "budget" not in config:
+        stated = {key: config.get(key) for key in CARRIED}
+    elif "budget" in config:
+        of_run = (config["model"]["source"], config["model"]["revision"], method_name(config), _done(config, "tuning"))
+        stated = dict(zip(CARRIED, (*of_run, config["budget"].get("keep")), strict=True))
+    else:
         return added
-    model, keep = config["model"], config["budget"].get("keep")
-    tuning = config.get("tuning", {}).get("name", "none")
-    stated = (model["source"], model["revision"], method_name(config), None if tuning == "none" else tuning)
-    added += [f"{key}={_stated(value)}" for key, value in zip(CARRIED, stated, strict=True)]
-    return [*added, f"keep={_stated(keep)}"]
+    stated["recovered"] = " + ".join(filter(None, (config.get("recovered"), _done(config, "recovery")))) or None
+    return [*added, *(f"{key}={_stated(value)}" for key, value in stated.items())]
+
+
+def _done(config: dict[str, Any], group: str) -> str | None:
+    """The option of a group, None where it does nothing."""
+    name = config.get(group, {}).get("name", "none")
+    return None if name == "none" else str(name)
 
 
 def _stated(value: Any) -> str:

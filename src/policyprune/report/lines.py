@@ -17,7 +17,9 @@ ELSEWHERE = (
     "budget.keep",
     "tuning.name",
     "recovery.name",
-)  # seeds are averaged, the others have columns
+    "recovered",
+    "state",
+)  # seeds, which have weights of their own, are averaged; the others have columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def _settings(run: Run) -> dict[str, Any]:
         if key not in ELSEWHERE
         and not key.endswith(".seed")
         and not key.startswith(NEVER)
-        and (not key.startswith("task.") or key.startswith("task.calibration."))
+        and (not key.startswith("task.") or (key.startswith("task.calibration.") and not run.only_recovers))
     }
 
 

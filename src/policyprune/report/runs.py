@@ -76,9 +76,9 @@ class Run:
 
     @property
     def recovery(self) -> str:
-        """Name of the recovery, empty where there is none."""
-        name = str(self.config.get("recovery", {}).get("name", "none"))
-        return "" if name == "none" else name
+        """Name of the recovery behind that of the recovery before it, empty where there is none."""
+        before, name = self.config.get("recovered"), self.config.get("recovery", {}).get("name", "none")
+        return " + ".join(str(own) for own in (before, name) if own and own != "none")
 
     @property
     def trained_on(self) -> int | None:

@@ -36,7 +36,6 @@ class TaskModule(Protocol):
 
 TASKS: dict[type[schema.Task], TaskModule] = {
     schema.LanguageModeling: language_modeling,
-    schema.Chat: language_modeling,
     schema.Classification: classification,
     schema.QuestionAnswering: question_answering,
 }

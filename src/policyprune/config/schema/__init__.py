@@ -6,7 +6,6 @@ The classes of single optimizers, importances and tunings stand beside their cod
 from policyprune.config.schema.inputs import (
     Budget,
     Calibration,
-    Chat,
     Classification,
     Evaluation,
     Examples,
@@ -41,7 +40,6 @@ __all__ = [
     "Budget",
     "Calibrated",
     "Calibration",
-    "Chat",
     "Classification",
     "Config",
     "Evaluating",

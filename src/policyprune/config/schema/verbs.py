@@ -62,6 +62,7 @@ class Recovering:
     teacher_revision: str | None = setting(None, help="branch, tag or commit of it")
     pruned_by: str | None = setting(None, help="the method before, for tables")
     tuned: str | None = setting(None, help="the tuning before, for tables")
+    recovered: str | None = setting(None, help="the recovery before, for tables")
     keep: float | None = number(None, above=0, at_most=1, help="share of the dense model that is left; null: not known")
     state: str | None = setting(None, help="digest of the weight files, so that changed ones are trained again")
     recorded_bos: str | None = choice(
