@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks demo test test-slow lint docs bench bench-search bench-scale clean
+.PHONY: help setup hooks demo test test-slow test-gpu lint docs bench bench-search bench-scale clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -28,6 +28,9 @@ test: setup ## the tests, some minutes
 
 test-slow: setup ## the checks that take the real model and minutes
 	$(BIN)/pytest -m slow
+
+test-gpu: setup ## the checks that take a CUDA GPU, about a minute
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m gpu -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -98,7 +98,11 @@ def classes(group: str) -> Iterator[tuple[str, type]]:
         yield "budget=rate, params, flops", schema.Budget
         yield "budget=latency", schema.LatencyBudget
     else:
-        titles = {"language_modeling": "Language modelling", "classification": "Classification"}
+        titles = {
+            "language_modeling": "Language modelling",
+            "chat": "Conversations",
+            "classification": "Classification",
+        }
         for name, kind in GROUPS[group].items():
             yield titles.get(name, "Question answering"), kind
 

@@ -37,6 +37,14 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def gpu() -> torch.device:
+    """The GPU of tests under the marker `gpu`."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    return torch.device("cuda")
+
+
 @pytest.fixture
 def own_logging() -> Iterator[None]:
     """Hydra sets up the root logger; put it back as it was."""

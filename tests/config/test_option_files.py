@@ -13,6 +13,7 @@ from policyprune.pruning.optimizers.policy_gradient import PolicyGradient
 
 NEEDED = {
     ("task", "text"): ["task.files=[some.txt]"],
+    ("task", "chat"): ["task.files=[some.jsonl]"],
     **{("export", name): ["evaluation.fresh_process=false"] for name in ("none", "onnx", "gguf")},
     ("optimizer", "greedy"): ["granularity=head"],
     ("optimizer", "from_run"): ["optimizer.folder=outputs/some"],

@@ -39,7 +39,7 @@ def test_text_of_the_test_and_of_the_judges_is_not_trained_on(
     stories: LanguageModeling, tiny_tokenizer: Any, bos: int | None
 ) -> None:
     material = of_text(Distill(length=32, held_out=24), stories, tiny_tokenizer, bos)
-    tested = {name for document in documents_of_the_test(stories) for name in NAME.findall(document.text)}
+    tested = {name for document in documents_of_the_test(stories, None) for name in NAME.findall(document.text)}
     rows = one_epoch(material)
     trained, judging = names(rows, tiny_tokenizer), names(material.held_out, tiny_tokenizer)
     assert len(tested) > 5
@@ -55,7 +55,7 @@ def test_another_text_leaves_out_both_tests(stories: LanguageModeling, tiny_toke
     """Here the other text has the first one's documents, by the same key, and a split of its own."""
     other = replace(stories, test_files=stories.files)  # every document is a test document of that
     with pytest.raises(UsageError, match=r"recovery\.held_out: 32 sequences"):
-        of_text(Distill(length=16), stories, tiny_tokenizer, None, keys_of_the_test(other))
+        of_text(Distill(length=16), stories, tiny_tokenizer, None, keys_of_the_test(other, tiny_tokenizer))
     with pytest.raises(UsageError, match=r"recovery\.task: 'glue/sst2' is none of"):
         training_corpus("glue/sst2", "recovery.task")
     assert training_corpus("c4", "recovery.task").source == "allenai/c4"

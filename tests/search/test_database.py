@@ -117,10 +117,10 @@ def test_a_disk_that_keeps_nothing_is_a_warning(
     assert caplog.text.count("not kept, the next run computes it again") == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_statistics_from_the_disk_serve_a_model_on_a_gpu(tiny_llama: Any, tmp_path: Path) -> None:
-    prunable = PrunableModel.of(tiny_llama().cuda())
-    inputs = [{name: tensor.cuda() for name, tensor in batch.items()} for batch in batches()]
+@pytest.mark.gpu
+def test_statistics_from_the_disk_serve_a_model_on_a_gpu(tiny_llama: Any, gpu: torch.device, tmp_path: Path) -> None:
+    prunable = PrunableModel.of(tiny_llama().to(gpu))
+    inputs = [{name: tensor.to(gpu) for name, tensor in batch.items()} for batch in batches()]
     mask = torch.arange(prunable.units.n) % 3 > 0
     kept = Database(tmp_path).second_order(prunable, inputs, first_token=False).weights(mask)
     for key, weight in SecondOrder.of(prunable, inputs, first_token=False).weights(mask).items():

@@ -20,8 +20,8 @@ MakeTask = Callable[..., LanguageModeling]
 
 def split(task: LanguageModeling) -> tuple[list[str], list[str]]:
     """Texts of the calibration and of the test documents."""
-    held_out = corpora.test_documents(task)
-    calibration = calibration_documents(task, {document.key for document in held_out if document.text.strip()})
+    held_out = corpora.test_documents(task, None)
+    calibration = calibration_documents(task, {document.key for document in held_out if document.text.strip()}, None)
     return [document.text for document in calibration], [document.text for document in held_out]
 
 
@@ -256,7 +256,7 @@ def test_rows_without_text_change_nothing(tmp_path: Path, text_task: MakeTask) -
     (tmp_path / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "nulls.jsonl").write_text("".join(json.dumps(row) + '\n{"text": null}\n' for row in rows))
     plain, nulls = (
-        [document.text for document in corpora.test_documents(text_task(files=[], test_files=[tmp_path / name]))]
+        [document.text for document in corpora.test_documents(text_task(files=[], test_files=[tmp_path / name]), None)]
         for name in ("plain.jsonl", "nulls.jsonl")
     )
     assert plain == nulls == list(TEXTS)
@@ -264,7 +264,9 @@ def test_rows_without_text_change_nothing(tmp_path: Path, text_task: MakeTask) -
 
 def test_a_line_of_spaces_is_a_blank_line(tmp_path: Path, text_task: MakeTask) -> None:
     (tmp_path / "a.txt").write_text("one\n  \ntwo\n\n\nthree\n")
-    texts = [document.text for document in corpora.test_documents(text_task(files=[], test_files=[tmp_path / "a.txt"]))]
+    texts = [
+        document.text for document in corpora.test_documents(text_task(files=[], test_files=[tmp_path / "a.txt"]), None)
+    ]
     assert texts == ["one", "two", "three"]
 
 
@@ -394,4 +396,4 @@ def test_the_test_split_may_be_another_data_sets(tmp_path: Path, text_task: Make
     assert all(text.startswith("first train") for text in calibration)
     assert all(text.startswith("second test") for text in test)
     with pytest.raises(UsageError, match=r"task\.test_source: .*cannot be loaded"):
-        corpora.test_documents(text_task(source=str(tmp_path / "first"), test_source=str(tmp_path / "none")))
+        corpora.test_documents(text_task(source=str(tmp_path / "first"), test_source=str(tmp_path / "none")), None)

@@ -50,7 +50,7 @@ def test_the_seed_of_torch_does_not_matter(corpus: Path, text_task: MakeTask, ti
 
 def test_calibration_is_packed_from_training_documents(corpus: Path, text_task: MakeTask, tiny_tokenizer: Any) -> None:
     config = text_task(files=[corpus], count=60, length=32)
-    held_out = {document.text.split(".")[0] for document in corpora.test_documents(config)}
+    held_out = {document.text.split(".")[0] for document in corpora.test_documents(config, None)}
     rows = [tiny_tokenizer.decode(row) for row in build(config, tiny_tokenizer).ids]
     text = "|".join(rows)
     assert held_out
@@ -74,7 +74,7 @@ def test_too_small_corpus_names_the_most_that_is_possible(
 
 def test_test_text_is_the_held_out_documents_joined(corpus: Path, text_task: MakeTask, tiny_tokenizer: Any) -> None:
     config = text_task(files=[corpus], separator="\n \n")
-    text = "\n \n".join(document.text for document in corpora.test_documents(config))
+    text = "\n \n".join(document.text for document in corpora.test_documents(config, None))
     task = build(config, tiny_tokenizer)
     assert task.test.tolist() == encoded(tiny_tokenizer, text)
     assert tiny_tokenizer.decode(task.test) == text

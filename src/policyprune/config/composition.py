@@ -20,6 +20,7 @@ from policyprune.config.messages import hint
 from policyprune.config.registry import conf_dir, groups, options, preset
 from policyprune.config.schema import (
     Applying,
+    Chat,
     Classification,
     Config,
     Evaluating,
@@ -47,6 +48,7 @@ GROUPS: dict[str, dict[str, Any]] = {  # schemas of groups that have several; th
     "": {"model": Model},
     "task": {
         "language_modeling": LanguageModeling,
+        "chat": Chat,
         "classification": Classification,
         "question_answering": QuestionAnswering,
     },

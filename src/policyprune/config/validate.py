@@ -15,6 +15,7 @@ from policyprune.config.fields import check
 from policyprune.config.schema import (
     Applying,
     Calibrated,
+    Chat,
     Config,
     Evaluating,
     Exporting,
@@ -158,6 +159,7 @@ def _files(config: Run) -> list[tuple[str, str]]:
     if isinstance(task, LanguageModeling):
         files += [("task.files", path) for path in task.files or []]
         files += [("task.test_files", path) for path in task.test_files or []]
+        files += [("task.template", task.template)] if isinstance(task, Chat) and task.template else []
     elif isinstance(task, Labelled):
         files += [(f"task.data_files.{split}", path) for split, path in task.data_files.items()]
         if task.origin == "embedded":

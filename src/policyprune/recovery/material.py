@@ -66,7 +66,7 @@ def material_of(
             return of_text(options, config, tokenizer, task.bos)
         other = training_corpus(options.task, "recovery.task")
         other = replace(other, calibration=replace(other.calibration, seed=config.calibration.seed))
-        return of_text(options, other, tokenizer, task.bos, test_keys(config))
+        return of_text(options, other, tokenizer, task.bos, test_keys(config, tokenizer))
     assert isinstance(config, Labelled)
     every = build(replace(config, calibration=replace(config.calibration, count=None)), tokenizer, model)
     assert isinstance(every, ClassificationTask | QuestionAnsweringTask)
@@ -84,12 +84,15 @@ def of_text(
 
     Test documents are left out, and those whose key is in `without`.
     """
-    tested, seed = test_keys(config) | set(without), config.calibration.drawn_by + 1  # not calibration's order
+    tested, seed = (
+        test_keys(config, tokenizer) | set(without),
+        config.calibration.drawn_by + 1,
+    )  # not calibration's order
     fresh, wanted = options.length - (bos is not None), options.held_out or HELD_OUT[False]
 
     def documents(epoch: int, without: set[str]) -> Iterator[Document]:
         seeded = replace(config.calibration, seed=(seed + epoch) % SEEDS)
-        return calibration_documents(replace(config, calibration=seeded), without)
+        return calibration_documents(replace(config, calibration=seeded), without, tokenizer)
 
     judges, tokens = set(tested), list[int]()
     for document in documents(0, tested):

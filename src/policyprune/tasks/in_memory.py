@@ -12,10 +12,12 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.errors import UsageError
+from policyprune.tasks.chat import messages_of, template_of
 from policyprune.tasks.classification import losses
 from policyprune.tasks.labelled import Encoded
-from policyprune.tasks.language_modeling import Sequences, sequences, where_bos_stands
+from policyprune.tasks.language_modeling import SEPARATOR, Sequences, sequences, where_bos_stands
 from policyprune.tasks.question_answering import span_losses
+from policyprune.tasks.tables import NoTableError
 from policyprune.tasks.task import CalibrationData, check_positions
 
 ANSWERS = ("start_positions", "end_positions")
@@ -25,7 +27,8 @@ IGNORED = -100  # a label that transformers leaves out of the loss
 Texts = str | Sequence[str]
 TokenIds = Tensor | Sequence[Sequence[int]]
 Labelled = Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]]
-Data = Texts | TokenIds | Labelled | CalibrationData
+Conversations = Sequence[Sequence[Mapping[str, str]]]
+Data = Texts | Conversations | TokenIds | Labelled | CalibrationData
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def in_memory(data: Data, model: PreTrainedModel, cutting: Cutting) -> Calibrati
     """The data as a task of `model`.
 
     Texts are packed and cut into sequences of one length, a rest that fills none is dropped, and so are lists of token
-    ids; a tensor of ids (N, L) stays as it is. A dict of tensors, or batches of them, is taken as labelled examples
+    ids; a tensor of ids (N, L) stays as it is. A conversation is a list of messages (`role`, `content`), which the chat
+    template of the tokenizer makes a text of. A dict of tensors, or batches of them, is taken as labelled examples
     (`labelled`). What has `lengths`, `inputs` and `loss` is a task already. UsageError for anything else.
     """
     if isinstance(data, Sequences | LabelledBatches):
@@ -68,13 +72,30 @@ def in_memory(data: Data, model: PreTrainedModel, cutting: Cutting) -> Calibrati
     if items and isinstance(items[0], str):
         _check_language_model(model)
         return _fitting(_cut(items, model, cutting), model)
+    if items and isinstance(items[0], list | tuple) and items[0] and isinstance(items[0][0], Mapping):
+        _check_language_model(model)
+        return _fitting(_cut(_set(items, cutting.tokenizer), model, cutting, separator=""), model)
     return _fitting(sequences(items, length=cutting.length), model, cutting.bos)
 
 
-def _cut(texts: list[str], model: PreTrainedModel, cutting: Cutting) -> Sequences:
+def _set(conversations: list[Any], tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    """Conversations as the tokenizer's chat template sets them."""
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise UsageError("data: conversations need a tokenizer with a chat template (tokenizer.chat_template)")
+    template, texts = template_of(tokenizer), []
+    for number, content in enumerate(conversations, 1):
+        where = f"conversation {number}"
+        try:
+            texts.append(template.text(messages_of(content, where), where))
+        except NoTableError as error:
+            raise UsageError(f"data: {error}") from error
+    return texts
+
+
+def _cut(texts: list[str], model: PreTrainedModel, cutting: Cutting, separator: str = SEPARATOR) -> Sequences:
     """Sequences of texts, led by BOS where it is wanted or where it helps."""
     tokenizer, length = cutting.tokenizer, cutting.length
-    plain = sequences(texts, tokenizer, length)
+    plain = sequences(texts, tokenizer, length, separator=separator)
     bos: int | None = None if tokenizer is None else tokenizer.bos_token_id
     if bos is None or cutting.bos is False:
         if cutting.bos:
@@ -84,7 +105,7 @@ def _cut(texts: list[str], model: PreTrainedModel, cutting: Cutting) -> Sequence
     if cutting.bos is None:
         where, measured = where_bos_stands(model, bos, plain.ids.flatten())
         leads = where == "window"
-    ids = sequences(texts, tokenizer, length, bos).ids if leads else plain.ids
+    ids = sequences(texts, tokenizer, length, bos, separator).ids if leads else plain.ids
     return Sequences(ids, {"bos": leads, **({"bos_measured": measured} if measured else {})})
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from policyprune.config.schema import LanguageModeling
+from policyprune.config.schema import Chat, LanguageModeling
 from policyprune.errors import UsageError
 from policyprune.models.sequences import longest_sequence, token_losses
-from policyprune.tasks.corpora import Document, calibration_documents, test_documents
+from policyprune.tasks.chat import template_of
+from policyprune.tasks.corpora import Document, calibration_documents, divided, test_documents
 from policyprune.tasks.task import check_positions
 
 SEPARATOR = "\n\n"
@@ -51,12 +52,13 @@ def sequences(
     tokenizer: PreTrainedTokenizerBase | None = None,
     length: int | None = None,
     bos: int | None = None,
+    separator: str = SEPARATOR,
 ) -> Sequences:
     """Sequences from texts, from lists of token ids, or from a tensor (N, L) of token ids, which stays as it is.
 
     Texts and lists are packed one behind the other and cut into sequences of `length` tokens; a rest that fills no
-    sequence is dropped. `bos` is a token to put in front of each sequence, within its length. UsageError for data that
-    fill no sequence, and for what is missing to cut them.
+    sequence is dropped. `bos` is a token to put in front of each sequence, within its length; `separator` stands behind
+    each text. UsageError for data that fill no sequence, and for what is missing to cut them.
     """
     if isinstance(data, Tensor):
         if data.dim() != 2 or data.is_floating_point() or data.numel() == 0:
@@ -64,19 +66,21 @@ def sequences(
         return Sequences(data.long().cpu())
     if length is None:
         raise UsageError("length: texts and lists of token ids are cut into sequences, say of how many tokens")
-    ids = cut(torch.tensor(_tokens(data, tokenizer), dtype=torch.long), length, bos)
+    ids = cut(torch.tensor(_tokens(data, tokenizer, separator), dtype=torch.long), length, bos)
     if not len(ids):
         raise UsageError(f"length: the data are shorter than one sequence of {length} tokens")
     return Sequences(ids)
 
 
-def _tokens(documents: Sequence[str] | Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+def _tokens(
+    documents: Sequence[str] | Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase | None, separator: str
+) -> list[int]:
     texts = [document for document in documents if isinstance(document, str)]
     if not texts:
         return list(chain.from_iterable(documents))  # type: ignore[arg-type]
     if tokenizer is None or len(texts) < len(documents):
         raise UsageError("data: texts need a tokenizer, and cannot be mixed with token ids")
-    return pack(tokenizer, texts)
+    return pack(tokenizer, texts, separator)
 
 
 def pack(
@@ -158,7 +162,7 @@ def build(
 
     `model` is asked where `task.bos=auto` leaves open how its sequences and windows begin.
     """
-    held_out = test_documents(config)
+    held_out = test_documents(config, tokenizer)
     keys = keys_of(held_out)
     config, measured = _with_bos(config, tokenizer, model, keys)
     text = config.separator.join(document.text for document in held_out)
@@ -167,6 +171,7 @@ def build(
         "source": config.source or config.files,
         "subset": config.subset,
         **({"test_source": config.test_source, "test_subset": config.test_subset} if config.test_source else {}),
+        **({"template": template_of(tokenizer, config.template).digest} if isinstance(config, Chat) else {}),
         "separator": config.separator,
         "bos": config.bos,
         **({"bos_measured": measured} if measured else {}),
@@ -177,7 +182,7 @@ def build(
             "length": config.calibration.length,
             "seed": config.calibration.drawn_by,
         },
-        "test_split": config.test_split if config.source or config.test_source else "held-out documents",
+        "test_split": config.test_split if _has_test_split(config) else "held-out documents",
         "test_text": hash_of(text),
     }
     bos = int(tokenizer.bos_token_id) if config.bos == "window" else None
@@ -185,9 +190,15 @@ def build(
     return TextTask(ids, protocol, test=test_tokens(tokenizer, text, config.bos), bos=bos, calibrated_on=read)
 
 
+def _has_test_split(config: LanguageModeling) -> bool:
+    return (config.source is not None or config.test_source is not None) and not divided(config)
+
+
 def test_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bos: str) -> Tensor:
-    """The tokens of a test text (T,) int64, with BOS in front where `bos` is `text`."""
-    return torch.tensor(encode(tokenizer, [text], special=bos == "text")[0], dtype=torch.long)
+    """The tokens of a test text (T,) int64, with BOS in front where `bos` is `text`, and one where it has its own."""
+    tokens = encode(tokenizer, [text], special=bos == "text")[0]
+    twice = bos == "text" and tokens[:2] == [tokenizer.bos_token_id] * 2
+    return torch.tensor(tokens[twice:], dtype=torch.long)
 
 
 def hash_of(text: str) -> str:
@@ -195,9 +206,9 @@ def hash_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def test_keys(config: LanguageModeling) -> set[str]:
+def test_keys(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """What the test documents are known by, so that no other stage looks at them."""
-    return keys_of(test_documents(config))
+    return keys_of(test_documents(config, tokenizer))
 
 
 def keys_of(documents: Iterable[Document]) -> set[str]:
@@ -273,7 +284,7 @@ def _calibration_tokens(
     read = set()
 
     def texts() -> Iterator[str]:
-        for document in calibration_documents(config, held_out):
+        for document in calibration_documents(config, held_out, tokenizer):
             read.add(document.letters())
             yield document.text
 

@@ -41,7 +41,7 @@ def read_texts(options: Evaluation, task: TextTask, tokenizer: PreTrainedTokeniz
     texts = []
     for word in options.texts:
         corpus = corpus_of(word)
-        documents = _documents(word, corpus)
+        documents = _documents(word, corpus, tokenizer)
         text = corpus.separator.join(document.text for document in documents)
         letters = [document.letters() for document in documents if document.text.strip()]
         tokens = test_tokens(tokenizer, text, task.protocol["bos"])
@@ -60,10 +60,10 @@ def read_texts(options: Evaluation, task: TextTask, tokenizer: PreTrainedTokeniz
     return texts
 
 
-def _documents(word: str, corpus: LanguageModeling) -> list[Document]:
+def _documents(word: str, corpus: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> list[Document]:
     """The test documents of a corpus; a UsageError names the word that stands for it, and the key of its option."""
     try:
-        return test_documents(corpus)
+        return test_documents(corpus, tokenizer)
     except UsageError as error:
         key, _, reason = str(error).removeprefix("task.").partition(": ")
         raise UsageError(f"evaluation.texts: {word!r}, {key}: {reason}") from error

@@ -30,22 +30,22 @@ def no_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
 
 
-def descent(tiny_llama: Any, optimizer: str, *overrides: str) -> tuple[Descent, Forwards]:
-    model = tiny_llama(attn_implementation="sdpa")
+def descent(tiny_llama: Any, optimizer: str, *overrides: str, device: str = "cpu") -> tuple[Descent, Forwards]:
+    model, sequences, drawn = tiny_llama(attn_implementation="sdpa").to(device), IDS.to(device), ROWS.to(device)
     config = validated("budget.keep=0.8", f"optimizer={optimizer}", "optimizer.batch_size=4", *overrides)
     adapter = adapt(model)
     space = space_of(adapter, ("attention", "ffn"))
-    start = torch.full((space.n,), 0.8)
+    start = torch.full((space.n,), 0.8, device=device)
 
     def loss(own: Any, rows: Tensor) -> Tensor:
-        return token_losses(own, IDS[rows]).mean(-1)
+        return token_losses(own, sequences[rows]).mean(-1)
 
     forwards = Forwards(PrunableModel(model, adapter, space), loss, sliced=False)
     budget = make_budget(config.budget, adapter, space)
     lengths = torch.full((len(IDS),), IDS.shape[1])
     problem = Problem(forwards, space, budget, start, start, lengths, seed=0, each=forwards.each)
     made = Descent(problem, config.optimizer)
-    made._batches.draw = lambda: ROWS  # type: ignore[method-assign]  # which sequences come next is the host's affair
+    made._batches.draw = lambda: drawn  # type: ignore[method-assign]  # which sequences come next is the host's affair
     return made, forwards
 
 
@@ -60,3 +60,17 @@ def test_a_step_waits_for_nothing(tiny_llama: Any, no_packing: None, optimizer: 
         assert isinstance(step["loss"], Tensor)
         with pytest.raises(DataDependentOutputException):
             float(step["loss"])
+
+
+@pytest.mark.gpu
+def test_a_step_does_not_wait_for_a_gpu(tiny_llama: Any, gpu: torch.device, no_packing: None) -> None:
+    made, forwards = descent(tiny_llama, "policy_gradient", "optimizer.progressive=true", device=gpu.type)
+    with forwards.on(), torch.no_grad():
+        made.step()  # in which the libraries set themselves up
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step = made.step()
+            with pytest.raises(RuntimeError, match="synchroniz"):
+                float(step["loss"])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

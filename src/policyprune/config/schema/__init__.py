@@ -6,6 +6,7 @@ The classes of single optimizers, importances and tunings stand beside their cod
 from policyprune.config.schema.inputs import (
     Budget,
     Calibration,
+    Chat,
     Classification,
     Evaluation,
     Examples,
@@ -40,6 +41,7 @@ __all__ = [
     "Budget",
     "Calibrated",
     "Calibration",
+    "Chat",
     "Classification",
     "Config",
     "Evaluating",

@@ -118,7 +118,9 @@ class LanguageModeling(Task):
     subset: str | None = setting(None, help="of the data set on the hub")
     data_files: dict[str, str] = setting({}, help="split -> file inside the data set on the hub; empty: all")
     calibration_split: str = setting("train", help="split that calibration sequences are drawn from")
-    test_split: str = setting("test", help="split that perplexity is measured on")
+    test_split: str = setting(
+        "test", help="split that perplexity is measured on; a hashed share of `calibration_split` where it is the same"
+    )
     test_source: str | None = setting(None, help="hub id, where the test split is another data set's")
     test_subset: str | None = setting(None, help="of that data set")
     files: list[str] | None = setting(
@@ -137,6 +139,16 @@ class LanguageModeling(Task):
     )
     test_documents: int | None = number(None, at_least=1, help="the first documents of the test split; null: all")
     calibration: Calibration = field(default_factory=Calibration)
+
+
+@dataclass(kw_only=True)
+class Chat(LanguageModeling):
+    """Next-token prediction on conversations, as the chat template of the tokenizer sets them."""
+
+    text_column: str = setting("messages", help="column that holds the messages, objects with a role and a content")
+    key_column: str | None = setting(None, help="what the held-out share is hashed by; null: the messages themselves")
+    separator: str = setting("", help="stands between conversations, beside what the template has")
+    template: str | None = setting(None, help="file with another chat template (Jinja); null: the tokenizer's own")
 
 
 @dataclass
