@@ -192,33 +192,85 @@ def test_a_checkpoint_needs_the_name_of_its_dense_model(tiny_checkpoint: Path, t
     assert {path.name for path in tmp_path.iterdir()} <= {"stdout", "stderr"}
 
 
-def test_two_processes_train_one_model(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
-    """Each has half of the batch that one process has; they come to the same weights, to rounding."""
-    pruned = [word for word in arguments("evaluation=none") if not word.startswith("recovery.")]
-    done = forked(*pruned, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    quick = ["recover", "run", "recovery=finetune", *TRAINED, "recovery.steps=6", "recovery.dtype=float32"]
-    quick += ["evaluation=none", "evaluation.fresh_process=false"]
+ON_CPUS = """
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from policyprune.recovery import devices
+original = AcceleratorState.__init__
+def sharing(self, *args, fsdp_plugin=None, **kwargs):
+    original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if fsdp_plugin is not None:
+        self.fsdp_plugin = fsdp_plugin
+        self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+AcceleratorState.__init__ = sharing
+devices.check_sharding = lambda device: None
+"""
+FSDP = {  # what `accelerate launch` says
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+}
+
+
+def start_two(command: list[str], folder: Path, environment: dict[str, str], first: str = "") -> list[int]:
+    """The command in two processes, each in a folder of its own below `folder`, in which there is the run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = []
     for rank in (0, 1):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        first = f"import os; os.environ.update({ {key: str(value) for key, value in place.items()} })"
-        folder = tmp_path / f"rank{rank}"
-        folder.mkdir()
-        (folder / "run").symlink_to(tmp_path / "run")
-        started.append(shared().start(*quick, "recovery.batch_size=4", "hydra.run.dir=both", cwd=folder, first=first))
-    ended = [shared().wait(pid) for pid in started]
-    assert ended == [0, 0], [(tmp_path / f"rank{rank}" / "stderr").read_text() for rank in (0, 1)]
-    assert {path.name for path in (tmp_path / "rank1").iterdir()} == {"run", "stdout", "stderr"}
+        said = environment | {key: str(value) for key, value in place.items()}
+        own = folder / f"rank{rank}"
+        own.mkdir(exist_ok=True)
+        if not (own / "run").is_symlink():
+            (own / "run").symlink_to(folder / "run")
+        started.append(shared().start(*command, cwd=own, first=f"import os; os.environ.update({said})\n{first}"))
+    return started
+
+
+def test_two_processes_train_one_model(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Each has half of the batch that one process has, and all weights or, by FSDP2, half of them; they come to the
+    same weights, to rounding, also where they are killed on the way."""
+    pruned = [word for word in arguments("evaluation=none") if not word.startswith("recovery.")]
+    done = forked(*pruned, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    quick = ["recover", "run", "recovery=finetune", *TRAINED, "recovery.steps=6", "recovery.dtype=float32"]
+    quick += ["evaluation=none", "evaluation.fresh_process=false", "recovery.evaluations=3"]
+    halves = [*quick, "recovery.batch_size=4"]
     done = forked(*quick, "recovery.batch_size=8", "hydra.run.dir=one", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    folders = tmp_path / "one", tmp_path / "rank0" / "both"
-    one, both = (load_file(folder / "checkpoint" / "model.safetensors") for folder in folders)
-    for name, tensor in one.items():
-        torch.testing.assert_close(both[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
-    record = read_record(tmp_path / "rank0" / "both")
-    assert record is not None
-    assert (record.recovery["batch"], record.recovery["tokens"]) == (8, 6 * 8 * 16)
+    both, parts = (tmp_path / "rank0" / name for name in ("both", "parts"))
+    ended = [shared().wait(pid) for pid in start_two([*halves, "hydra.run.dir=both"], tmp_path, {})]
+    assert ended == [0, 0], [(tmp_path / f"rank{rank}" / "stderr").read_text() for rank in (0, 1)]
+    assert {path.name for path in (tmp_path / "rank1").iterdir()} == {"run", "stdout", "stderr"}
+
+    command = [*halves, "hydra.run.dir=parts"]
+    started = start_two(command, tmp_path, FSDP, ON_CPUS + SLOWLY)
+    deadline = time.perf_counter() + 60
+    while not (parts / "trainer" / "checkpoint-4" / "trainer_state.json").is_file():
+        assert all(alive(pid) for pid in started), (tmp_path / "rank0" / "stderr").read_text()
+        assert time.perf_counter() < deadline
+        time.sleep(0.002)
+    for pid in started:
+        os.kill(pid, signal.SIGKILL)
+    assert [shared().wait(pid) for pid in started] == 2 * [-signal.SIGKILL]
+    assert (parts / "trainer" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()
+    ended = [shared().wait(pid) for pid in start_two(command, tmp_path, FSDP, ON_CPUS)]
+    assert ended == [0, 0], [(tmp_path / f"rank{rank}" / "stderr").read_text() for rank in (0, 1)]
+
+    assert "the training goes on after step" in (parts / "run.log").read_text()
+
+    expected = load_file(tmp_path / "one" / "checkpoint" / "model.safetensors")
+    for folder in (both, parts):
+        found = load_file(folder / "checkpoint" / "model.safetensors")
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
+        record = read_record(folder)
+        assert record is not None
+        assert (record.recovery["batch"], record.recovery["tokens"]) == (8, 6 * 8 * 16)
+        assert record.recovery["outcome"] == "recovered"
+        assert not (folder / "trainer").exists()

@@ -22,5 +22,5 @@ def rank() -> int:
 
 def alone() -> None:
     """From here on this process, and those that it starts, have nothing to do with the others."""
-    for name in VARIABLES:
+    for name in (*VARIABLES, "ACCELERATE_USE_FSDP"):
         os.environ.pop(name, None)

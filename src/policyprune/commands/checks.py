@@ -18,7 +18,7 @@ from policyprune.models.loading import skeleton
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.optimizers.no_search import FromRun
 from policyprune.pruning.prunable import PrunableModel
-from policyprune.recovery.trainer import check_device
+from policyprune.recovery.devices import check_device
 from policyprune.storage.record_file import PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.plan import check_base

@@ -24,7 +24,8 @@ from policyprune.models.device import device_of
 from policyprune.models.loading import load, skeleton
 from policyprune.processes import processes
 from policyprune.recovery.bar import TrainingBar
-from policyprune.recovery.trainer import base_arguments, check_device, last_whole
+from policyprune.recovery.devices import check_device
+from policyprune.recovery.trainer import base_arguments, last_whole
 from policyprune.runs.folder import finished_before, recorded
 from policyprune.runs.record import TRAINER, Record
 from policyprune.runs.rehearsal import rehearse_evaluation

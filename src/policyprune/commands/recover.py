@@ -25,6 +25,7 @@ from policyprune.models.adapter import adapt
 from policyprune.models.device import device_of, in_search_dtype
 from policyprune.models.loading import load, skeleton
 from policyprune.processes import alone, processes
+from policyprune.recovery.devices import load_whole_models
 from policyprune.recovery.material import Material, material_of
 from policyprune.recovery.pace import Report
 from policyprune.recovery.recover import Surroundings, recover, teach
@@ -45,7 +46,7 @@ def run(config: Recovering, folder: Path) -> Record:
     """Recover `model.source` into `folder/checkpoint`; what was interrupted goes on from its last held-out loss."""
     record = finished_before(config, folder)
     if processes() > 1:
-        join()
+        _meet()
     if record is not None:
         log.info("this recovery is finished already, force=true repeats it")
         with company(None):
@@ -60,7 +61,7 @@ def run(config: Recovering, folder: Path) -> Record:
 def work(config: Recovering) -> int:
     """Train along with rank 0, without files or words of one's own; the exit code."""
     logging.disable()
-    join()
+    _meet()
     assert isinstance(config.recovery, Trained)
     with torch.no_grad():
         model, tokenizer = load(config.model, config.task, any_class=True)
@@ -71,6 +72,11 @@ def work(config: Recovering) -> int:
             if folder is not None:
                 teach(model, config.recovery, material, _surroundings(config, folder, teacher))
     return 0
+
+
+def _meet() -> None:
+    load_whole_models()
+    join()
 
 
 @contextmanager

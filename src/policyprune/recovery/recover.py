@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerState, TrainingArguments, set_seed
 
 from policyprune.config.schema import Trained
@@ -17,12 +17,13 @@ from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
 from policyprune.processes import rank
 from policyprune.recovery.bar import TrainingBar
+from policyprune.recovery.devices import check_device, shards_weights
 from policyprune.recovery.lora import merged, save_adapters, with_adapters
 from policyprune.recovery.losses import answering, task_loss
 from policyprune.recovery.material import Material
 from policyprune.recovery.options import Lora
 from policyprune.recovery.pace import Pace, Report, judgements
-from policyprune.recovery.trainer import Teacher, Teaching, arguments_of, check_device, load_trained
+from policyprune.recovery.trainer import Teacher, Teaching, arguments_of, load_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +131,18 @@ def held_out_loss(model: PreTrainedModel, material: Material, arguments: Any) ->
 
 
 def _student(model: PreTrainedModel, options: Trained) -> Any:
-    """A copy with weights of its own in float32, or with adapters; those that are trained ask for gradients."""
-    student = copy.deepcopy(model)
+    """A copy with weights of its own in float32, or with adapters; those that are trained ask for gradients.
+
+    Where processes share the weights it is in the memory of the host, from where each takes its part.
+    """
+    device = torch.device("cpu") if shards_weights() else model.device
+    copies: dict[int, Any] = {}
+    for weight in model.parameters():
+        own = weight.detach().to(device, weight.dtype if isinstance(options, Lora) else torch.float32, copy=True)
+        copies[id(weight)] = nn.Parameter(own, requires_grad=options.trained == "all")
+    student = copy.deepcopy(model, copies)
     if isinstance(options, Lora):
         return with_adapters(student, options)
-    for parameter in student.parameters():
-        parameter.data = parameter.data.float()
-    student.requires_grad_(options.trained == "all")
     for layer in adapt(student).layers if options.trained == "blocks" else ():
         student.get_submodule(layer).requires_grad_(True)
     return student

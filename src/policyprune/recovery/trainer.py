@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerState, TrainingArguments
 
 from policyprune.config.schema import Trained
-from policyprune.errors import UsageError
 from policyprune.models.device import search_dtype_of
 from policyprune.processes import processes
+from policyprune.recovery.devices import shards_weights, trained_weights
 from policyprune.recovery.losses import Batch, divergence, hidden_distance, task_loss
 from policyprune.recovery.material import BATCH, Material
 from policyprune.recovery.pace import Pace, judgements
@@ -98,16 +98,19 @@ class Teaching(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The weights that are trained, by the names of the modules."""
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights that are trained, once, and whole also where the processes have parts of them."""
         assert output_dir is not None
         assert isinstance(self.model, nn.Module)
+        trained = trained_weights(self.model)
         if self.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            trained = {name: own.detach() for name, own in self.model.named_parameters() if own.requires_grad}
             save_file(trained, Path(output_dir) / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if shards_weights():  # the Trainer wrote them beside the optimizer's parts
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         assert isinstance(self.model, nn.Module)
         load_trained(self.model, Path(resume_from_checkpoint))
 
@@ -157,15 +160,6 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 def _number(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
-
-
-def check_device(device: torch.device) -> None:
-    """UsageError for a GPU that is not the first, which the Trainer would not train on."""
-    if device.index and processes() == 1:
-        raise UsageError(
-            f"model.device: '{device}' is not the first GPU, which is trained on; "
-            f"set CUDA_VISIBLE_DEVICES={device.index} and model.device=cuda"
-        )
 
 
 def computes_in_bfloat16(choice: str, device: torch.device) -> bool:
