@@ -150,17 +150,17 @@ def test_plain_texts_are_no_conversations(tmp_path: Path, tokenizer: Any, name: 
         build(chat_of(path), tokenizer)
 
 
-def test_a_data_set_of_one_split_is_divided(tmp_path: Path, tokenizer: Any) -> None:
+def test_the_first_conversations_of_a_single_split_are_the_test(tmp_path: Path, tokenizer: Any) -> None:
     chats = conversations(60)
     rows = Dataset.from_list([{"messages": messages, "id": str(n)} for n, messages in enumerate(chats)])
     rows.to_parquet(str(tmp_path / "data" / "train-00000-of-00001.parquet"))
     config = chat_of(tmp_path, files=None, source=str(tmp_path), test_split="train", test_documents=5)
     held_out = documents_of_the_test(config, tokenizer)
-    trained = list(calibration_documents(config, set(), tokenizer))
-    assert len(held_out) == 5
-    assert 35 < len(trained) < 55
+    trained = list(calibration_documents(config, {document.key for document in held_out}, tokenizer))
+    assert [document.text for document in held_out] == list(map(set_by_hand, chats[:5]))
+    assert len(trained) == 55
     assert not {document.key for document in held_out} & {document.key for document in trained}
-    assert build(config, tokenizer).protocol["test_split"] == "held-out documents"
+    assert build(config, tokenizer).protocol["test_split"] == "train"
 
 
 def test_conversations_are_trained_on_and_measured_by_their_word(tmp_path: Path, tokenizer: Any) -> None:

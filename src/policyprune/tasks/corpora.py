@@ -106,18 +106,15 @@ def test_documents(task: LanguageModeling, tokenizer: PreTrainedTokenizerBase | 
     The tokenizer sets conversations; other texts need none.
     """
     reader = _reader(task, tokenizer)
-    documents: Iterable[Document]
     if task.test_source is not None:
         rows = _hub("task.test_source", task.test_source, task.test_subset, {}, task.test_split)
         documents = _of_hub("task.test_source", task.test_source, rows, reader)
     elif task.source is not None:
         documents = _of_hub("task.source", task.source, _own_split(task, task.test_split), reader)
+    elif task.test_files:
+        documents = _files(task.test_files, reader, "task.test_files")
     else:
-        documents = _files(
-            task.test_files or task.files or [], reader, "task.test_files" if task.test_files else "task.files"
-        )
-    if divided(task):
-        documents = (document for document in documents if document.share() < task.test_fraction)
+        documents = (d for d in _files(task.files or [], reader) if d.share() < task.test_fraction)
     return list(islice(documents, task.test_documents))
 
 
@@ -134,20 +131,9 @@ def calibration_documents(
         stream = _own_split(task, task.calibration_split).shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
         documents = _of_hub("task.source", task.source, stream, reader)
     else:
-        documents = _files(task.files or [], reader)
-    if divided(task):
-        documents = (document for document in documents if document.share() >= task.test_fraction)
-    if task.source is None:
-        documents = list(documents)
+        documents = [d for d in _files(task.files or [], reader) if task.test_files or d.share() >= task.test_fraction]
         random.Random(seed).shuffle(documents)
     yield from (d for d in documents if d.text.strip() and d.key not in held_out)
-
-
-def divided(task: LanguageModeling) -> bool:
-    """Whether a hashed share of what there is to train on is the test."""
-    if task.source is None:
-        return not task.test_files
-    return task.test_source is None and task.test_split == task.calibration_split
 
 
 def _own_split(task: LanguageModeling, split: str) -> Any:

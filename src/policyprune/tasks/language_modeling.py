@@ -16,7 +16,7 @@ from policyprune.config.schema import Chat, LanguageModeling
 from policyprune.errors import UsageError
 from policyprune.models.sequences import longest_sequence, token_losses
 from policyprune.tasks.chat import template_of
-from policyprune.tasks.corpora import Document, calibration_documents, divided, test_documents
+from policyprune.tasks.corpora import Document, calibration_documents, test_documents
 from policyprune.tasks.task import check_positions
 
 SEPARATOR = "\n\n"
@@ -182,16 +182,12 @@ def build(
             "length": config.calibration.length,
             "seed": config.calibration.drawn_by,
         },
-        "test_split": config.test_split if _has_test_split(config) else "held-out documents",
+        "test_split": config.test_split if config.source or config.test_source else "held-out documents",
         "test_text": hash_of(text),
     }
     bos = int(tokenizer.bos_token_id) if config.bos == "window" else None
     ids, read = _calibration(config, tokenizer, keys, bos)
     return TextTask(ids, protocol, test=test_tokens(tokenizer, text, config.bos), bos=bos, calibrated_on=read)
-
-
-def _has_test_split(config: LanguageModeling) -> bool:
-    return (config.source is not None or config.test_source is not None) and not divided(config)
 
 
 def test_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bos: str) -> Tensor:

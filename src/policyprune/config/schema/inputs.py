@@ -118,9 +118,7 @@ class LanguageModeling(Task):
     subset: str | None = setting(None, help="of the data set on the hub")
     data_files: dict[str, str] = setting({}, help="split -> file inside the data set on the hub; empty: all")
     calibration_split: str = setting("train", help="split that calibration sequences are drawn from")
-    test_split: str = setting(
-        "test", help="split that perplexity is measured on; a hashed share of `calibration_split` where it is the same"
-    )
+    test_split: str = setting("test", help="split that perplexity is measured on")
     test_source: str | None = setting(None, help="hub id, where the test split is another data set's")
     test_subset: str | None = setting(None, help="of that data set")
     files: list[str] | None = setting(
