@@ -44,7 +44,9 @@ def test_a_hub_id_is_its_test_split() -> None:
 
 @pytest.mark.parametrize("word", ["news", "text", "glue/sst2", "glue/sst2/x", "squad_v1", "", "a b/c", "a/news.pdf/"])
 def test_what_is_none_of_these_is_refused_with_the_choices(word: str) -> None:
-    with pytest.raises(UsageError, match=r"^evaluation\.texts: .* none of alpaca, c4, .*wikipedia, wikitext2, no text file"):
+    with pytest.raises(
+        UsageError, match=r"^evaluation\.texts: .* none of alpaca, c4, .*wikipedia, wikitext2, no text file"
+    ):
         corpus_of(word)
 
 

@@ -103,11 +103,13 @@ def test_every_way_to_write_labels_gives_the_same_number(
     expected = {name.casefold(): index for index, name in enumerate(model_names)}
     number = [expected.get(MNLI[row["label"]], row["label"]) for row in rows]
     quality = ClassificationQuality(task, batch_tokens=512)
-    list(quality.of("dense", model))
+    for title in ("pruned", "recovered", "dense"):  # agreement is with the dense model or there is none
+        assert "agreement" not in {measure.metric for measure in quality.of(title, model)}
     assert quality.labels["validation"].tolist() == number
-    perfect = [(torch.nn.functional.one_hot(torch.tensor(index), 3).float(),) for index in number]
+    perfect = torch.nn.functional.one_hot(torch.tensor(number), 3).float()
     measures = {measure.metric: measure for measure in quality._rows("validation", perfect)}
     assert measures["accuracy"].value == 1.0
+    assert "agreement" in measures
     assert measures["accuracy"].protocol["chance"] == pytest.approx(1 / 3)
 
 

@@ -95,7 +95,7 @@ def standard_errors(logits: Tensor, labels: Tensor, dense: Tensor | None) -> dic
 class ClassificationQuality:
     """The task's metrics, the loss, and agreement with the dense model, for each test split.
 
-    The first model that is measured is the dense one: its logits are kept, by split.
+    Of the model that is called `dense` the logits are kept, by split; without one there is no agreement.
     """
 
     task: ClassificationTask
@@ -120,25 +120,30 @@ class ClassificationQuality:
         for split, examples in self.task.tests.items():
             self.labels[split] = examples.labels_for(model)
             with bar(len(examples.labels), f"{title}, {split}", "example") as progress:
-                logits = outputs(model, examples.encoded, OUTPUTS, self.batch_tokens, progress.update)
+                logits = _together(outputs(model, examples.encoded, OUTPUTS, self.batch_tokens, progress.update))
             rows += self._rows(split, logits)
+            if title == "dense":
+                self.dense[split] = logits
         return rows
 
     def elsewhere(self, checkpoint: Path, like: PreTrainedModel, trusted: bool = False) -> list[Measure]:
         """Measures on the first split."""
         split, examples = next(iter(self.task.tests.items()))
-        return list(self._rows(split, outputs_elsewhere(checkpoint, examples.encoded, OUTPUTS, like, trusted)))
+        logits = _together(outputs_elsewhere(checkpoint, examples.encoded, OUTPUTS, like, trusted))
+        return list(self._rows(split, logits))
 
-    def _rows(self, split: str, logits_of_each: list[tuple[Tensor, ...]]) -> Iterator[Measure]:
-        logits = torch.stack([row[0] for row in logits_of_each])
+    def _rows(self, split: str, logits: Tensor) -> Iterator[Measure]:
         labels, dense = self.labels[split], self.dense.get(split)
         metrics = classification_metrics(logits, labels, self.task.config.metrics, dense)
         errors = standard_errors(logits, labels, dense)
-        self.dense.setdefault(split, logits)
         protocol = {"split": split, "examples": len(logits)}
         for name, value in metrics.items():
             chance = {"chance": _commonest(labels)} if name == "accuracy" else {}
             yield Measure(name, value, "", {**protocol, **chance}, errors.get(name))
+
+
+def _together(logits_of_each: list[tuple[Tensor, ...]]) -> Tensor:
+    return torch.stack([row[0] for row in logits_of_each])
 
 
 def _metric(name: str, labels: Tensor, predicted: Tensor) -> float | None:
