@@ -121,6 +121,10 @@ def test_a_run_is_recovered_afterwards(arguments: Callable[..., list[str]], tmp_
     assert perplexity["recovered"] < 0.8 * perplexity["pruned"]
     assert (tmp_path / "back" / "adapter" / "adapter_model.safetensors").is_file()
     assert "pruned, recovered" in done.stdout
+    card = (tmp_path / "back" / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "pruned by `magnitude`, 0.6 of the dense model, tuned by `cg2`" in card
+    assert f"steps of {record.recovery['batch']} sequences of 16 tokens" in card
+    assert str(tmp_path) not in card
     again = forked("recover", "run", *more, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert read_record(tmp_path / "back") == record

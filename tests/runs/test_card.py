@@ -109,6 +109,49 @@ def test_warnings_name_files_and_not_where_they_lie() -> None:
     assert "**Warning:** the weights of model differ" in card(made, "a/b", "LlamaForCausalLM", False)
 
 
+RECOVERY = {
+    "method": "lora",
+    "outcome": "recovered",
+    "task": "wikitext2",
+    "length": 128,
+    "learning_rate": 2e-4,
+    "batch": 8,
+    "steps": 128,
+    "tokens": 131072,
+    "held_out": {"items": 32, "before": 4.21349, "after": 3.85},
+    "teacher": "owner/name",
+}
+
+
+def test_a_card_says_how_the_model_was_trained_and_what_that_gained() -> None:
+    made = record()
+    made.recovery = RECOVERY
+    text = card(made, "owner/name", "LlamaForCausalLM", False)
+    lines = [line for line in text.splitlines() if line.startswith("- ")][-3:]
+    assert lines == [
+        "- then distilled from the dense model `owner/name` by low-rank adapters, which are merged",
+        "- trained on `wikitext2`: 131,072 tokens in 128 steps of 8 sequences of 128 tokens, learning rate 0.0002, "
+        "seed 0",
+        "- loss on 32 sequences of 128 tokens that were held out: 4.213 before, 3.850 after",
+    ]
+    made.recovery = {**RECOVERY, "teacher": None, "outcome": "no gain", "method": "finetune"}
+    text = card(made, "owner/name", "LlamaForCausalLM", False)
+    assert "- then trained on the task's loss\n" in text
+    assert text.count("after; the model is as it was before") == 1
+
+
+def test_the_card_of_a_checkpoint_that_was_trained_back_says_what_it_was(tmp_path: Path) -> None:
+    stated = {"model": {"name": "half", "source": "/home/joe/half"}, "keep": 0.5, "pruned_by": "levels", "tuned": None}
+    made = Record(config={**stated, "seed": 3}, config_hash="0", hardware={})
+    made.command = ["/bin/policyprune", "recover", "/home/joe/half"]
+    made.recovery = RECOVERY
+    text = card(made, "owner/name", "LlamaForCausalLM", False)
+    assert front(text)["base_model"] == "owner/name"
+    assert "# half, trained back" in text
+    assert "- from the checkpoint `half`, pruned by `levels`, 0.5 of the dense model\n" in text
+    assert "joe" not in text
+
+
 def test_the_card_is_written_beside_the_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForSequenceClassification"]}))
     write_card(record(), tmp_path, "a/b")

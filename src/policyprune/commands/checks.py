@@ -13,12 +13,15 @@ from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency_table import block_latency
 from policyprune.evaluation.perplexity import check_lengths
 from policyprune.evaluation.zero_shot import embedded_files
-from policyprune.models.device import device_of
+from policyprune.models.device import device_of, dtype_of, search_dtype_of
 from policyprune.models.loading import skeleton
 from policyprune.pruning.budget.budget import Budget, make_budget
 from policyprune.pruning.optimizers.no_search import FromRun
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.recovery.devices import check_device
+from policyprune.recovery.material import BATCH
+from policyprune.recovery.memory import Step, check_fits, sizes_of
+from policyprune.recovery.trainer import computes_in_bfloat16
 from policyprune.storage.record_file import PLAN_FILE
 from policyprune.surgery import formats
 from policyprune.surgery.plan import check_base
@@ -39,6 +42,7 @@ def check(config: Config) -> None:
     formats.check_formats(config.export.formats, empty, formats.Settings.of(config.export))
     if isinstance(config.recovery, Trained):
         check_training(config.recovery, config.task, empty, device_of(config.model))
+        check_memory(config, config.recovery, empty)
     prunable = PrunableModel.of(empty, config.granularity.units, config.granularity.spared)
     budget = budgets_of(config, prunable)(config.budget.scope)
     if isinstance(config.optimizer, FromRun):
@@ -51,6 +55,26 @@ def check_training(options: Trained, task: Task, model: PreTrainedModel, device:
     check_device(device)
     if isinstance(task, LanguageModeling):
         check_positions(model, {"recovery.length": options.length})
+
+
+def check_memory(config: Config, options: Trained, model: PreTrainedModel) -> None:
+    """UsageError for a training on text that a GPU has no room for beside the dense model and the smaller one."""
+    device = device_of(config.model)
+    if device.type != "cuda" or not isinstance(config.task, LanguageModeling):
+        return
+    dense = sizes_of(model)
+    smaller, dtype = dense.kept(config.budget.keep), dtype_of(config.model, device)
+    held = dtype.itemsize * (dense.outside + dense.inside + smaller.inside)
+    teacher = search_dtype_of(config.model.search_dtype, dtype, device)
+    if options.needs_teacher and teacher != dtype:
+        held += teacher.itemsize * (dense.outside + dense.inside)
+    step = Step(
+        batch=options.batch_size or BATCH[False],
+        length=options.length,
+        itemsize=dtype.itemsize,
+        bfloat16=computes_in_bfloat16(options.dtype, device),
+    )
+    check_fits(smaller, options, step, torch.cuda.get_device_properties(device).total_memory - held)
 
 
 def check_owner(options: FromRun, model: PreTrainedModel) -> None:

@@ -66,14 +66,17 @@ def load(config: Model, kind: str, plan: Plan | None) -> tuple[PreTrainedModel, 
 
 
 def _on_card(run: Path) -> tuple[Record, str] | None:
-    """The record of a run and the source of its dense model, for the model card. None for a run that pruned nothing.
+    """The record of a run and the source of its dense model, for the model card. None for a run that made no model.
 
     UsageError, before anything is written, where no card can be made from them.
     """
     record = read_record(run)
-    if record is None or "budget" not in record.config:
+    if record is None or not (record.recovery or "budget" in record.config):
         return None
-    source = read_plan(run / PLAN_FILE).base.source
+    if "budget" in record.config:
+        source = read_plan(run / PLAN_FILE).base.source
+    else:
+        source = record.config["teacher"] or record.config["model"]["source"]
     try:
         card(record, source, "LlamaForCausalLM", False)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -29,6 +29,7 @@ from policyprune.recovery.devices import load_whole_models
 from policyprune.recovery.material import Material, material_of
 from policyprune.recovery.pace import Report
 from policyprune.recovery.recover import Surroundings, recover, teach
+from policyprune.runs.card import write_card
 from policyprune.runs.folder import finished_before, recorded
 from policyprune.runs.record import TRAINER, Record
 from policyprune.runs.rehearsal import rehearse_evaluation
@@ -171,6 +172,7 @@ def _run(config: Recovering, folder: Path) -> Record:
             _evaluate(config, record, quality, {"pruned": model, "recovered": recovered}, checkpoint)
         for line in doubts(record.results):
             record.warn(line)
+        write_card(record, checkpoint, config.teacher or config.model.source)
     return record
 
 

@@ -51,6 +51,12 @@ def check_sharding(device: torch.device) -> None:
         )
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that nothing holds."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights that ask for gradients, by the names of their modules; where processes have parts of them, whole, in
     the first process. All processes call it."""

@@ -15,12 +15,13 @@ from transformers import PreTrainedModel, TrainerState, TrainingArguments, set_s
 from policyprune.config.schema import Trained
 from policyprune.errors import UsageError
 from policyprune.models.adapter import adapt
-from policyprune.processes import rank
+from policyprune.processes import processes, rank
 from policyprune.recovery.bar import TrainingBar
-from policyprune.recovery.devices import check_device, shards_weights
+from policyprune.recovery.devices import check_device, free_memory, shards_weights
 from policyprune.recovery.lora import merged, save_adapters, with_adapters
 from policyprune.recovery.losses import answering, task_loss
 from policyprune.recovery.material import Material
+from policyprune.recovery.memory import Step, check_fits, sizes_of
 from policyprune.recovery.options import Lora
 from policyprune.recovery.pace import Pace, Report, judgements
 from policyprune.recovery.trainer import Teacher, Teaching, arguments_of, load_trained
@@ -105,6 +106,16 @@ def teach(model: PreTrainedModel, options: Trained, material: Material, around: 
     pace = Pace(options, around.report)
     rate = options.rate(around.keep, _channels(model))
     arguments = arguments_of(options, material, around.folder, model.device, rate, around.seed)
+    if model.device.type == "cuda":
+        length = material.collate(material.held_out[: arguments.train_batch_size])["input_ids"].shape[1]
+        step = Step(
+            batch=arguments.train_batch_size,
+            length=length,
+            itemsize=model.dtype.itemsize,
+            bfloat16=arguments.bf16,
+            processes=processes() if shards_weights() else 1,
+        )
+        check_fits(sizes_of(model), options, step, free_memory(model.device))
     student = _student(model, options)
     trainer = Teaching(student, arguments, material, pace, _teacher(model, options, around), options)
     total, unit = _longest(options)

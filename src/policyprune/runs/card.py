@@ -19,11 +19,6 @@ from policyprune.storage.sources import PACKAGE
 
 CARD_FILE = "README.md"
 PIPELINES = {"CausalLM": "text-generation", "SequenceClassification": "text-classification"}
-RECOVERED = {
-    "distill": "distilled from the dense model",
-    "lora": "distilled from the dense model by low-rank adapters, which are merged",
-    "finetune": "trained on the task's loss",
-}
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 HUB_FILE = re.compile(r"\w[\w.-]*/\w[\w.-]*/[\w./-]+\.gguf")
 LOCAL = re.compile(r"[/\\~.]|[A-Za-z]:[/\\]|\w+://")  # how a path begins that is none of the hub's
@@ -39,7 +34,7 @@ def write_card(record: Record, checkpoint: Path, source: str) -> None:
 
 
 def card(record: Record, source: str, architecture: str, remote_code: bool) -> str:
-    """Front matter, method, budget, numbers and command; of local files no more than their names."""
+    """Front matter, what was pruned and trained, numbers and command; of local files no more than their names."""
     config = record.config
     head = architecture.rpartition("For")[2]
     front: dict[str, Any] = {"library_name": "transformers"}
@@ -47,13 +42,16 @@ def card(record: Record, source: str, architecture: str, remote_code: bool) -> s
         front["base_model"] = source
         front["base_model_relation"] = "finetune"
     front["pipeline_tag"] = PIPELINES.get(head, "question-answering")
-    front["tags"] = ["policyprune", "pruning", "structured-pruning", config["optimizer"]["name"]]
-    budget, tuning = config["budget"], config["tuning"]["name"]
-    tuned = "" if tuning == "none" else f", then scales for the kept units (`{tuning}`)"
-    trained = f", then {RECOVERED[record.recovery['method']]}" if record.recovery else ""
-    units = " and ".join(config["granularity"]["units"])
-    searched = f", {record.search['forwards']:,} forward passes" if record.search.get("forwards") else ""
+    front["tags"] = ["policyprune", "pruning", "structured-pruning"]
     name = config["model"]["name"]
+    if "budget" in config:
+        front["tags"].append(config["optimizer"]["name"])
+        title, made = f"{name}, pruned to {config['budget']['keep']:.0%}", "structured pruning"
+        facts = _pruning(record)
+    else:
+        title, made = f"{name}, trained back", "training a pruned model"
+        facts = _before(record)
+    facts += _training(record) if record.recovery else []
     trust = ", trust_remote_code=True" if remote_code else ""
     needed = (
         "No stock class has these widths, so the checkpoint brings a short modelling file; it needs "
@@ -66,14 +64,11 @@ def card(record: Record, source: str, architecture: str, remote_code: bool) -> s
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
 
-# {name}, pruned to {budget["keep"]:.0%}
+# {title}
 
-Made from `{public_source(source, name)}` by structured pruning with policyprune.
+Made from `{public_source(source, name)}` by {made} with policyprune.
 
-- units: {units} (`{config["granularity"]["name"]}`)
-- budget: {budget["keep"]:g} of `{budget["name"]}`, {budget["scope"].replace("_", " ")}
-- method: `{config["optimizer"]["name"]}` from `{config["importance"]["name"]}`{searched}{tuned}{trained}
-- calibrated on `{config["task"]["name"]}`, seed {config["seed"]}
+{chr(10).join(f"- {fact}" for fact in facts)}
 
 ```python
 from transformers import AutoModelFor{head}, AutoTokenizer
@@ -94,6 +89,48 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this")
 {shlex.join(["policyprune", *map(public_argument, record.command[1:])])}
 ```
 """
+
+
+def _pruning(record: Record) -> list[str]:
+    """What a run pruned, and how."""
+    config, budget, tuning = record.config, record.config["budget"], record.config["tuning"]["name"]
+    searched = f", {record.search['forwards']:,} forward passes" if record.search.get("forwards") else ""
+    tuned = "" if tuning == "none" else f", then scales for the kept units (`{tuning}`)"
+    return [
+        f"units: {' and '.join(config['granularity']['units'])} (`{config['granularity']['name']}`)",
+        f"budget: {budget['keep']:g} of `{budget['name']}`, {budget['scope'].replace('_', ' ')}",
+        f"method: `{config['optimizer']['name']}` from `{config['importance']['name']}`{searched}{tuned}",
+        f"calibrated on `{config['task']['name']}`, seed {config['seed']}",
+    ]
+
+
+def _before(record: Record) -> list[str]:
+    """What is known of a checkpoint that was trained back."""
+    config = record.config
+    kept = f", {config['keep']:g} of the dense model" if config["keep"] is not None else ""
+    tuned = f", tuned by `{config['tuned']}`" if config["tuned"] else ""
+    by = f", pruned by `{config['pruned_by']}`" if config["pruned_by"] else ""
+    return [
+        f"from the checkpoint `{public_source(config['model']['source'], config['model']['name'])}`{by}{kept}{tuned}"
+    ]
+
+
+def _training(record: Record) -> list[str]:
+    """How the smaller model was trained, on what, and what that gained."""
+    facts, teacher = record.recovery, record.recovery["teacher"]
+    held, items = facts["held_out"], f"sequences of {facts['length']} tokens" if "length" in facts else "examples"
+    how = "trained on the task's loss"
+    if teacher is not None:
+        how = f"distilled from the dense model `{public_source(teacher, record.config['model']['name'])}`"
+    adapters = " by low-rank adapters, which are merged" if facts["method"] == "lora" else ""
+    stays = "" if facts["outcome"] == "recovered" else "; the model is as it was before"
+    return [
+        f"then {how}{adapters}",
+        f"trained on `{facts['task']}`: {facts['tokens']:,} tokens in {facts['steps']:,} steps of {facts['batch']} "
+        f"{items}, learning rate {facts['learning_rate']:g}, seed {record.config['seed']}",
+        f"loss on {held['items']} {items} that were held out: {held['before']:.3f} before, {held['after']:.3f} after"
+        f"{stays}",
+    ]
 
 
 def of_hub(source: str) -> bool:
