@@ -51,6 +51,17 @@ def test_the_smaller_model_comes_nearer_to_the_dense_one(family: str) -> None:
     assert all(torch.equal(again.weights[key], weight) for key, weight in joint.compensation.weights.items())
 
 
+@pytest.mark.parametrize(("batch_size", "passes"), [(32, 4), (1, 2)])
+def test_few_sequences_are_passed_through_more_often(
+    llama: Probe, caplog: pytest.LogCaptureFixture, batch_size: int, passes: int
+) -> None:
+    """96 sequences are 3 steps of 32, and 96 of one."""
+    data = Sequences(torch.randint(5, 300, (100, 6)))
+    with caplog.at_level("INFO", logger="policyprune.tuning.joint"):
+        Joint(sequences=96, batch_size=batch_size).fit(llama, random_mask(llama.space, keep=0.5), lesson_on(data, 96))
+    assert sum("after a pass" in record.message for record in caplog.records) == passes
+
+
 def test_what_is_worse_on_sequences_held_out_is_not_kept(llama: Probe) -> None:
     data = Sequences(torch.randint(5, 300, (128, 20)))
     mask, lesson = random_mask(llama.space, keep=0.5), lesson_on(data, 96)

@@ -64,11 +64,20 @@ def seen_by(model: Any, out: str, batches: list[dict[str, Tensor]]) -> tuple[Ten
     return torch.cat(inputs).double(), torch.cat(results).double()
 
 
-def weights_of(subject: Probe, layer: int, batches: list[dict[str, Tensor]]) -> Tensor:
-    """Of the tokens of a layer, padding left out: (tokens, 1)."""
-    parts = residuals.weights(subject.model, subject.adapter, batches)[layer]
+def weights_of(subject: Probe, layer: int, batches: list[dict[str, Tensor]], student: Any) -> Tensor:
+    """Of the tokens of a layer, padding left out: (tokens, 1), the smaller of dense and student."""
     rows = [b.get("attention_mask", torch.ones(b["input_ids"].shape)).bool() for b in batches]
-    return torch.cat([x[own] for x, own in zip(parts, rows, strict=True)])
+    of_both = [residuals.weights(model, subject.adapter, batches)[layer] for model in (subject.model, student)]
+    dense, its = (torch.cat([x[own] for x, own in zip(parts, rows, strict=True)]) for parts in of_both)
+    return torch.minimum(dense, its)
+
+
+def student_at(subject: Probe, mask: Tensor, compensation: Compensation, key: tuple[int, str]) -> Any:
+    """The student when a block is fitted: those in front of it have their new weights."""
+    order = [(block.layer, block.kind) for block in subject.adapter.blocks]
+    done = order[: order.index(key)]
+    weights = {own: weight for own, weight in compensation.weights.items() if own in done}
+    return pruned(subject, mask, Compensation(weights=weights))
 
 
 @pytest.fixture
@@ -85,7 +94,7 @@ def test_the_first_block_has_the_ridge_solution(llama: Probe) -> None:
     _, y = seen_by(llama.model, out, batches)
     linear: Any = llama.model.get_submodule(out)
     old = pruned(llama, mask, None).get_submodule(out).weight.double()
-    tokens = weights_of(llama, 0, batches)
+    tokens = weights_of(llama, 0, batches, pruned(llama, mask, None))
     x, y = x * tokens, (y - linear.bias.double()) * tokens
     weight = (ridge * (x.T @ x).diagonal().mean()).sqrt() * torch.eye(x.shape[1], dtype=torch.float64)
     stacked = (
@@ -103,7 +112,8 @@ def test_reported_errors_are_those_of_the_shrunk_model(llama: Probe) -> None:
     smaller = pruned(llama, mask, compensation)
     for row, block in zip(report, llama.adapter.blocks, strict=True):
         (_, ours), (_, dense) = (seen_by(model, block.out, batches) for model in (smaller, llama.model))
-        off = (ours - dense) * weights_of(llama, block.layer, batches)
+        student = student_at(llama, mask, compensation, (block.layer, block.kind))
+        off = (ours - dense) * weights_of(llama, block.layer, batches, student)
         assert row["error"] == pytest.approx(float(off.square().sum()), rel=1e-2, abs=1e-3)
 
 
@@ -208,7 +218,8 @@ def test_every_family_gets_nearer_block_by_block(name: str) -> None:
         handle.remove()
     off = found[0] - found[1]
     if not last.norm:
-        off = off.flatten(0, -2) * weights_of(subject, last.layer, batches)
+        student = student_at(subject, mask, compensation, (last.layer, last.kind))
+        off = off.flatten(0, -2) * weights_of(subject, last.layer, batches, student)
     assert report[-1]["error"] == pytest.approx(float(off.square().sum()), rel=1e-2)
     assert adapt(smaller).blocks
 
@@ -235,7 +246,7 @@ def test_a_block_makes_up_for_a_share_of_what_the_residual_lacks(llama: Probe, s
     (x, _), (_, before) = (seen_by(smaller, out, batches) for out in (ffn.out, attention.out))
     (_, dense), (_, dense_before) = (seen_by(llama.model, out, batches) for out in (ffn.out, attention.out))
     linear: Any = llama.model.get_submodule(ffn.out)
-    tokens = weights_of(llama, 0, batches)
+    tokens = weights_of(llama, 0, batches, student_at(llama, mask, compensation, (0, "ffn")))
     x, y = x * tokens, (dense - linear.bias.double() + share * (dense_before - before)) * tokens
     old = pruned(llama, mask, None).get_submodule(ffn.out).weight.double()
     gram = x.T @ x
@@ -268,7 +279,7 @@ def test_units_are_selected_anew_at_the_same_widths(llama: Probe) -> None:
     x, _ = seen_by(pruned(llama, only, first), ffn.out, batches)
     _, y = seen_by(llama.model, ffn.out, batches)
     linear: Any = llama.model.get_submodule(ffn.out)
-    tokens = weights_of(llama, 0, batches)
+    tokens = weights_of(llama, 0, batches, pruned(llama, only, first))
     squares = LeastSquares.of(linear.weight)
     squares.add(x * tokens, (y - linear.bias) * tokens)
     kept = int(llama.space.views(mask)[0, "ffn"].sum())

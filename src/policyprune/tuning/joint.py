@@ -22,6 +22,7 @@ from policyprune.tuning.teacher_student import Fitted, Lesson
 log = logging.getLogger(__name__)
 
 BATCH = 8  # sequences at a time that are judged
+STEPS, MOST_PASSES = 100, 4  # where nobody says how many passes
 WARM = 4  # steps of a rising rate
 BETAS = (0.9, 0.95)
 LONGEST = 1.0  # gradient
@@ -31,7 +32,7 @@ def descend(
     prunable: PrunableModel,
     fitted: Fitted,
     lesson: Lesson,
-    passes: int,
+    passes: int | None,
     batch_size: int,
     rate: float,
 ) -> Fitted:
@@ -59,7 +60,9 @@ def descend(
     if not math.isfinite(least):
         return fitted
     generator = torch.Generator().manual_seed(0)
-    steps = passes * sum(math.ceil(len(batch) / batch_size) for batch in lesson.rows)
+    once = sum(math.ceil(len(batch) / batch_size) for batch in lesson.rows)
+    passes = passes or min(MOST_PASSES, math.ceil(STEPS / once))
+    steps = passes * once
     rate *= min(1.0, math.sqrt(max(least, 0.0)))
     groups = [{"params": [own], "lr": rate * float(own.detach().square().mean().sqrt())} for own in student.weights]
     optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0)

@@ -198,7 +198,11 @@ class Joint(Reconstruct):
     """What reconstruct gives; then all new output projections together, by descent of the divergence from dense."""
 
     name: str = named("joint")
-    passes: int = number(1, at_least=1, help="through the calibration sequences, of the descent")
+    passes: int | None = number(
+        None,
+        at_least=1,
+        help="through the calibration sequences, of the descent; null: as many as make 100 steps, four at most",
+    )
     batch_size: int = number(8, at_least=1, help="calibration sequences per step of the descent")
     learning_rate: float = number(
         3e-3,

@@ -38,9 +38,10 @@ class BlockTask:
     block lacks of the teacher's: all of it where a norm takes the sum of residual and output, else a share of it. They
     can be read once.
 
-    Where norms stand before the blocks, both are divided by the root mean square of the teacher's residual behind the
-    layer, as the next norm divides: an error counts relative to what it is added to. Without that a token with
-    massive activations is nearly all of the least-squares problem of the blocks that make and unmake these.
+    Where norms stand before the blocks, both are divided by the root mean square of the residual behind the layer, as
+    the next norm divides: an error counts relative to what it is added to. Without that a token with massive
+    activations is nearly all of the least-squares problem of the blocks that make and unmake these. Of the teacher's
+    and the student's residual it is the larger one, for a student may have such activations where its teacher has none.
     """
 
     block: Block
@@ -92,7 +93,7 @@ def block_tasks(
             wanted = aim - (_reached(passed, block) - out) - (0.0 if bias is None else bias)
             if share:
                 wanted -= share * _before(passed, block, path)
-            factor = 1.0 if block.norm else weight.to(x.device)
+            factor = 1.0 if block.norm else torch.minimum(weight.to(x.device), relative_weight(passed[path][1]))
             yield x[:, columns] * factor, wanted * factor
 
     for index, path in enumerate(adapter.layers):
