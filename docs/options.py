@@ -101,6 +101,7 @@ def classes(group: str) -> Iterator[tuple[str, type]]:
         titles = {
             "language_modeling": "Language modelling",
             "chat": "Conversations",
+            "mixture": "Mixture",
             "classification": "Classification",
         }
         for name, kind in GROUPS[group].items():

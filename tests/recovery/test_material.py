@@ -20,7 +20,7 @@ from policyprune.recovery.options import Distill, Finetune
 from policyprune.recovery.recover import Surroundings, recover
 from policyprune.tasks import build
 from policyprune.tasks.corpora import test_documents as documents_of_the_test
-from policyprune.tasks.language_modeling import test_keys as keys_of_the_test
+from policyprune.tasks.text_sources import TextSources, sources_of
 
 NAME = re.compile(r"Story 0-\d+\.")
 
@@ -38,7 +38,7 @@ def one_epoch(material: Material) -> list[Any]:
 def test_text_of_the_test_and_of_the_judges_is_not_trained_on(
     stories: LanguageModeling, tiny_tokenizer: Any, bos: int | None
 ) -> None:
-    material = of_text(Distill(length=32, held_out=24), stories, tiny_tokenizer, bos)
+    material = of_text(Distill(length=32, held_out=24), sources_of(stories), tiny_tokenizer, bos)
     tested = {name for document in documents_of_the_test(stories, None) for name in NAME.findall(document.text)}
     rows = one_epoch(material)
     trained, judging = names(rows, tiny_tokenizer), names(material.held_out, tiny_tokenizer)
@@ -55,27 +55,30 @@ def test_another_text_leaves_out_both_tests(stories: LanguageModeling, tiny_toke
     """Here the other text has the first one's documents, by the same key, and a split of its own."""
     other = replace(stories, test_files=stories.files)  # every document is a test document of that
     with pytest.raises(UsageError, match=r"recovery\.held_out: 32 sequences"):
-        of_text(Distill(length=16), stories, tiny_tokenizer, None, keys_of_the_test(other, tiny_tokenizer))
+        of_text(Distill(length=16), TextSources(training=(stories,), tests=(other,)), tiny_tokenizer, None)
     with pytest.raises(UsageError, match=r"recovery\.task: 'glue/sst2' is none of"):
         training_corpus("glue/sst2", "recovery.task")
     assert training_corpus("c4", "recovery.task").source == "allenai/c4"
 
 
 def test_epochs_are_of_different_orders_and_always_the_same(stories: LanguageModeling, tiny_tokenizer: Any) -> None:
-    first, again = (of_text(Distill(length=32), stories, tiny_tokenizer, None) for _ in range(2))
+    first, again = (of_text(Distill(length=32), sources_of(stories), tiny_tokenizer, None) for _ in range(2))
     length = len(one_epoch(first))
     rows = torch.stack(list(islice(first.training, 2 * length + 3)))
     assert torch.equal(rows, torch.stack(list(islice(again.training, 2 * length + 3))))
     assert not torch.equal(rows[:length], rows[length : 2 * length])
     other = of_text(
-        Distill(length=32), replace(stories, calibration=replace(stories.calibration, seed=5)), tiny_tokenizer, None
+        Distill(length=32),
+        sources_of(replace(stories, calibration=replace(stories.calibration, seed=5))),
+        tiny_tokenizer,
+        None,
     )
     assert not torch.equal(rows[:3], torch.stack(list(islice(other.training, 3))))
 
 
 def test_too_little_text_is_refused(stories: LanguageModeling, tiny_tokenizer: Any) -> None:
     with pytest.raises(UsageError, match=r"recovery\.held_out: 500 sequences of 128 tokens leave nothing"):
-        of_text(Distill(held_out=500), stories, tiny_tokenizer, None)
+        of_text(Distill(held_out=500), sources_of(stories), tiny_tokenizer, None)
 
 
 def classification(folder: Path) -> Classification:

@@ -16,6 +16,7 @@ from policyprune.recovery.material import Material, of_text
 from policyprune.recovery.options import Distill, Finetune, Lora
 from policyprune.recovery.recover import Recovered, Surroundings, held_out_loss, recover
 from policyprune.recovery.trainer import Teaching, arguments_of, last_whole
+from policyprune.tasks.text_sources import sources_of
 
 SHORT = {"steps": 24, "batch_size": 8, "length": 16, "held_out": 16, "evaluations": 4, "dtype": "float32"}
 FAST = {**SHORT, "learning_rate": 3e-3}
@@ -23,7 +24,7 @@ FAST = {**SHORT, "learning_rate": 3e-3}
 
 @pytest.fixture(scope="module")
 def material(stories: Any, tiny_tokenizer: Any) -> Material:
-    return of_text(Distill(**FAST), stories, tiny_tokenizer, None)
+    return of_text(Distill(**FAST), sources_of(stories), tiny_tokenizer, None)
 
 
 def recovered(model: Any, options: Trained, material: Material, folder: Path, dense: Any = None) -> Recovered:

@@ -22,6 +22,7 @@ from policyprune.tasks import build
 from policyprune.tasks.corpora import calibration_documents
 from policyprune.tasks.corpora import test_documents as documents_of_the_test
 from policyprune.tasks.in_memory import Cutting, in_memory
+from policyprune.tasks.text_sources import sources_of
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -169,7 +170,7 @@ def test_conversations_are_trained_on_and_measured_by_their_word(tmp_path: Path,
     assert isinstance(measured, Chat)
     assert (measured.name, measured.test_files, trained.test_files) == ("own", [str(path)], None)
     assert training_corpus("tulu3", "recovery.task").source == "allenai/tulu-3-sft-mixture"
-    material = of_text(Distill(length=32, held_out=8), trained, tokenizer, None)
+    material = of_text(Distill(length=32, held_out=8), sources_of(trained), tokenizer, None)
     rows = [*material.held_out, *material.training._epoch(0)]
     assert tokenizer.eos_token_id in torch.cat(rows)
     tested = {document.text for document in documents_of_the_test(trained, tokenizer)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from policyprune.config.schema import Config, LanguageModeling, Task, Trained
+from policyprune.config.schema import Config, Task, Text, Trained
 from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency_table import block_latency
@@ -53,7 +53,7 @@ def check(config: Config) -> None:
 def check_training(options: Trained, task: Task, model: PreTrainedModel, device: torch.device) -> None:
     """UsageError for a device that is not trained on, and for sequences longer than the model's positions."""
     check_device(device)
-    if isinstance(task, LanguageModeling):
+    if isinstance(task, Text):
         check_positions(model, {"recovery.length": options.length})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from policyprune.config.schema import Evaluating, LanguageModeling, Recovering, Task
+from policyprune.config.schema import Evaluating, Recovering, Task, Text
 from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency import latencies
@@ -51,7 +51,7 @@ def run(config: Evaluating, folder: Path) -> Record:
 
 def task_of(config: Evaluating | Recovering) -> Task:
     """The task, with BOS where it stood in the data of the run that made the checkpoint."""
-    if isinstance(config.task, LanguageModeling) and config.task.bos == "auto" and config.recorded_bos is not None:
+    if isinstance(config.task, Text) and config.task.bos == "auto" and config.recorded_bos is not None:
         return replace(config.task, bos=config.recorded_bos)
     return config.task
 

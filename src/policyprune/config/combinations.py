@@ -12,12 +12,14 @@ from policyprune.config.schema import (
     Exporting,
     Labelled,
     LanguageModeling,
+    Mixture,
     Recovering,
     Task,
+    Text,
     Trained,
 )
 from policyprune.config.schema.inputs import UNITS
-from policyprune.config.texts import corpus_of, training_corpus
+from policyprune.config.texts import corpus_of, parts_of, shares, training_corpus
 from policyprune.errors import UsageError
 from policyprune.processes import processes
 
@@ -44,7 +46,9 @@ def check_combinations(config: Config) -> None:
 
 
 def check_task(task: Task) -> None:
-    """Raise UsageError for a text from nowhere, and for labelled examples without text or without a test split."""
+    """Raise UsageError for a text from nowhere, a mixture of none, and labelled examples without text or test split."""
+    if isinstance(task, Mixture):
+        _check_mixture(task)
     if isinstance(task, LanguageModeling) and (task.source is None) == (task.files is None):
         raise UsageError("task.source, task.files: give exactly one of them, a hub data set or a list of files")
     if isinstance(task, Classification) and len(task.text_columns) not in (1, 2):
@@ -53,10 +57,28 @@ def check_task(task: Task) -> None:
         raise UsageError("task.test_splits: [] leaves nothing to measure, name one or more such as [validation]")
 
 
+def _check_mixture(task: Mixture) -> None:
+    """Raise UsageError for parts that are none, named twice, or without a share."""
+    twice = [word for word in task.parts if task.parts.count(word) > 1]
+    if not task.parts or twice:
+        wrong = f"{twice[0]!r} stands there twice" if twice else "empty"
+        raise UsageError(f"task.parts: {wrong}, name the texts of the mixture, such as [wikipedia,chat:own.jsonl]")
+    parts_of(task)
+    if len(task.weights) not in (0, len(task.parts)):
+        raise UsageError(f"task.weights: {task.weights} are not {len(task.parts)}, one for each of task.parts")
+
+
 def _check_calibration(config: Config) -> None:
-    """Raise UsageError for more sequences than there are."""
+    """Raise UsageError for more sequences than there are, and for a text of a mixture that has none of them."""
     task, wanted = config.task, config.importance.sequences
-    if not isinstance(task, LanguageModeling) or not config.importance.needs_calibration or wanted is None:
+    if isinstance(task, Mixture):
+        counts = shares(task.weights or [1] * len(task.parts), task.calibration.count)
+        if 0 in counts:
+            raise UsageError(
+                f"task.weights: {task.parts[counts.index(0)]!r} gets none of the {task.calibration.count} sequences of "
+                "task.calibration.count"
+            )
+    if not isinstance(task, Text) or not config.importance.needs_calibration or wanted is None:
         return
     if wanted > task.calibration.count:
         raise UsageError(
@@ -106,7 +128,7 @@ def check_recovery(recovery: Trained, task: Task) -> None:
     if recovery.task is None:
         return
     training_corpus(recovery.task, "recovery.task")
-    if not isinstance(task, LanguageModeling):
+    if not isinstance(task, Text):
         raise UsageError(
             f"recovery.task: {recovery.task!r}, but task={task.name} is trained on its own examples; use null"
         )
@@ -222,14 +244,14 @@ def _check_recovering(config: Recovering) -> None:
 
 def check_evaluation(evaluation: Evaluation, task: Task) -> None:
     """Raise UsageError for questions and texts to a model that is no language model, and for texts of one name."""
-    if evaluation.zero_shot.tasks and not isinstance(task, LanguageModeling):
+    if evaluation.zero_shot.tasks and not isinstance(task, Text):
         raise UsageError(
             f"evaluation.zero_shot.tasks: {task.name!r} is no language modelling, only language models are asked; "
             "use evaluation=perplexity"
         )
     if not evaluation.texts:
         return
-    if not isinstance(task, LanguageModeling):
+    if not isinstance(task, Text):
         raise UsageError(
             f"evaluation.texts: {evaluation.texts}, but task={task.name} is no language modelling and has no "
             "perplexity; use []"
@@ -239,8 +261,9 @@ def check_evaluation(evaluation: Evaluation, task: Task) -> None:
             f"evaluation.texts: {evaluation.texts} are measured at evaluation.lengths, which is empty; give some "
             "such as [128]"
         )
-    if task.name in evaluation.texts:
-        raise UsageError(f"evaluation.texts: {task.name!r} is the task's own text, which is measured anyway")
+    own = task.parts[0] if isinstance(task, Mixture) else task.name
+    if own in evaluation.texts:
+        raise UsageError(f"evaluation.texts: {own!r} is the task's own text, which is measured anyway")
     names = [corpus_of(text).name for text in evaluation.texts]
     twice = [name for name in names if names.count(name) > 1]
     if twice:

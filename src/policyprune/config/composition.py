@@ -28,6 +28,7 @@ from policyprune.config.schema import (
     Finetuning,
     LanguageModeling,
     LatencyBudget,
+    Mixture,
     Model,
     QuestionAnswering,
     Recovering,
@@ -49,6 +50,7 @@ GROUPS: dict[str, dict[str, Any]] = {  # schemas of groups that have several; th
     "task": {
         "language_modeling": LanguageModeling,
         "chat": Chat,
+        "mixture": Mixture,
         "classification": Classification,
         "question_answering": QuestionAnswering,
     },

@@ -16,14 +16,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from policyprune.config.composition import key_of, literal, quoted
 from policyprune.config.messages import one_line
-from policyprune.config.schema import Chat, Classification, Evaluation, LanguageModeling, Model, QuestionAnswering
+from policyprune.config.schema import (
+    Chat,
+    Classification,
+    Evaluation,
+    LanguageModeling,
+    Mixture,
+    Model,
+    QuestionAnswering,
+)
 from policyprune.errors import UsageError
 from policyprune.storage.record_file import RECORD_FILE, method_name, read_content
 from policyprune.storage.sources import PACKAGE, locate
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
 SET_BY_TARGET = ("run", "plan", "state")  # keys that the first word of the command line decides
-GROUPS = {"task": (LanguageModeling, Chat, Classification, QuestionAnswering), "evaluation": (Evaluation,)}
+GROUPS = {"task": (LanguageModeling, Chat, Mixture, Classification, QuestionAnswering), "evaluation": (Evaluation,)}
 CARRIED = ("teacher", "teacher_revision", "pruned_by", "tuned", "keep")  # what a recovery says of the run before it
 LOADING = ("device", "dtype", "attn_implementation", "device_map")  # how a run held its model
 

@@ -1,12 +1,14 @@
-"""What the words of `evaluation.texts`, and of `recovery.task`, stand for. No torch here."""
+"""What the words of `evaluation.texts`, `recovery.task` and `task.parts` stand for. No torch here."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from policyprune.config.option_files import read_option
 from policyprune.config.registry import options
-from policyprune.config.schema import Chat, LanguageModeling
+from policyprune.config.schema import Chat, LanguageModeling, Mixture
 from policyprune.errors import UsageError
 
 FILE = re.compile(r"\.(txt|json|jsonl|csv|tsv|parquet)(\.gz)?")
@@ -40,6 +42,21 @@ def corpus_of(word: str, key: str = "evaluation.texts") -> LanguageModeling:
 def training_corpus(word: str, key: str) -> LanguageModeling:
     """The same to be trained on: of a file a hashed share is its test part."""
     return replace(corpus_of(word, key), test_files=None)
+
+
+def parts_of(task: Mixture) -> list[LanguageModeling]:
+    """The texts of a mixture, to be trained on, with its calibration. UsageError for words that stand for none."""
+    return [replace(training_corpus(word, "task.parts"), calibration=task.calibration) for word in task.parts]
+
+
+def shares(weights: Sequence[float], total: int) -> list[int]:
+    """Whole numbers in proportion to the weights, with the sum `total`, by the method of the largest remainder."""
+    exact = [Fraction(weight) * total / sum(map(Fraction, weights)) for weight in weights]
+    whole = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda part: whole[part] - exact[part])
+    for part in by_remainder[: total - sum(whole)]:
+        whole[part] += 1
+    return whole
 
 
 def _corpora() -> dict[str, LanguageModeling]:

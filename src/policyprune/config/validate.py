@@ -22,11 +22,12 @@ from policyprune.config.schema import (
     Finetuning,
     Labelled,
     LanguageModeling,
+    Mixture,
     Recovering,
     Trained,
     Wandb,
 )
-from policyprune.config.texts import corpus_of, training_corpus
+from policyprune.config.texts import corpus_of, parts_of, training_corpus
 from policyprune.errors import UsageError
 from policyprune.storage.sources import check_source, locate
 
@@ -164,6 +165,8 @@ def _files(config: Run) -> list[tuple[str, str]]:
         files += [(f"task.data_files.{split}", path) for split, path in task.data_files.items()]
         if task.origin == "embedded":
             files += [(f"task.offline_files.{split}", path) for split, path in task.offline_files.items()]
+    elif isinstance(task, Mixture):
+        files += [("task.parts", path) for part in parts_of(task) for path in part.files or []]
     for text in config.evaluation.texts:
         files += [("evaluation.texts", path) for path in corpus_of(text).files or []]
     if isinstance(config, Config | Recovering) and isinstance(config.recovery, Trained) and config.recovery.task:

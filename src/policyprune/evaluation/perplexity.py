@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from policyprune.config.schema import Evaluation, LanguageModeling, Task
+from policyprune.config.schema import Evaluation, Task, Text
 from policyprune.evaluation.fresh_process import perplexity_elsewhere
 from policyprune.evaluation.measures import Measure, digest, finite
 from policyprune.evaluation.zero_shot import ZeroShotQuestions
@@ -70,7 +70,7 @@ def check_lengths(options: Evaluation, task: Task, model: PreTrainedModel) -> No
 
     Weights are not needed.
     """
-    if isinstance(task, LanguageModeling) and options.lengths:
+    if isinstance(task, Text) and options.lengths:
         check_positions(model, {"evaluation.lengths": max(options.lengths)})
     if options.latency.repeats and options.latency.batch_sizes:
         check_positions(model, {"evaluation.latency.length": options.latency.length})

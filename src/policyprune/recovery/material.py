@@ -3,7 +3,7 @@
 Neither is of the test data: documents and examples of the test are left out, as they are for calibration.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import Any
@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.fields import SEEDS
-from policyprune.config.schema import Labelled, LanguageModeling, Task, Trained
+from policyprune.config.schema import Labelled, LanguageModeling, Task, Text, Trained
 from policyprune.config.texts import training_corpus
 from policyprune.errors import UsageError
 from policyprune.recovery.losses import Batch
@@ -23,6 +23,7 @@ from policyprune.tasks.classification import ClassificationTask
 from policyprune.tasks.corpora import Document, calibration_documents
 from policyprune.tasks.language_modeling import TextTask, cut, pack, test_keys
 from policyprune.tasks.question_answering import QuestionAnsweringTask
+from policyprune.tasks.text_sources import TextSources
 
 CHUNK = 512  # sequences that are cut and shuffled at a time, batches of examples of like length
 HELD_OUT = {False: 32, True: 512}  # sequences of text, labelled examples
@@ -60,54 +61,55 @@ def material_of(
     options: Trained, config: Task, task: BuiltTask, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Material:
     """The training data of a task; `config.calibration.seed` orders it. UsageError where there is too little."""
-    if isinstance(config, LanguageModeling):
+    if isinstance(config, Text):
         assert isinstance(task, TextTask)
-        if options.task is None:
-            return of_text(options, config, tokenizer, task.bos)
-        other = training_corpus(options.task, "recovery.task")
-        other = replace(other, calibration=replace(other.calibration, seed=config.calibration.seed))
-        return of_text(options, other, tokenizer, task.bos, test_keys(config, tokenizer))
+        assert task.sources is not None
+        sources = task.sources
+        if options.task is not None:
+            other = replace(training_corpus(options.task, "recovery.task"), calibration=config.calibration)
+            sources = TextSources(training=(other,), tests=(other, *sources.tests))
+        return of_text(options, sources, tokenizer, task.bos)
     assert isinstance(config, Labelled)
     every = build(replace(config, calibration=replace(config.calibration, count=None)), tokenizer, model)
     assert isinstance(every, ClassificationTask | QuestionAnsweringTask)
     return of_examples(options, every, model)
 
 
-def of_text(
-    options: Trained,
-    config: LanguageModeling,
-    tokenizer: PreTrainedTokenizerBase,
-    bos: int | None,
-    without: Collection[str] = (),
-) -> Material:
-    """Sequences of packed documents, of which the first ones are held out as documents.
+def of_text(options: Trained, sources: TextSources, tokenizer: PreTrainedTokenizerBase, bos: int | None) -> Material:
+    """Sequences of packed documents, of which the first ones are held out as documents; test documents are left out.
 
-    Test documents are left out, and those whose key is in `without`.
+    Of several corpora each `CHUNK` sequences, and those that are held out, have their shares. An epoch ends with the
+    first corpus that does.
     """
-    tested, seed = (
-        test_keys(config, tokenizer) | set(without),
-        config.calibration.drawn_by + 1,
-    )  # not calibration's order
+    corpora, tested = sources.training, test_keys(sources, tokenizer)
+    seed = corpora[0].calibration.drawn_by + 1  # not calibration's order
     fresh, wanted = options.length - (bos is not None), options.held_out or HELD_OUT[False]
 
-    def documents(epoch: int, without: set[str]) -> Iterator[Document]:
-        seeded = replace(config.calibration, seed=(seed + epoch) % SEEDS)
-        return calibration_documents(replace(config, calibration=seeded), without, tokenizer)
+    def documents(corpus: LanguageModeling, epoch: int, without: set[str]) -> Iterator[Document]:
+        seeded = replace(corpus.calibration, seed=(seed + epoch) % SEEDS)
+        return calibration_documents(replace(corpus, calibration=seeded), without, tokenizer)
 
-    judges, tokens = set(tested), list[int]()
-    for document in documents(0, tested):
-        if len(tokens) >= wanted * fresh:
-            break
-        judges.add(document.key)
-        tokens += pack(tokenizer, [document.text], config.separator)
-    held_out = cut(torch.tensor(tokens[: wanted * fresh], dtype=torch.long), options.length, bos)
+    judges, held_out = set(tested), list[Tensor]()
+    for corpus, share in zip(corpora, sources.shares(wanted), strict=True):
+        tokens = list[int]()
+        for document in documents(corpus, 0, tested):
+            if len(tokens) >= share * fresh:
+                break
+            judges.add(document.key)
+            tokens += pack(tokenizer, [document.text], corpus.separator)
+        held_out += cut(torch.tensor(tokens[: share * fresh], dtype=torch.long), options.length, bos)
 
     def epoch(number: int) -> Iterator[Tensor]:
-        texts = (document.text for document in documents(number, judges))
-        generator = torch.Generator().manual_seed(seed + number)
-        while len(packed := pack(tokenizer, texts, config.separator, CHUNK * fresh)) >= fresh:
-            rows = cut(torch.tensor(packed), options.length, bos)
-            yield from rows[torch.randperm(len(rows), generator=generator)]
+        texts = [(document.text for document in documents(corpus, number, judges)) for corpus in corpora]
+        generator, most = torch.Generator().manual_seed(seed + number), CHUNK
+        while most == CHUNK:
+            rows = []
+            for corpus, own, share in zip(corpora, texts, sources.shares(CHUNK), strict=True):
+                packed = pack(tokenizer, own, corpus.separator, share * fresh)
+                rows.append(cut(torch.tensor(packed, dtype=torch.long), options.length, bos))
+            most, shares = _most([len(part) for part in rows], sources)
+            chunk = torch.cat([part[:share] for part, share in zip(rows, shares, strict=True)])
+            yield from chunk[torch.randperm(most, generator=generator)]
 
     training = Endless(epoch)
     if len(held_out) < wanted or training.empty:
@@ -115,8 +117,17 @@ def of_text(
             f"recovery.held_out: {wanted} sequences of {options.length} tokens leave nothing of the training text to "
             "train on, use less"
         )
-    facts = {"task": config.name, "length": options.length, "held_out_documents": len(judges) - len(tested)}
-    return Material(training=training, held_out=list(held_out), collate=_tokens, labelled=False, facts=facts)
+    facts = {"task": sources.name, "length": options.length, "held_out_documents": len(judges) - len(tested)}
+    return Material(training=training, held_out=held_out, collate=_tokens, labelled=False, facts=facts)
+
+
+def _most(there: list[int], sources: TextSources) -> tuple[int, list[int]]:
+    """The most sequences, `CHUNK` at most, of which each corpus has its share, and these shares."""
+    for total in range(CHUNK, -1, -1):
+        shares = sources.shares(total)
+        if all(share <= own for share, own in zip(shares, there, strict=True)):
+            return total, shares
+    raise AssertionError("none of no sequences is always there")
 
 
 def _tokens(rows: list[Tensor]) -> Batch:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from policyprune.config.schema import Config, LanguageModeling
+from policyprune.config.schema import Config, Text
 from policyprune.errors import RunError
 from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
@@ -46,7 +46,7 @@ def prepared(config: Config, expected: dict[str, Any]) -> Iterator[Each]:
     """How this process evaluates masks; ValueError where its briefing is not the one that rank 0 `expected`."""
     model, tokenizer = load(config.model, config.task)
     options = config.task
-    if isinstance(options, LanguageModeling):
+    if isinstance(options, Text):
         options = replace(options, bos=expected["protocol"]["bos"])
     task = build(options, tokenizer)
     prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)

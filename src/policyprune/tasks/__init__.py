@@ -37,6 +37,7 @@ class TaskModule(Protocol):
 TASKS: dict[type[schema.Task], TaskModule] = {
     schema.LanguageModeling: language_modeling,
     schema.Chat: language_modeling,
+    schema.Mixture: language_modeling,
     schema.Classification: classification,
     schema.QuestionAnswering: question_answering,
 }

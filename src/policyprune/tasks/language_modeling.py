@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from policyprune.config.schema import Chat, LanguageModeling
+from policyprune.config.schema import Calibration, Chat, LanguageModeling, Text
 from policyprune.errors import UsageError
 from policyprune.models.sequences import longest_sequence, token_losses
 from policyprune.tasks.chat import template_of
 from policyprune.tasks.corpora import Document, calibration_documents, test_documents
 from policyprune.tasks.task import check_positions
+from policyprune.tasks.text_sources import TextSources, sources_of
 
 SEPARATOR = "\n\n"
 BATCH = 64  # texts that are tokenised at a time
@@ -119,12 +120,14 @@ class TextTask(Sequences):
     """Calibration sequences and the tokens of the test text (T,); `protocol` says how both were made.
 
     `bos` is the token in front of each test window, which each calibration sequence has too; None: they begin anywhere.
-    `calibrated_on` has the documents that calibration sequences were cut from (`Document.letters`).
+    `calibrated_on` has the documents that calibration sequences were cut from (`Document.letters`), `sources` where
+    there are more.
     """
 
     test: Tensor
     bos: int | None
     calibrated_on: frozenset[str] = frozenset()
+    sources: TextSources | None = None
 
     def check(self, model: PreTrainedModel) -> list[str]:
         """Nothing to say: any causal model can be measured on text."""
@@ -150,44 +153,63 @@ def test_windows(tokens: Tensor, length: int, bos: int | None, max_tokens: int |
     return windows if max_tokens is None else windows[: max(1, max_tokens // length)]
 
 
-def check_model(config: LanguageModeling, model: PreTrainedModel) -> None:
+def check_model(config: Text, model: PreTrainedModel) -> None:
     """UsageError for calibration sequences that are longer than the model's positions."""
     check_positions(model, {"task.calibration.length": config.calibration.length})
 
 
-def build(
-    config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
-) -> TextTask:
-    """Read, split and tokenise the corpus; UsageError when it is too small for what is asked.
+def build(config: Text, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> TextTask:
+    """Read, split and tokenise the corpora; UsageError when they are too small for what is asked.
 
     `model` is asked where `task.bos=auto` leaves open how its sequences and windows begin.
     """
-    held_out = test_documents(config, tokenizer)
-    keys = keys_of(held_out)
-    config, measured = _with_bos(config, tokenizer, model, keys)
-    text = config.separator.join(document.text for document in held_out)
+    sources = sources_of(config)
+    tests = [test_documents(corpus, tokenizer) for corpus in sources.tests]
+    keys = keys_of(chain.from_iterable(tests))
+    where, measured = _where_bos(config.bos, sources, tokenizer, model, keys)
+    measure = sources.tests[0]
+    text = measure.separator.join(document.text for document in tests[0])
     protocol = {
         "corpus": config.name,
-        "source": config.source or config.files,
-        "subset": config.subset,
-        **({"test_source": config.test_source, "test_subset": config.test_subset} if config.test_source else {}),
-        **({"template": template_of(tokenizer, config.template).digest} if isinstance(config, Chat) else {}),
-        "separator": config.separator,
-        "bos": config.bos,
+        **_origin(config, sources, tokenizer),
+        "separator": measure.separator,
+        "bos": where,
         **({"bos_measured": measured} if measured else {}),
         "tokenizer": hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:12],
         "calibration": {
-            "split": config.calibration_split,
+            "split": sources.training[0].calibration_split,
             "count": config.calibration.count,
             "length": config.calibration.length,
             "seed": config.calibration.drawn_by,
         },
-        "test_split": config.test_split if config.source or config.test_source else "held-out documents",
+        "test_split": measure.test_split if measure.source or measure.test_source else "held-out documents",
         "test_text": hash_of(text),
     }
-    bos = int(tokenizer.bos_token_id) if config.bos == "window" else None
-    ids, read = _calibration(config, tokenizer, keys, bos)
-    return TextTask(ids, protocol, test=test_tokens(tokenizer, text, config.bos), bos=bos, calibrated_on=read)
+    bos = int(tokenizer.bos_token_id) if where == "window" else None
+    ids, read = _calibration(config.calibration, sources, tokenizer, keys, bos)
+    test = test_tokens(tokenizer, text, where)
+    return TextTask(ids, protocol, test=test, bos=bos, calibrated_on=read, sources=sources)
+
+
+def _origin(config: Text, sources: TextSources, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Where the text came from, for the record."""
+    if isinstance(config, LanguageModeling):
+        return _of_corpus(config, tokenizer)
+    counts = sources.shares(config.calibration.count)
+    parts = [
+        {"corpus": corpus.name, "sequences": count, **_of_corpus(corpus, tokenizer)}
+        for corpus, count in zip(sources.training, counts, strict=True)
+    ]
+    return {"parts": parts, "test_of": sources.tests[0].name}
+
+
+def _of_corpus(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {
+        "source": config.source or config.files,
+        "subset": config.subset,
+        **({"test_source": config.test_source, "test_subset": config.test_subset} if config.test_source else {}),
+        **({"template": template_of(tokenizer, config.template).digest} if isinstance(config, Chat) else {}),
+    }
 
 
 def test_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bos: str) -> Tensor:
@@ -202,9 +224,9 @@ def hash_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def test_keys(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> set[str]:
+def test_keys(sources: TextSources, tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """What the test documents are known by, so that no other stage looks at them."""
-    return keys_of(test_documents(config, tokenizer))
+    return keys_of(chain.from_iterable(test_documents(corpus, tokenizer) for corpus in sources.tests))
 
 
 def keys_of(documents: Iterable[Document]) -> set[str]:
@@ -228,49 +250,63 @@ def where_bos_stands(model: PreTrainedModel, bos: int, tokens: Tensor) -> tuple[
     return "window" if matters else "text", measured
 
 
-def _with_bos(
-    config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None, held_out: set[str]
-) -> tuple[LanguageModeling, dict[str, float | int]]:
-    """The config with `auto` decided, and both losses of the model, whatever the config says.
+def _where_bos(
+    choice: str,
+    sources: TextSources,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | None,
+    held_out: set[str],
+) -> tuple[str, dict[str, float | int]]:
+    """The choice with `auto` decided, and both losses of the model on the first corpus, whatever the choice.
 
     They are of the same text whatever the run's seed.
     """
     if tokenizer.bos_token_id is None:
-        if config.bos == "window":
+        if choice == "window":
             raise UsageError("task.bos: 'window', but this tokenizer has no BOS token, use text or none")
-        return (replace(config, bos="none") if config.bos == "auto" else config), {}
+        return ("none" if choice == "auto" else choice), {}
     if model is None:
-        assert config.bos != "auto", "only a model can tell where BOS has to stand"
-        return config, {}
-    seeded = replace(config, calibration=replace(config.calibration, seed=0))
+        assert choice != "auto", "only a model can tell where BOS has to stand"
+        return choice, {}
+    corpus = sources.training[0]
+    seeded = replace(corpus, calibration=replace(corpus.calibration, seed=0))
     tokens, _ = _calibration_tokens(seeded, tokenizer, held_out, BOS_WINDOWS * BOS_LENGTH)
     if len(tokens) < 2:
-        key = "source" if config.source else "files"
+        key = "source" if corpus.source else "files"
         raise UsageError(f"task.{key}: no text is left for calibration, all of it is held out for the test")
     chosen, measured = where_bos_stands(model, int(tokenizer.bos_token_id), torch.tensor(tokens))
     losses = measured["loss_with_bos"], measured["loss_without_bos"]
-    option = f"auto: {chosen}" if config.bos == "auto" else config.bos
+    option = f"auto: {chosen}" if choice == "auto" else choice
     log.info("task.bos=%s, the model's loss is %.3f with BOS in front of windows, %.3f without", option, *losses)
-    return (replace(config, bos=chosen) if config.bos == "auto" else config), measured
+    return (chosen if choice == "auto" else choice), measured
 
 
 def _calibration(
-    config: LanguageModeling, tokenizer: PreTrainedTokenizerBase, held_out: set[str], bos: int | None
+    calibration: Calibration,
+    sources: TextSources,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: set[str],
+    bos: int | None,
 ) -> tuple[Tensor, frozenset[str]]:
     """Sequences (count, length) cut from the packed documents and shuffled, led by `bos` where it is given.
 
     Also the documents that were read for them.
     """
-    count, length = config.calibration.count, config.calibration.length
+    length = calibration.length
     fresh = length if bos is None else length - 1
-    tokens, read = _calibration_tokens(config, tokenizer, held_out, count * fresh)
-    if len(tokens) < count * fresh:
-        raise UsageError(
-            f"task.calibration.count: {count} sequences of {length} tokens are "
-            f"more than the corpus holds, use at most {len(tokens) // fresh}"
-        )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(config.calibration.drawn_by))
-    return cut(torch.tensor(tokens, dtype=torch.long), length, bos)[order], read
+    parts, read = list[Tensor](), frozenset[str]()
+    for corpus, count in zip(sources.training, sources.shares(calibration.count), strict=True):
+        tokens, documents = _calibration_tokens(corpus, tokenizer, held_out, count * fresh)
+        if len(tokens) < count * fresh:
+            holder = "the corpus" if len(sources.training) == 1 else repr(corpus.name)
+            raise UsageError(
+                f"task.calibration.count: {count} sequences of {length} tokens are "
+                f"more than {holder} holds, use at most {len(tokens) // fresh}"
+            )
+        parts.append(cut(torch.tensor(tokens, dtype=torch.long), length, bos))
+        read |= documents
+    order = torch.randperm(calibration.count, generator=torch.Generator().manual_seed(calibration.drawn_by))
+    return torch.cat(parts)[order], read
 
 
 def _calibration_tokens(

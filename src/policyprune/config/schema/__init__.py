@@ -15,9 +15,11 @@ from policyprune.config.schema.inputs import (
     LanguageModeling,
     Latency,
     LatencyBudget,
+    Mixture,
     Model,
     QuestionAnswering,
     Task,
+    Text,
     ZeroShot,
 )
 from policyprune.config.schema.run import (
@@ -56,6 +58,7 @@ __all__ = [
     "LanguageModeling",
     "Latency",
     "LatencyBudget",
+    "Mixture",
     "Model",
     "Optimizer",
     "QuestionAnswering",
@@ -64,6 +67,7 @@ __all__ = [
     "Safety",
     "Stepwise",
     "Task",
+    "Text",
     "Tracker",
     "Trained",
     "Training",

@@ -111,7 +111,20 @@ class Task:
 
 
 @dataclass(kw_only=True)
-class LanguageModeling(Task):
+class Text(Task):
+    """Base of the tasks of next-token prediction: calibration sequences are cut from text."""
+
+    bos: str = choice(
+        "auto",
+        choices=("auto", "none", "text", "window"),
+        help="begin-of-sequence token: nowhere, first in the test text, or in each sequence and window; "
+        "auto: what gives the dense model the lower loss",
+    )
+    calibration: Calibration = field(default_factory=Calibration)
+
+
+@dataclass(kw_only=True)
+class LanguageModeling(Text):
     """Next-token prediction on a corpus: calibration sequences, and a perplexity protocol."""
 
     source: str | None = setting(None, help="hub id of a data set; null where `files` are read")
@@ -129,14 +142,7 @@ class LanguageModeling(Task):
     text_column: str = setting("text", help="column that holds the text")
     key_column: str | None = setting(None, help="what the held-out share is hashed by; null: the text itself")
     separator: str = setting("\n\n", help="joins the test documents")
-    bos: str = choice(
-        "auto",
-        choices=("auto", "none", "text", "window"),
-        help="begin-of-sequence token: nowhere, first in the test text, or in each sequence and window; "
-        "auto: what gives the dense model the lower loss",
-    )
     test_documents: int | None = number(None, at_least=1, help="the first documents of the test split; null: all")
-    calibration: Calibration = field(default_factory=Calibration)
 
 
 @dataclass(kw_only=True)
@@ -147,6 +153,16 @@ class Chat(LanguageModeling):
     key_column: str | None = setting(None, help="what the held-out share is hashed by; null: the messages themselves")
     separator: str = setting("", help="stands between conversations, beside what the template has")
     template: str | None = setting(None, help="file with another chat template (Jinja); null: the tokenizer's own")
+
+
+@dataclass(kw_only=True)
+class Mixture(Text):
+    """Next-token prediction on several texts, each with its share of the sequences; the first one has the test."""
+
+    parts: list[str] = setting([], help="the texts: options of `task`, files or hub ids, these also behind chat:")
+    weights: list[float] = number(
+        [], above=0, help="shares of the texts in the sequences, whatever their sum; empty: the same of each"
+    )
 
 
 @dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from policyprune.config.fields import SEEDS, Described, choice, named, number, setting, size
-from policyprune.config.schema.inputs import Budget, Evaluation, Granularity, LanguageModeling, Model, Task
+from policyprune.config.schema.inputs import Budget, Evaluation, Granularity, Model, Task, Text
 from policyprune.errors import UsageError
 
 NAME = "which option this is"
@@ -71,7 +71,7 @@ class Stepwise(Optimizer):
     def check(self, config: "Config") -> None:
         """A batch may not be more than there is."""
         task = config.task
-        if isinstance(task, LanguageModeling) and self.batch_size > task.calibration.count:
+        if isinstance(task, Text) and self.batch_size > task.calibration.count:
             raise UsageError(
                 f"optimizer.batch_size: {self.batch_size} is more than the {task.calibration.count} sequences of "
                 "task.calibration.count"
