@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Key
 from policyprune.search.prune import BATCH
-from policyprune.tasks.language_modeling import Sequences
+from policyprune.tasks.packing import Sequences
 from policyprune.tasks.task import by_length
 
 KEEP = 0.5  # of every block, where a part has one rate

@@ -102,6 +102,7 @@ def classes(group: str) -> Iterator[tuple[str, type]]:
             "language_modeling": "Language modelling",
             "chat": "Conversations",
             "mixture": "Mixture",
+            "generated": "Generated text",
             "classification": "Classification",
         }
         for name, kind in GROUPS[group].items():

@@ -61,3 +61,23 @@ def test_a_mixture_is_pruned_on_recovered_on_and_evaluated(model: Path, corpus: 
     done("evaluate", "run", "hydra.run.dir=again", cwd=tmp_path)
     again = perplexities(record_of(tmp_path / "again"))["evaluated"]
     assert again == pytest.approx(perplexities(record)["recovered"], rel=1e-3)
+
+
+def test_the_dense_model_writes_once_for_a_run_and_its_recovery(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path / "cache"))
+    common = [f"model.source={model}", "model.name=tiny", *SMALL_TASK, *SMALL_EVALUATION]
+    task = ["task=generated", f"task.test_task={corpus}", "task.length=24", "task.tokens=2000"]
+    done(*task, *common, *QUICK, "hydra.run.dir=run", cwd=tmp_path)
+    record = record_of(tmp_path / "run")
+    assert record.protocol["test_of"] == "stories"
+    done("evaluate", "run", "hydra.run.dir=again", cwd=tmp_path)
+    again = perplexities(record_of(tmp_path / "again"))["evaluated"]
+    assert again == pytest.approx(perplexities(record)["tuned"], rel=1e-3)
+    few = [*TRAINED[1:], "recovery.dtype=float32"]
+    done("recover", "run", "recovery=finetune", *few, "hydra.run.dir=recovered", cwd=tmp_path)
+    recovered = record_of(tmp_path / "recovered")
+    assert recovered.recovery["task"] == "generated"
+    assert recovered.protocol["written"] == record.protocol["written"]
+    assert [path.name for path in (tmp_path / "cache/generated").iterdir()] == [f"{record.protocol['written']}.jsonl"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         prune,
     )
     from policyprune.api_recovery import RecoveryResult, recover
-    from policyprune.config.schema import Budget, Granularity, LatencyBudget
+    from policyprune.config.schema import Budget, Calibration, Chat, Generated, Granularity, LatencyBudget, Mixture
     from policyprune.errors import RunError, UsageError
     from policyprune.evaluation.sequence_losses import EvaluationResult
     from policyprune.pruning.importance.activations import BlockInfluence, Flap, WandaSp
@@ -53,6 +53,8 @@ __all__ = [
     "BiasCompensation",
     "BlockInfluence",
     "Budget",
+    "Calibration",
+    "Chat",
     "Choices",
     "Constant",
     "Distill",
@@ -62,6 +64,7 @@ __all__ = [
     "Fisher",
     "Flap",
     "FromRun",
+    "Generated",
     "Granularity",
     "Greedy",
     "Gumbel",
@@ -75,6 +78,7 @@ __all__ = [
     "LocalPruning",
     "Lora",
     "Magnitude",
+    "Mixture",
     "NoTuning",
     "OneShot",
     "Plan",
@@ -99,6 +103,7 @@ _HOMES = {  # name -> module, but those of the options, which config/registry.py
     **dict.fromkeys(("Choices", "PrunableModel", "evaluate", "load_plan", "prune"), "policyprune.api"),
     **dict.fromkeys(("RecoveryResult", "recover"), "policyprune.api_recovery"),
     **dict.fromkeys(("Budget", "Granularity", "LatencyBudget"), "policyprune.config.schema"),
+    **dict.fromkeys(("Calibration", "Chat", "Generated", "Mixture"), "policyprune.config.schema"),
     **dict.fromkeys(("RunError", "UsageError"), "policyprune.errors"),
     "EvaluationResult": "policyprune.evaluation.sequence_losses",
     **dict.fromkeys(("PruningResult", "Report"), "policyprune.search.result"),

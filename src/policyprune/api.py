@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.config.fields import SEEDS, check
-from policyprune.config.presets import compose, configured, granularity_of
+from policyprune.config.presets import compose, configured, granularity_of, text_of
 from policyprune.config.python_names import in_python
 from policyprune.config.schema import (
     Budget,
@@ -36,6 +36,7 @@ from policyprune.config.schema import (
     LanguageModeling,
     Optimizer,
     Task,
+    Text,
     Tuning,
 )
 from policyprune.errors import UsageError
@@ -49,8 +50,8 @@ from policyprune.search.result import PruningResult, Report
 from policyprune.surgery.plan import Plan, base_of
 from policyprune.surgery.plan_file import read_plan
 from policyprune.surgery.shrink import shrink
-from policyprune.tasks.in_memory import Cutting, Data, in_memory
-from policyprune.tasks.language_modeling import Sequences
+from policyprune.tasks.in_memory import Cutting, Data, in_memory, text_task
+from policyprune.tasks.packing import Sequences
 from policyprune.tasks.task import CalibrationData
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Choices(TypedDict, total=False):
 @in_python({"data": "calibration", "data.loss": "calibration.loss"})
 def prune(
     model: PreTrainedModel | PrunableModel,
-    calibration: Data,
+    calibration: Data | Text,
     tokenizer: PreTrainedTokenizerBase | None = None,
     keep: float = 0.8,
     method: str | None = None,
@@ -134,9 +135,10 @@ def prune(
 
     `calibration`: texts, or token ids as lists or as a tensor (N, L); or labelled examples, as a dict of tensors or as
     batches of a data loader, with the model's own loss; or a task of your own, with `lengths` (N,), `inputs(rows)` and
-    `loss(model, rows) -> (B,)`. Texts need a `tokenizer`; they are cut into sequences, which `seed` shuffles. `method`:
-    one of the command line's (`ours`, `ours_forward`, `flap`, `llm_pruner`, ...), `ours` where none is said. For the
-    other choices see `Choices`. The same data, choices and seed give the same mask, here and on the command line.
+    `loss(model, rows) -> (B,)`; or a `pp.Chat`, `pp.Mixture` or `pp.Generated`, which say what is read. Texts need a
+    `tokenizer`; they are cut into sequences, which `seed` shuffles. `method`: one of the command line's (`ours`,
+    `ours_forward`, `flap`, `llm_pruner`, ...), `ours` where none is said. For the other choices see `Choices`. The same
+    data, choices and seed give the same mask, here and on the command line.
 
     UsageError, in one line, for a wrong value; RunError where too many losses are no numbers. A bar shows the loss and
     the keep rate of the search.
@@ -148,7 +150,10 @@ def prune(
     check_arguments(dense, tokenizer, choices.get("length", LENGTH), choices.get("bos"), choices.get("seed", 0))
     with at_rest(dense):
         began = time.perf_counter()
-        data = _calibration(calibration, dense, tokenizer, choices)
+        if isinstance(calibration, Text):
+            data: CalibrationData = _read(calibration, dense, tokenizer, choices)
+        else:
+            data = _calibration(calibration, dense, tokenizer, choices)
         config = _config(model, data, keep, method, choices)
         prunable = model if isinstance(model, PrunableModel) else PrunableModel(dense, config.granularity)
         base = base_of(dense, config.model.source, None, config.task.name)
@@ -184,7 +189,7 @@ def prune(
 @in_python()
 def evaluate(
     model: PreTrainedModel,
-    data: Data,
+    data: Data | Text,
     tokenizer: PreTrainedTokenizerBase | None = None,
     length: int = LENGTH,
     bos: bool | None = None,
@@ -192,12 +197,18 @@ def evaluate(
 ) -> EvaluationResult:
     """Perplexity on texts or token ids; loss and accuracy on labelled examples. `data` is as for `prune`.
 
-    Texts are cut into windows of `length` tokens. `bos`: whether BOS leads each of them. Where it is not said, it does
-    if that lowers this model's loss by more than 0.1 nats; say it where models are compared
-    (`result.report.protocol["bos"]`). About `batch_tokens` tokens go through the model at a time.
+    Of a `pp.Chat`, `pp.Mixture` or `pp.Generated` it is the test text. Texts are cut into windows of `length` tokens.
+    `bos`: whether BOS leads each of them. Where it is not said, it does if that lowers this model's loss by more than
+    0.1 nats; say it where models are compared (`result.report.protocol["bos"]`). About `batch_tokens` tokens go through
+    the model at a time.
     """
     check_arguments(model, tokenizer, length, bos)
     with at_rest(model):
+        if isinstance(data, Text):
+            config = text_of(data, 0)
+            only_test = replace(config, calibration=replace(config.calibration, count=0))
+            task = text_task(only_test, tokenizer, model, bos)
+            return measure(model, Sequences(task.windows(length, None), task.protocol), batch_tokens)
         return measure(model, in_memory(data, model, Cutting(tokenizer, length, bos)), batch_tokens)
 
 
@@ -228,6 +239,16 @@ def _check_model(model: object) -> None:
     if not isinstance(model, PreTrainedModel):
         shown = repr(model) if isinstance(model, str) else type(model).__name__
         raise UsageError(f"model: {shown} is no transformers model, load it by from_pretrained")
+
+
+def _read(
+    task: Text, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, choices: Choices
+) -> CalibrationData:
+    """A text task as the command line reads it, which says itself how it is cut."""
+    for name, key in (("length", "calibration=pp.Calibration(length=...)"), ("bos", "bos")):
+        if name in choices:
+            raise UsageError(f"{name}: a {type(task).__name__} says it itself, by its {key}")
+    return text_task(text_of(task, choices.get("seed", 0)), tokenizer, model)
 
 
 def _calibration(

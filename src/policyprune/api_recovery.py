@@ -11,21 +11,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.api import check_arguments
 from policyprune.config.output_folders import checkpoint_folder
-from policyprune.config.presets import recovery_of
+from policyprune.config.presets import recovery_of, text_of
 from policyprune.config.python_names import in_python
-from policyprune.config.schema import Recovery
+from policyprune.config.schema import Generated, Recovery, Text
 from policyprune.errors import UsageError
 from policyprune.evaluation.zero_shot import generators_restored
 from policyprune.models.adapter import adapt
 from policyprune.models.library_messages import silenced
 from policyprune.recovery.in_memory import material_in_memory
+from policyprune.recovery.material import material_of
 from policyprune.recovery.recover import Surroundings
 from policyprune.recovery.recover import recover as train
 from policyprune.search.in_memory import at_rest
 from policyprune.search.result import PruningResult
 from policyprune.surgery.checkpoint import save_checkpoint
 from policyprune.surgery.shrink import remaining_layers
-from policyprune.tasks.in_memory import Cutting, Data, in_memory
+from policyprune.tasks.in_memory import Cutting, Data, in_memory, text_task
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class RecoveryResult:
 @in_python()
 def recover(
     model: PreTrainedModel | PruningResult,
-    data: Data,
+    data: Data | Text,
     tokenizer: PreTrainedTokenizerBase | None = None,
     dense: PreTrainedModel | None = None,
     recovery: str | Recovery = "distill",
@@ -76,7 +77,15 @@ def recover(
         generators_restored(),
         tempfile.TemporaryDirectory() as folder,
     ):
-        material = material_in_memory(in_memory(data, smaller, Cutting(tokenizer, options.length, bos)), options, seed)
+        if isinstance(data, Text):
+            if isinstance(data, Generated) and teacher is None:
+                raise UsageError("dense: text that the dense model writes takes the dense model, give it")
+            config = text_of(data, seed)
+            task = text_task(config, tokenizer, smaller if teacher is None else teacher, bos)
+            material = material_of(options, config, task, tokenizer, smaller)
+        else:
+            cutting = Cutting(tokenizer, options.length, bos)
+            material = material_in_memory(in_memory(data, smaller, cutting), options, seed)
         around = Surroundings(
             teacher=teacher if options.needs_teacher else None,
             folder=Path(folder),

@@ -13,6 +13,7 @@ from policyprune.pruning.optimizers.policy_gradient import PolicyGradient
 
 NEEDED = {
     ("task", "text"): ["task.files=[some.txt]"],
+    ("task", "generated"): ["task.test_task=wikipedia"],
     ("task", "mixture"): ["task.parts=[wikipedia,c4]"],
     ("task", "chat"): ["task.files=[some.jsonl]"],
     **{("export", name): ["evaluation.fresh_process=false"] for name in ("none", "onnx", "gguf")},

@@ -10,7 +10,7 @@ from encoders import make_encoder
 from policyprune.evaluation.perplexity import perplexity
 from policyprune.evaluation.sequence_losses import measure
 from policyprune.tasks.in_memory import labelled
-from policyprune.tasks.language_modeling import Sequences
+from policyprune.tasks.packing import Sequences
 
 
 def ids(count: int, length: int) -> torch.Tensor:

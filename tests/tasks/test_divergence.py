@@ -14,7 +14,7 @@ from policyprune.models.examples import example
 from policyprune.tasks import divergence
 from policyprune.tasks.divergence import Divergence
 from policyprune.tasks.in_memory import labelled
-from policyprune.tasks.language_modeling import Sequences
+from policyprune.tasks.packing import Sequences
 
 ROWS = torch.tensor([2, 0, 3])
 

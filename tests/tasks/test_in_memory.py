@@ -9,7 +9,7 @@ from encoders import make_encoder
 from harness import paragraphs
 from policyprune.errors import UsageError
 from policyprune.tasks.in_memory import Cutting, OwnTask, in_memory, labelled
-from policyprune.tasks.language_modeling import Sequences
+from policyprune.tasks.packing import Sequences
 
 MASK = (torch.arange(9) < torch.tensor([[9], [4], [6], [7]])).long()
 IDS = torch.randint(5, 250, (4, 9), generator=torch.Generator().manual_seed(0)) * MASK

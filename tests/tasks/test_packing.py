@@ -8,7 +8,7 @@ import torch
 from harness import paragraphs
 from policyprune.errors import UsageError
 from policyprune.tasks import Task
-from policyprune.tasks.language_modeling import encode, pack, sequences
+from policyprune.tasks.packing import encode, pack, sequences
 
 TEXTS = paragraphs(70)
 

@@ -11,7 +11,7 @@ from policyprune.pruning.prunable import PrunableModel
 from policyprune.surgery.equivalence import Probe, probe_of, random_mask
 from policyprune.surgery.shrink import shrink
 from policyprune.tasks.divergence import Divergence
-from policyprune.tasks.language_modeling import Sequences
+from policyprune.tasks.packing import Sequences
 from policyprune.tuning.fit import fit
 from policyprune.tuning.options import Joint, Reconstruct
 from policyprune.tuning.teacher_student import Lesson

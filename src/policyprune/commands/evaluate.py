@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from policyprune.config.schema import Evaluating, Recovering, Task, Text
+from policyprune.config.schema import Evaluating, Generated, Recovering, Task, Text
 from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency import latencies
@@ -56,6 +56,11 @@ def task_of(config: Evaluating | Recovering) -> Task:
     return config.task
 
 
+def _unwritten(task: Task) -> Task:
+    """The task without sequences that a dense model would have to write."""
+    return replace(task, calibration=replace(task.calibration, count=0)) if isinstance(task, Generated) else task
+
+
 @torch.no_grad()
 def _run(config: Evaluating, folder: Path) -> Record:
     torch.manual_seed(config.seed)
@@ -64,7 +69,7 @@ def _run(config: Evaluating, folder: Path) -> Record:
             model, tokenizer = load(config.model, config.task, any_class=True)
             record.hardware["attention"] = model.config._attn_implementation
         with measured("data", record.stages):
-            task = build(task_of(config), tokenizer, model)
+            task = build(_unwritten(task_of(config)), tokenizer, model)
             record.protocol = task.protocol
             quality = quality_of(task, config.evaluation, tokenizer)
             for line in [*task.check(model), *quality.check()]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from policyprune.commands.checks import check_training
 from policyprune.commands.evaluate import task_of
-from policyprune.config.schema import Recovering, Recovery, Trained
+from policyprune.config.schema import Generated, Recovering, Recovery, Trained
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency import latencies
 from policyprune.evaluation.measures import checkpoint_megabytes, size
@@ -37,7 +37,7 @@ from policyprune.runs.stages import measured
 from policyprune.runs.summary import closing_words, summary
 from policyprune.search.team import join
 from policyprune.surgery.checkpoint import save_checkpoint
-from policyprune.tasks import build, check_model
+from policyprune.tasks import BuiltTask, build, check_model
 from policyprune.tracking import NoTracker, Tracker, open_tracker
 
 log = logging.getLogger(__name__)
@@ -66,12 +66,12 @@ def work(config: Recovering) -> int:
     assert isinstance(config.recovery, Trained)
     with torch.no_grad():
         model, tokenizer = load(config.model, config.task, any_class=True)
-        teacher = _teacher(config)
-        task = build(task_of(config), tokenizer, model)
+        dense = _dense(config)
+        task = _task(config, tokenizer, model, dense)
         material = material_of(config.recovery, config.task, task, tokenizer, model)
         with company(None) as folder:
             if folder is not None:
-                teach(model, config.recovery, material, _surroundings(config, folder, teacher))
+                teach(model, config.recovery, material, _surroundings(config, folder, dense))
     return 0
 
 
@@ -95,10 +95,11 @@ def company(folder: Path | None) -> Iterator[Path | None]:
 
 
 def _surroundings(
-    config: Recovering, folder: Path, teacher: PreTrainedModel | None, tracker: Tracker | None = None
+    config: Recovering, folder: Path, dense: PreTrainedModel | None, tracker: Tracker | None = None
 ) -> Surroundings:
+    assert isinstance(config.recovery, Trained)
     return Surroundings(
-        teacher=teacher,
+        teacher=in_search_dtype(dense) if dense is not None and config.recovery.needs_teacher else None,
         folder=folder / TRAINER,
         keep=config.keep or 1.0,
         seed=config.seed,
@@ -158,12 +159,14 @@ def _run(config: Recovering, folder: Path) -> Record:
         with measured("load", record.stages):
             model, tokenizer = load(config.model, config.task, any_class=True)
             record.hardware["attention"] = model.config._attn_implementation
-            teacher = _teacher(config)
+            dense = _dense(config)
         with measured("data", record.stages):
-            quality, material = _read_data(config, record, model, tokenizer)
+            task = _task(config, tokenizer, model, dense)
+            quality, material = _read_data(config, record, model, tokenizer, task)
             rehearse_evaluation(quality, model)
         with measured("recovery", record.stages), company(folder):
-            around = _surroundings(config, folder, teacher, tracker)
+            around = _surroundings(config, folder, dense, tracker)
+            dense = None  # of which there may be a copy in another data type now
             recovered = train_back(model, config.recovery, material, around, record, config.teacher)
         checkpoint = folder / "checkpoint"
         with measured("export", record.stages):
@@ -176,19 +179,24 @@ def _run(config: Recovering, folder: Path) -> Record:
     return record
 
 
-def _teacher(config: Recovering) -> PreTrainedModel | None:
-    """The dense model in the data type of forward passes, where one is needed."""
+def _dense(config: Recovering) -> PreTrainedModel | None:
+    """The dense model where it teaches, or writes what is trained on."""
     assert isinstance(config.recovery, Trained)
-    if not config.recovery.needs_teacher or config.teacher is None:
+    if config.teacher is None or not (config.recovery.needs_teacher or isinstance(config.task, Generated)):
         return None
     dense = replace(config.model, source=config.teacher, revision=config.teacher_revision)
-    return in_search_dtype(load(dense, config.task)[0])
+    return load(dense, config.task)[0]
+
+
+def _task(
+    config: Recovering, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, dense: PreTrainedModel | None
+) -> BuiltTask:
+    return build(task_of(config), tokenizer, dense if isinstance(config.task, Generated) else model)
 
 
 def _read_data(
-    config: Recovering, record: Record, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    config: Recovering, record: Record, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: BuiltTask
 ) -> tuple[Quality, Material]:
-    task = build(task_of(config), tokenizer, model)
     record.protocol = task.protocol
     quality = quality_of(task, config.evaluation, tokenizer)
     for line in [*task.check(model), *quality.check()]:

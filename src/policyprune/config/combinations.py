@@ -10,6 +10,7 @@ from policyprune.config.schema import (
     Evaluating,
     Evaluation,
     Exporting,
+    Generated,
     Labelled,
     LanguageModeling,
     Mixture,
@@ -19,7 +20,7 @@ from policyprune.config.schema import (
     Trained,
 )
 from policyprune.config.schema.inputs import UNITS
-from policyprune.config.texts import corpus_of, parts_of, shares, training_corpus
+from policyprune.config.texts import corpus_of, parts_of, shares, test_of, training_corpus
 from policyprune.errors import UsageError
 from policyprune.processes import processes
 
@@ -49,6 +50,15 @@ def check_task(task: Task) -> None:
     """Raise UsageError for a text from nowhere, a mixture of none, and labelled examples without text or test split."""
     if isinstance(task, Mixture):
         _check_mixture(task)
+    if isinstance(task, Generated):
+        test_of(task)
+        if task.chat and task.prompts is None:
+            raise UsageError("task.chat: true, but there is nothing to answer; give task.prompts=FILE")
+        wanted = task.calibration.count * task.calibration.length
+        if task.tokens < wanted:
+            raise UsageError(
+                f"task.tokens: {task.tokens} are fewer than the {wanted} that task.calibration takes, use more"
+            )
     if isinstance(task, LanguageModeling) and (task.source is None) == (task.files is None):
         raise UsageError("task.source, task.files: give exactly one of them, a hub data set or a list of files")
     if isinstance(task, Classification) and len(task.text_columns) not in (1, 2):
@@ -233,6 +243,8 @@ def _check_recovering(config: Recovering) -> None:
     if not isinstance(config.recovery, Trained):
         raise UsageError(f"recovery: {config.recovery.name!r} does nothing, use distill, finetune or lora")
     check_recovery(config.recovery, config.task)
+    if isinstance(config.task, Generated) and config.teacher is None:
+        raise UsageError("teacher: task=generated is written by the dense model, give teacher=SOURCE")
     if config.recovery.needs_teacher and config.teacher is None:
         raise UsageError(
             f"teacher: recovery={config.recovery.name} needs the dense model, which a checkpoint does not name; give "
@@ -249,6 +261,11 @@ def check_evaluation(evaluation: Evaluation, task: Task) -> None:
             f"evaluation.zero_shot.tasks: {task.name!r} is no language modelling, only language models are asked; "
             "use evaluation=perplexity"
         )
+    if isinstance(task, Generated) and task.test_task is None and evaluation.lengths:
+        raise UsageError(
+            "task.test_task: null, but perplexity is measured on a text that the model did not write; name one such as "
+            "wikipedia, or use evaluation.lengths=[]"
+        )
     if not evaluation.texts:
         return
     if not isinstance(task, Text):
@@ -261,7 +278,7 @@ def check_evaluation(evaluation: Evaluation, task: Task) -> None:
             f"evaluation.texts: {evaluation.texts} are measured at evaluation.lengths, which is empty; give some "
             "such as [128]"
         )
-    own = task.parts[0] if isinstance(task, Mixture) else task.name
+    own = task.parts[0] if isinstance(task, Mixture) else task.test_task if isinstance(task, Generated) else task.name
     if own in evaluation.texts:
         raise UsageError(f"evaluation.texts: {own!r} is the task's own text, which is measured anyway")
     names = [corpus_of(text).name for text in evaluation.texts]

@@ -9,6 +9,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from policyprune.config.combinations import check_task
 from policyprune.config.fields import check, wrong_type
 from policyprune.config.option_files import read_class, read_option
 from policyprune.config.registry import OPTIONS, conf_dir, option, options
@@ -24,6 +25,7 @@ from policyprune.config.schema import (
     Optimizer,
     Recovery,
     Task,
+    Text,
     Tracker,
     Trained,
     Tuning,
@@ -100,6 +102,18 @@ def recovery_of(recovery: str | Recovery) -> Trained:
     if options.task is not None:
         raise UsageError(f"recovery.task: {options.task!r}, but what is trained on is given as data; use null")
     return options
+
+
+def text_of(task: Text, seed: int) -> Text:
+    """A text task as the command line checks it, with the seed where it has none of its own."""
+    _typed(task, "task.")
+    for owner, prefix in ((task, "task."), (task.calibration, "task.calibration.")):
+        for setting in fields(owner):
+            if not is_dataclass(value := getattr(owner, setting.name)):
+                check(f"{prefix}{setting.name}", value, setting.metadata)
+    check_task(task)
+    own = task.calibration.seed
+    return replace(task, calibration=replace(task.calibration, seed=seed if own is None else own))
 
 
 def configured(parts: dict[str, Any], source: str, task: Task, method: str | None, seed: int) -> Config:

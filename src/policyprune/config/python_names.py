@@ -40,7 +40,7 @@ def python_names(message: str, subjects: Mapping[str, str]) -> str:
         message = message.replace(words, others)
     subject, colon, rest = message.partition(": ")
     if colon:
-        subject = subjects.get(subject, ARGUMENTS.get(subject, subject))
+        subject = subjects.get(subject, ARGUMENTS.get(subject, subject.removeprefix("task.")))
     else:
         subject, rest = "", message
     parts = QUOTED.split(rest)

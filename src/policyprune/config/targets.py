@@ -20,6 +20,7 @@ from policyprune.config.schema import (
     Chat,
     Classification,
     Evaluation,
+    Generated,
     LanguageModeling,
     Mixture,
     Model,
@@ -31,7 +32,10 @@ from policyprune.storage.sources import PACKAGE, locate
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)+")
 SET_BY_TARGET = ("run", "plan", "state")  # keys that the first word of the command line decides
-GROUPS = {"task": (LanguageModeling, Chat, Mixture, Classification, QuestionAnswering), "evaluation": (Evaluation,)}
+GROUPS = {
+    "task": (LanguageModeling, Chat, Mixture, Generated, Classification, QuestionAnswering),
+    "evaluation": (Evaluation,),
+}
 CARRIED = ("teacher", "teacher_revision", "pruned_by", "tuned", "keep")  # what a recovery says of the run before it
 LOADING = ("device", "dtype", "attn_implementation", "device_map")  # how a run held its model
 

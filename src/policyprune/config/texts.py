@@ -1,4 +1,4 @@
-"""What the words of `evaluation.texts`, `recovery.task` and `task.parts` stand for. No torch here."""
+"""What the words of `evaluation.texts`, `recovery.task`, `task.parts` and `task.test_task` stand for. No torch here."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from policyprune.config.option_files import read_option
 from policyprune.config.registry import options
-from policyprune.config.schema import Chat, LanguageModeling, Mixture
+from policyprune.config.schema import Chat, Generated, LanguageModeling, Mixture
 from policyprune.errors import UsageError
 
 FILE = re.compile(r"\.(txt|json|jsonl|csv|tsv|parquet)(\.gz)?")
@@ -47,6 +47,13 @@ def training_corpus(word: str, key: str) -> LanguageModeling:
 def parts_of(task: Mixture) -> list[LanguageModeling]:
     """The texts of a mixture, to be trained on, with its calibration. UsageError for words that stand for none."""
     return [replace(training_corpus(word, "task.parts"), calibration=task.calibration) for word in task.parts]
+
+
+def test_of(task: Generated) -> list[LanguageModeling]:
+    """The text that is measured, if any. UsageError for a word that stands for none."""
+    if task.test_task is None:
+        return []
+    return [replace(corpus_of(task.test_task, "task.test_task"), calibration=task.calibration)]
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:

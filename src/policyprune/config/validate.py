@@ -20,6 +20,7 @@ from policyprune.config.schema import (
     Evaluating,
     Exporting,
     Finetuning,
+    Generated,
     Labelled,
     LanguageModeling,
     Mixture,
@@ -27,7 +28,7 @@ from policyprune.config.schema import (
     Trained,
     Wandb,
 )
-from policyprune.config.texts import corpus_of, parts_of, training_corpus
+from policyprune.config.texts import corpus_of, parts_of, test_of, training_corpus
 from policyprune.errors import UsageError
 from policyprune.storage.sources import check_source, locate
 
@@ -167,6 +168,9 @@ def _files(config: Run) -> list[tuple[str, str]]:
             files += [(f"task.offline_files.{split}", path) for split, path in task.offline_files.items()]
     elif isinstance(task, Mixture):
         files += [("task.parts", path) for part in parts_of(task) for path in part.files or []]
+    elif isinstance(task, Generated):
+        files += [("task.prompts", task.prompts)] if task.prompts else []
+        files += [("task.test_task", path) for test in test_of(task) for path in test.files or []]
     for text in config.evaluation.texts:
         files += [("evaluation.texts", path) for path in corpus_of(text).files or []]
     if isinstance(config, Config | Recovering) and isinstance(config.recovery, Trained) and config.recovery.task:

@@ -10,7 +10,7 @@ from policyprune.evaluation.accuracy import outputs, predictions, standard_error
 from policyprune.progress import bar
 from policyprune.tasks.classification import losses
 from policyprune.tasks.in_memory import LabelledBatches
-from policyprune.tasks.language_modeling import Sequences
+from policyprune.tasks.packing import Sequences
 from policyprune.tasks.task import CalibrationData, by_length
 
 

@@ -10,7 +10,7 @@ from policyprune.errors import UsageError
 from policyprune.recovery.losses import Batch
 from policyprune.recovery.material import HELD_OUT, Endless, Material
 from policyprune.tasks.in_memory import ANSWERS, LabelledBatches
-from policyprune.tasks.language_modeling import Sequences
+from policyprune.tasks.packing import Sequences
 from policyprune.tasks.task import CalibrationData
 
 

@@ -21,7 +21,8 @@ from policyprune.recovery.losses import Batch
 from policyprune.tasks import BuiltTask, build
 from policyprune.tasks.classification import ClassificationTask
 from policyprune.tasks.corpora import Document, calibration_documents
-from policyprune.tasks.language_modeling import TextTask, cut, pack, test_keys
+from policyprune.tasks.language_modeling import TextTask, test_keys
+from policyprune.tasks.packing import cut, pack
 from policyprune.tasks.question_answering import QuestionAnsweringTask
 from policyprune.tasks.text_sources import TextSources
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from policyprune.config.schema import Config, Text
+from policyprune.config.schema import Config, Generated, Text
 from policyprune.errors import RunError
 from policyprune.models.device import in_search_dtype
 from policyprune.models.loading import load
@@ -48,7 +48,7 @@ def prepared(config: Config, expected: dict[str, Any]) -> Iterator[Each]:
     options = config.task
     if isinstance(options, Text):
         options = replace(options, bos=expected["protocol"]["bos"])
-    task = build(options, tokenizer)
+    task = build(options, tokenizer, model if isinstance(options, Generated) else None)
     prunable = PrunableModel.of(model, config.granularity.units, config.granularity.spared)
     if briefing(prunable.space.n, task.protocol) != expected:
         raise ValueError("the model or the data are not the same as on rank 0")

@@ -38,6 +38,7 @@ TASKS: dict[type[schema.Task], TaskModule] = {
     schema.LanguageModeling: language_modeling,
     schema.Chat: language_modeling,
     schema.Mixture: language_modeling,
+    schema.Generated: language_modeling,
     schema.Classification: classification,
     schema.QuestionAnswering: question_answering,
 }

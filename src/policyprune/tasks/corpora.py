@@ -136,6 +136,11 @@ def calibration_documents(
     yield from (d for d in documents if d.text.strip() and d.key not in held_out)
 
 
+def documents_of_file(key: str, name: str) -> list[Document]:
+    """The texts of one file, whose key errors name."""
+    return list(_files([name], Reader(LanguageModeling(name=name)), key))
+
+
 def _own_split(task: LanguageModeling, split: str) -> Any:
     assert task.source is not None
     return _hub("task.source", task.source, task.subset, task.data_files, split)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,11 +11,13 @@ from torch.nn import functional
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from policyprune.config.schema import Text
 from policyprune.errors import UsageError
 from policyprune.tasks.chat import messages_of, template_of
 from policyprune.tasks.classification import losses
 from policyprune.tasks.labelled import Encoded
-from policyprune.tasks.language_modeling import SEPARATOR, Sequences, sequences, where_bos_stands
+from policyprune.tasks.language_modeling import TextTask, build, check_model, where_bos_stands
+from policyprune.tasks.packing import SEPARATOR, Sequences, sequences
 from policyprune.tasks.question_answering import span_losses
 from policyprune.tasks.tables import NoTableError
 from policyprune.tasks.task import CalibrationData, check_positions
@@ -90,6 +92,20 @@ def _set(conversations: list[Any], tokenizer: PreTrainedTokenizerBase | None) ->
         except NoTableError as error:
             raise UsageError(f"data: {error}") from error
     return texts
+
+
+def text_task(
+    config: Text, tokenizer: PreTrainedTokenizerBase | None, model: PreTrainedModel, bos: bool | None = None
+) -> TextTask:
+    """The data of a text task, whose protocol says whether BOS leads each sequence; `bos` decides `auto`."""
+    if tokenizer is None:
+        raise UsageError(f"tokenizer: None, but {type(config).__name__} is read by a tokenizer")
+    _check_language_model(model)
+    check_model(config, model)
+    if bos is not None and config.bos == "auto":
+        config = replace(config, bos="window" if bos else "none")
+    task = build(config, tokenizer, model)
+    return replace(task, protocol={**task.protocol, "bos": task.bos is not None})
 
 
 def _cut(texts: list[str], model: PreTrainedModel, cutting: Cutting, separator: str = SEPARATOR) -> Sequences:

@@ -3,116 +3,29 @@
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from policyprune.config.schema import Calibration, Chat, LanguageModeling, Text
+from policyprune.config.schema import Calibration, Chat, Generated, LanguageModeling, Text
 from policyprune.errors import UsageError
 from policyprune.models.sequences import longest_sequence, token_losses
 from policyprune.tasks.chat import template_of
 from policyprune.tasks.corpora import Document, calibration_documents, test_documents
+from policyprune.tasks.generated import ASKED, written_by
+from policyprune.tasks.packing import Sequences, cut, encode, led_by, pack
 from policyprune.tasks.task import check_positions
 from policyprune.tasks.text_sources import TextSources, sources_of
 
-SEPARATOR = "\n\n"
-BATCH = 64  # texts that are tokenised at a time
 log = logging.getLogger(__name__)
 BOS_WINDOWS, BOS_LENGTH = 8, 128  # what `where_bos_stands` looks at; the length counts the BOS token
 MARGIN = 0.1  # nats per token, a tenth of the perplexity: SmolLM2 gains 0.00 to 0.02 (noise: 0.02), Gemma 3 gains 2
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Calibration sequences of one length, `ids` (N, L) int64: a `Task` for the search."""
-
-    ids: Tensor
-    protocol: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def lengths(self) -> Tensor:
-        """Tokens of each sequence, all the same, (N,) int64."""
-        return torch.full((len(self.ids),), self.ids.shape[1])
-
-    def inputs(self, rows: Tensor) -> dict[str, Tensor]:
-        """Arguments of the model's forward: rows (B,)."""
-        return {"input_ids": self.ids[rows]}
-
-    def loss(self, model: PreTrainedModel, rows: Tensor) -> Tensor:
-        """Mean next-token loss of each sequence: rows (B,) -> (B,) float32 on the model's device."""
-        return token_losses(model, self.ids[rows].to(model.device, non_blocking=True)).mean(-1)
-
-
-def sequences(
-    data: Sequence[str] | Sequence[Sequence[int]] | Tensor,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    length: int | None = None,
-    bos: int | None = None,
-    separator: str = SEPARATOR,
-) -> Sequences:
-    """Sequences from texts, from lists of token ids, or from a tensor (N, L) of token ids, which stays as it is.
-
-    Texts and lists are packed one behind the other and cut into sequences of `length` tokens; a rest that fills no
-    sequence is dropped. `bos` is a token to put in front of each sequence, within its length; `separator` stands behind
-    each text. UsageError for data that fill no sequence, and for what is missing to cut them.
-    """
-    if isinstance(data, Tensor):
-        if data.dim() != 2 or data.is_floating_point() or data.numel() == 0:
-            raise UsageError(f"data: a tensor of token ids has the shape (N, L), not {tuple(data.shape)} {data.dtype}")
-        return Sequences(data.long().cpu())
-    if length is None:
-        raise UsageError("length: texts and lists of token ids are cut into sequences, say of how many tokens")
-    ids = cut(torch.tensor(_tokens(data, tokenizer, separator), dtype=torch.long), length, bos)
-    if not len(ids):
-        raise UsageError(f"length: the data are shorter than one sequence of {length} tokens")
-    return Sequences(ids)
-
-
-def _tokens(
-    documents: Sequence[str] | Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase | None, separator: str
-) -> list[int]:
-    texts = [document for document in documents if isinstance(document, str)]
-    if not texts:
-        return list(chain.from_iterable(documents))  # type: ignore[arg-type]
-    if tokenizer is None or len(texts) < len(documents):
-        raise UsageError("data: texts need a tokenizer, and cannot be mixed with token ids")
-    return pack(tokenizer, texts, separator)
-
-
-def pack(
-    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], separator: str = SEPARATOR, most: int | None = None
-) -> list[int]:
-    """The first `most` tokens, or all, of texts one behind the other, each followed by the separator's tokens."""
-    between = encode(tokenizer, [separator])[0]
-    tokens: list[int] = []
-    rest = iter(texts)
-    while (most is None or len(tokens) < most) and (batch := list(islice(rest, BATCH))):
-        tokens += chain.from_iterable([*document, *between] for document in encode(tokenizer, batch))
-    return tokens[:most]
-
-
-def cut(tokens: Tensor, length: int, bos: int | None) -> Tensor:
-    """Tokens (T,) in sequences (N, length) without overlap, with `bos` as the first token of each where it is given."""
-    fresh = length if bos is None else length - 1
-    count = len(tokens) // fresh
-    return led_by(bos, tokens[: count * fresh].view(count, fresh))
-
-
-def led_by(bos: int | None, rows: Tensor) -> Tensor:
-    """Rows (N, L) with the token `bos` in front of each, (N, L + 1); as they are where it is None."""
-    return rows if bos is None else torch.cat([torch.full((len(rows), 1), bos), rows], dim=1)
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool = False) -> list[list[int]]:
-    """Token ids of each text; `special`: with the tokens that the tokenizer adds by itself."""
-    encoded = tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
-    assert isinstance(encoded, list)
-    return encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,35 +67,41 @@ def test_windows(tokens: Tensor, length: int, bos: int | None, max_tokens: int |
 
 
 def check_model(config: Text, model: PreTrainedModel) -> None:
-    """UsageError for calibration sequences that are longer than the model's positions."""
-    check_positions(model, {"task.calibration.length": config.calibration.length})
+    """UsageError for sequences that are longer than the model's positions."""
+    lengths = {"task.calibration.length": config.calibration.length}
+    check_positions(model, lengths | ({"task.length": config.length + 1} if isinstance(config, Generated) else {}))
 
 
 def build(config: Text, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> TextTask:
     """Read, split and tokenise the corpora; UsageError when they are too small for what is asked.
 
-    `model` is asked where `task.bos=auto` leaves open how its sequences and windows begin.
+    `model` is asked where `task.bos=auto` leaves open how its sequences and windows begin, and writes the text of
+    `task=generated`, if any is wanted.
     """
-    sources = sources_of(config)
+    written = None
+    if isinstance(config, Generated) and config.calibration.count:
+        assert model is not None, "text that the dense model writes takes the dense model"
+        written = written_by(model, tokenizer, config)
+    sources = sources_of(config, written)
     tests = [test_documents(corpus, tokenizer) for corpus in sources.tests]
     keys = keys_of(chain.from_iterable(tests))
     where, measured = _where_bos(config.bos, sources, tokenizer, model, keys)
-    measure = sources.tests[0]
-    text = measure.separator.join(document.text for document in tests[0])
+    head = (sources.tests or sources.training)[0]
+    text = head.separator.join(document.text for document in tests[0]) if tests else ""
     protocol = {
         "corpus": config.name,
-        **_origin(config, sources, tokenizer),
-        "separator": measure.separator,
+        **_origin(config, sources, tokenizer, written),
+        "separator": head.separator,
         "bos": where,
         **({"bos_measured": measured} if measured else {}),
         "tokenizer": hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:12],
         "calibration": {
-            "split": sources.training[0].calibration_split,
+            **({"split": config.calibration_split} if isinstance(config, LanguageModeling) else {}),
             "count": config.calibration.count,
             "length": config.calibration.length,
             "seed": config.calibration.drawn_by,
         },
-        "test_split": measure.test_split if measure.source or measure.test_source else "held-out documents",
+        "test_split": _test_split(head) if tests else None,
         "test_text": hash_of(text),
     }
     bos = int(tokenizer.bos_token_id) if where == "window" else None
@@ -191,16 +110,22 @@ def build(config: Text, tokenizer: PreTrainedTokenizerBase, model: PreTrainedMod
     return TextTask(ids, protocol, test=test, bos=bos, calibrated_on=read, sources=sources)
 
 
-def _origin(config: Text, sources: TextSources, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _origin(
+    config: Text, sources: TextSources, tokenizer: PreTrainedTokenizerBase, written: Path | None
+) -> dict[str, Any]:
     """Where the text came from, for the record."""
     if isinstance(config, LanguageModeling):
         return _of_corpus(config, tokenizer)
+    test = {"test_of": sources.tests[0].name if sources.tests else None}
+    if isinstance(config, Generated):
+        how = {name: getattr(config, name) for name in ("prompts", *ASKED)}
+        return {**how, "written": written.stem if written else None, **test}
     counts = sources.shares(config.calibration.count)
     parts = [
-        {"corpus": corpus.name, "sequences": count, **_of_corpus(corpus, tokenizer)}
+        {"corpus": corpus.name, "sequences": count, "split": corpus.calibration_split, **_of_corpus(corpus, tokenizer)}
         for corpus, count in zip(sources.training, counts, strict=True)
     ]
-    return {"parts": parts, "test_of": sources.tests[0].name}
+    return {"parts": parts, **test}
 
 
 def _of_corpus(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -210,6 +135,10 @@ def _of_corpus(config: LanguageModeling, tokenizer: PreTrainedTokenizerBase) -> 
         **({"test_source": config.test_source, "test_subset": config.test_subset} if config.test_source else {}),
         **({"template": template_of(tokenizer, config.template).digest} if isinstance(config, Chat) else {}),
     }
+
+
+def _test_split(config: LanguageModeling) -> str:
+    return config.test_split if config.source or config.test_source else "held-out documents"
 
 
 def test_tokens(tokenizer: PreTrainedTokenizerBase, text: str, bos: str) -> Tensor:
@@ -259,7 +188,7 @@ def _where_bos(
 ) -> tuple[str, dict[str, float | int]]:
     """The choice with `auto` decided, and both losses of the model on the first corpus, whatever the choice.
 
-    They are of the same text whatever the run's seed.
+    They are of the same text whatever the run's seed; of the test's corpus where nothing is trained on.
     """
     if tokenizer.bos_token_id is None:
         if choice == "window":
@@ -268,7 +197,8 @@ def _where_bos(
     if model is None:
         assert choice != "auto", "only a model can tell where BOS has to stand"
         return choice, {}
-    corpus = sources.training[0]
+    corpus = (sources.training or sources.tests)[0]
+    held_out = held_out if sources.training else set()
     seeded = replace(corpus, calibration=replace(corpus.calibration, seed=0))
     tokens, _ = _calibration_tokens(seeded, tokenizer, held_out, BOS_WINDOWS * BOS_LENGTH)
     if len(tokens) < 2:
@@ -294,7 +224,7 @@ def _calibration(
     """
     length = calibration.length
     fresh = length if bos is None else length - 1
-    parts, read = list[Tensor](), frozenset[str]()
+    parts, read = [torch.empty(0, length, dtype=torch.long)], frozenset[str]()
     for corpus, count in zip(sources.training, sources.shares(calibration.count), strict=True):
         tokens, documents = _calibration_tokens(corpus, tokenizer, held_out, count * fresh)
         if len(tokens) < count * fresh:

@@ -149,6 +149,7 @@ class LanguageModeling(Text):
 class Chat(LanguageModeling):
     """Next-token prediction on conversations, as the chat template of the tokenizer sets them."""
 
+    name: str = setting("chat", help="what tables and folders call it")
     text_column: str = setting("messages", help="column that holds the messages, objects with a role and a content")
     key_column: str | None = setting(None, help="what the held-out share is hashed by; null: the messages themselves")
     separator: str = setting("", help="stands between conversations, beside what the template has")
@@ -159,10 +160,29 @@ class Chat(LanguageModeling):
 class Mixture(Text):
     """Next-token prediction on several texts, each with its share of the sequences; the first one has the test."""
 
+    name: str = setting("mixture", help="what tables and folders call it")
     parts: list[str] = setting([], help="the texts: options of `task`, files or hub ids, these also behind chat:")
     weights: list[float] = number(
         [], above=0, help="shares of the texts in the sequences, whatever their sum; empty: the same of each"
     )
+
+
+@dataclass(kw_only=True)
+class Generated(Text):
+    """Next-token prediction on text that the dense model writes itself; the test is that of another text."""
+
+    name: str = setting("generated", help="what tables and folders call it")
+    test_task: str | None = setting(None, help="whose test is measured: an option of `task`, a file or a hub id")
+    prompts: str | None = setting(None, help="file with texts that the model goes on with; null: it begins with BOS")
+    chat: bool = setting(False, help="prompts are what a user says, and the model answers, by its chat template")
+    temperature: float = number(1.0, above=0, help="that the logits are divided by before a token is drawn")
+    top_p: float = number(
+        0.95, above=0, at_most=1, help="tokens are drawn from the likeliest ones that have this probability together"
+    )
+    length: int = number(256, at_least=1, help="tokens of a text at most, its prompt not counted")
+    tokens: int = number(262_144, at_least=1, help="to write in all, prompts counted")
+    batch_size: int = number(32, at_least=1, help="texts that are written at once")
+    seed: int = number(0, at_least=0, at_most=SEEDS, help="of what is written; calibration.seed draws from that")
 
 
 @dataclass
