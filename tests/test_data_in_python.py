@@ -15,6 +15,10 @@ from policyprune.tasks.language_modeling import TextTask
 QUICK: dict[str, Any] = {"optimizer": "one_shot", "importance": "magnitude", "tuning": "none"}
 
 
+def small(count: int = 24) -> pp.Calibration:
+    return pp.Calibration(count=count, length=16)
+
+
 @pytest.fixture(scope="module")
 def model(tiny_llama: Any, tiny_tokenizer: Any) -> Any:
     return tiny_llama(vocab_size=len(tiny_tokenizer))
@@ -24,10 +28,6 @@ def model(tiny_llama: Any, tiny_tokenizer: Any) -> Any:
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("texts")
     return [str(write_corpus(folder / f"{name}.jsonl", paragraphs(90, seed))) for seed, name in enumerate("ab")]
-
-
-def small(count: int = 24) -> pp.Calibration:
-    return pp.Calibration(count=count, length=16)
 
 
 def check(data: Text, model: Any, tokenizer: Any) -> None:
@@ -71,6 +71,7 @@ def test_what_the_model_writes_is_data(
         (pp.Mixture(parts=["c4"], weights=[0.0]), {}, r"^weights: 0\.0 is out of range"),
         (pp.Generated(temperature="hot"), {}, r"^temperature: 'hot' is not a number"),  # type: ignore[arg-type]
         (pp.Chat(), {}, r"^source, task\.files: give exactly one"),
+        (pp.Mixture(parts=["c4", "wikipedia"], calibration=small(1)), {}, r"^weights: 'wikipedia' gets none of the 1"),
         (pp.Mixture(parts=["c4"]), {"length": 32}, r"^length: a Mixture says it itself"),
     ],
 )

@@ -56,3 +56,18 @@ def test_distillation_lowers_the_held_out_loss(
     found.save(tmp_path / "out", tiny_tokenizer)
     ids = torch.arange(24, device=gpu)[None]
     assert gap(outputs(reloaded(tmp_path / "out", gpu), ids), outputs(found.model, ids)) <= TOLERANCE_BFLOAT16
+
+
+def test_the_model_writes_its_own_calibration_text(
+    learned: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the GPU, in batches; the same text again where the file is gone."""
+    monkeypatch.setenv("POLICYPRUNE_CACHE", str(tmp_path))
+    data = pp.Generated(length=24, tokens=2000, batch_size=16, calibration=pp.Calibration(count=32, length=16))
+    result = pp.prune(learned, data, tiny_tokenizer, keep=0.5)
+    assert result.report.sequences == 32
+    (file,) = (tmp_path / "generated").iterdir()
+    content = file.read_bytes()
+    file.unlink()
+    pp.prune(learned, data, tiny_tokenizer, keep=0.5, optimizer="one_shot")
+    assert file.read_bytes() == content

@@ -20,7 +20,7 @@ from policyprune.config.schema import (
     Trained,
 )
 from policyprune.config.schema.inputs import UNITS
-from policyprune.config.texts import corpus_of, parts_of, shares, test_of, training_corpus
+from policyprune.config.texts import check_generated, check_mixture, check_shares, corpus_of, training_corpus
 from policyprune.errors import UsageError
 from policyprune.processes import processes
 
@@ -49,16 +49,9 @@ def check_combinations(config: Config) -> None:
 def check_task(task: Task) -> None:
     """Raise UsageError for a text from nowhere, a mixture of none, and labelled examples without text or test split."""
     if isinstance(task, Mixture):
-        _check_mixture(task)
+        check_mixture(task)
     if isinstance(task, Generated):
-        test_of(task)
-        if task.chat and task.prompts is None:
-            raise UsageError("task.chat: true, but there is nothing to answer; give task.prompts=FILE")
-        wanted = task.calibration.count * task.calibration.length
-        if task.tokens < wanted:
-            raise UsageError(
-                f"task.tokens: {task.tokens} are fewer than the {wanted} that task.calibration takes, use more"
-            )
+        check_generated(task)
     if isinstance(task, LanguageModeling) and (task.source is None) == (task.files is None):
         raise UsageError("task.source, task.files: give exactly one of them, a hub data set or a list of files")
     if isinstance(task, Classification) and len(task.text_columns) not in (1, 2):
@@ -67,27 +60,10 @@ def check_task(task: Task) -> None:
         raise UsageError("task.test_splits: [] leaves nothing to measure, name one or more such as [validation]")
 
 
-def _check_mixture(task: Mixture) -> None:
-    """Raise UsageError for parts that are none, named twice, or without a share."""
-    twice = [word for word in task.parts if task.parts.count(word) > 1]
-    if not task.parts or twice:
-        wrong = f"{twice[0]!r} stands there twice" if twice else "empty"
-        raise UsageError(f"task.parts: {wrong}, name the texts of the mixture, such as [wikipedia,chat:own.jsonl]")
-    parts_of(task)
-    if len(task.weights) not in (0, len(task.parts)):
-        raise UsageError(f"task.weights: {task.weights} are not {len(task.parts)}, one for each of task.parts")
-
-
 def _check_calibration(config: Config) -> None:
     """Raise UsageError for more sequences than there are, and for a text of a mixture that has none of them."""
     task, wanted = config.task, config.importance.sequences
-    if isinstance(task, Mixture):
-        counts = shares(task.weights or [1] * len(task.parts), task.calibration.count)
-        if 0 in counts:
-            raise UsageError(
-                f"task.weights: {task.parts[counts.index(0)]!r} gets none of the {task.calibration.count} sequences of "
-                "task.calibration.count"
-            )
+    check_shares(task)
     if not isinstance(task, Text) or not config.importance.needs_calibration or wanted is None:
         return
     if wanted > task.calibration.count:
@@ -233,6 +209,8 @@ def check_evaluating(config: Evaluating | Recovering) -> None:
     """Raise UsageError for what a checkpoint alone cannot be asked."""
     if isinstance(config, Recovering):
         _check_recovering(config)
+    elif isinstance(config.task, Generated) and config.task.test_task is None:
+        raise UsageError("task.test_task: null, and nothing is written in an evaluation; name a text such as wikipedia")
     if config.evaluation.one_shot:
         raise UsageError("evaluation.one_shot: masks by scores alone are compared in a run, not in an evaluation")
     check_task(config.task)

@@ -30,6 +30,7 @@ from policyprune.config.schema import (
     Trained,
     Tuning,
 )
+from policyprune.config.texts import check_shares
 from policyprune.config.validate import validate
 from policyprune.errors import UsageError
 
@@ -112,6 +113,7 @@ def text_of(task: Text, seed: int) -> Text:
             if not is_dataclass(value := getattr(owner, setting.name)):
                 check(f"{prefix}{setting.name}", value, setting.metadata)
     check_task(task)
+    check_shares(task)
     own = task.calibration.seed
     return replace(task, calibration=replace(task.calibration, seed=seed if own is None else own))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from policyprune.config.option_files import read_option
 from policyprune.config.registry import options
-from policyprune.config.schema import Chat, Generated, LanguageModeling, Mixture
+from policyprune.config.schema import Chat, Generated, LanguageModeling, Mixture, Task
 from policyprune.errors import UsageError
 
 FILE = re.compile(r"\.(txt|json|jsonl|csv|tsv|parquet)(\.gz)?")
@@ -64,6 +64,41 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
     for part in by_remainder[: total - sum(whole)]:
         whole[part] += 1
     return whole
+
+
+def check_mixture(task: Mixture) -> None:
+    """Raise UsageError for parts that are none, named twice, or without a share."""
+    twice = [word for word in task.parts if task.parts.count(word) > 1]
+    if not task.parts or twice:
+        wrong = f"{twice[0]!r} stands there twice" if twice else "empty"
+        raise UsageError(f"task.parts: {wrong}, name the texts of the mixture, such as [wikipedia,chat:own.jsonl]")
+    parts_of(task)
+    if len(task.weights) not in (0, len(task.parts)):
+        raise UsageError(f"task.weights: {task.weights} are not {len(task.parts)}, one for each of task.parts")
+
+
+def check_shares(task: Task) -> None:
+    """Raise UsageError for a text of a mixture that has none of the calibration sequences."""
+    if not isinstance(task, Mixture):
+        return
+    counts = shares(task.weights or [1] * len(task.parts), task.calibration.count)
+    if 0 in counts:
+        raise UsageError(
+            f"task.weights: {task.parts[counts.index(0)]!r} gets none of the {task.calibration.count} sequences of "
+            "task.calibration.count"
+        )
+
+
+def check_generated(task: Generated) -> None:
+    """Raise UsageError for a text that is none, for nothing to answer, and for fewer tokens than are wanted."""
+    test_of(task)
+    if task.chat and task.prompts is None:
+        raise UsageError("task.chat: true, but there is nothing to answer; give task.prompts=FILE")
+    wanted = task.calibration.count * task.calibration.length
+    if task.tokens < wanted:
+        raise UsageError(
+            f"task.tokens: {task.tokens} are fewer than the {wanted} that task.calibration takes, use more"
+        )
 
 
 def _corpora() -> dict[str, LanguageModeling]:

@@ -3,26 +3,7 @@
 The classes of single optimizers, importances and tunings stand beside their code; `config/registry.py` lists them.
 """
 
-from policyprune.config.schema.inputs import (
-    Budget,
-    Calibration,
-    Chat,
-    Classification,
-    Evaluation,
-    Examples,
-    Generated,
-    Granularity,
-    Labelled,
-    LanguageModeling,
-    Latency,
-    LatencyBudget,
-    Mixture,
-    Model,
-    QuestionAnswering,
-    Task,
-    Text,
-    ZeroShot,
-)
+from policyprune.config.schema.inputs import Budget, Evaluation, Granularity, Latency, LatencyBudget, Model, ZeroShot
 from policyprune.config.schema.run import (
     Calibrated,
     Config,
@@ -36,6 +17,19 @@ from policyprune.config.schema.run import (
     Trained,
     Tuning,
     Wandb,
+)
+from policyprune.config.schema.tasks import (
+    Calibration,
+    Chat,
+    Classification,
+    Examples,
+    Generated,
+    Labelled,
+    LanguageModeling,
+    Mixture,
+    QuestionAnswering,
+    Task,
+    Text,
 )
 from policyprune.config.schema.verbs import Applying, Evaluating, Exporting, Finetuning, Recovering, Training
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from policyprune.config.fields import SEEDS, Described, choice, named, number, setting, size
-from policyprune.config.schema.inputs import Budget, Evaluation, Granularity, Model, Task, Text
+from policyprune.config.schema.inputs import Budget, Evaluation, Granularity, Model
+from policyprune.config.schema.tasks import Task, Text
 from policyprune.errors import UsageError
 
 NAME = "which option this is"

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from policyprune.config.fields import SEEDS, choice, number, setting, size
-from policyprune.config.schema.inputs import Evaluation, Model, Task
+from policyprune.config.schema.inputs import Evaluation, Model
 from policyprune.config.schema.run import Recovery, Tracker
+from policyprune.config.schema.tasks import Task
 
 FORCE = "do it again although a finished record of the same config is there"
 SHARDS = "size of the largest file of a checkpoint"
