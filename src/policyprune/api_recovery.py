@@ -82,6 +82,7 @@ def recover(
                 raise UsageError("dense: text that the dense model writes takes the dense model, give it")
             config = text_of(data, seed)
             task = text_task(config, tokenizer, smaller if teacher is None else teacher, bos)
+            assert tokenizer is not None  # else it was refused
             material = material_of(options, config, task, tokenizer, smaller)
         else:
             cutting = Cutting(tokenizer, options.length, bos)

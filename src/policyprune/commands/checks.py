@@ -60,7 +60,7 @@ def check_training(options: Trained, task: Task, model: PreTrainedModel, device:
 def check_memory(config: Config, options: Trained, model: PreTrainedModel) -> None:
     """UsageError for a training on text that a GPU has no room for beside the dense model and the smaller one."""
     device = device_of(config.model)
-    if device.type != "cuda" or not isinstance(config.task, LanguageModeling):
+    if device.type != "cuda" or not isinstance(config.task, Text):
         return
     dense = sizes_of(model)
     smaller, dtype = dense.kept(config.budget.keep), dtype_of(config.model, device)

@@ -107,7 +107,7 @@ class Writer:
         with bar(wanted, "the dense model writes", "token") as progress:
             for batch in count():
                 rows = self._continued(list(islice(begun, self.config.batch_size)), batch)
-                texts = [self.tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in rows if row]
+                texts = [str(self.tokenizer.decode(row, clean_up_tokenization_spaces=False)) for row in rows if row]
                 lengths = [len(ids) for ids in encode(self.tokenizer, texts)] if texts else []
                 if not any(text.strip() for text in texts):
                     raise UsageError("task.prompts: null, but this model ends every text at once; name a file")
@@ -136,15 +136,16 @@ class Writer:
             eos_token_id=self.ends or None,
             pad_token_id=pad,
         )
-        device: Any = self.model.device
+        model: Any = self.model
+        device = model.device
         with (
-            patch.object(self.model, "generation_config", GenerationConfig()),  # a checkpoint's own settings
+            patch.object(model, "generation_config", GenerationConfig()),  # a checkpoint's own settings
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             torch.no_grad(),
             silenced(),
         ):
             torch.manual_seed(config.seed * 1_000_003 + batch)
-            out = self.model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=options)
+            out = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=options)
         rows = []
         for prompt, new in zip(prompts, out[:, width:].tolist(), strict=True):
             end = next((place for place, token in enumerate(new) if token in self.ends), len(new))
