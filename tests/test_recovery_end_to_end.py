@@ -266,6 +266,7 @@ def test_two_processes_train_one_model(arguments: Callable[..., list[str]], tmp_
     assert ended == [0, 0], [(tmp_path / f"rank{rank}" / "stderr").read_text() for rank in (0, 1)]
 
     assert "the training goes on after step" in (parts / "run.log").read_text()
+    assert foreign_lines((tmp_path / "rank0" / "stderr").read_text()) == []
 
     expected = load_file(tmp_path / "one" / "checkpoint" / "model.safetensors")
     for folder in (both, parts):

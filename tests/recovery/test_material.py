@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def test_windows_of_a_question_stand_on_one_side(tmp_path: Path, tiny_tokenizer:
 @pytest.mark.parametrize(
     ("make", "head"), [(classification, "SequenceClassification"), (questions, "QuestionAnswering")]
 )
-@pytest.mark.parametrize("kind", [Finetune, Distill])
+@pytest.mark.parametrize("kind", [Finetune, partial(Distill, hidden_loss=0.5, gradient_checkpointing=True)])
 def test_encoders_learn(make: Any, head: str, kind: Any, tmp_path: Path, tiny_tokenizer: Any) -> None:
     tokenizer, config = encoder_tokenizer(tiny_tokenizer), make(tmp_path)
     dense = make_encoder(head, vocab_size=len(tokenizer), spread=0.05)

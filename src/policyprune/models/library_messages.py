@@ -26,7 +26,8 @@ def quiet() -> None:
     """Leave the screen to our own progress bars, and to what somebody can act on."""
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "accelerate"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.ERROR)
 
