@@ -190,6 +190,7 @@ def test_no_room_for_a_text_is_refused(model: Any, tiny_tokenizer: Any, prompts:
     [
         ({"chat": True}, r"task\.chat: true, but there is nothing to answer"),
         ({"tokens": 95}, r"task\.tokens: 95 are fewer than the 96 that task\.calibration takes"),
+        ({"prompts": "a.txt", "test_task": "a.txt"}, r"task\.prompts: 'a\.txt' is the text that is measured"),
         ({"test_task": "news"}, r"task\.test_task: 'news' is none of"),
     ],
 )

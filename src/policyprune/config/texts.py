@@ -90,8 +90,9 @@ def check_shares(task: Task) -> None:
 
 
 def check_generated(task: Generated) -> None:
-    """Raise UsageError for a text that is none, for nothing to answer, and for fewer tokens than are wanted."""
-    test_of(task)
+    """Raise UsageError for a test that is none or is begun with, for nothing to answer, and for too few tokens."""
+    if any(task.prompts in (test.files or []) for test in test_of(task)):
+        raise UsageError(f"task.prompts: {task.prompts!r} is the text that is measured, name another file")
     if task.chat and task.prompts is None:
         raise UsageError("task.chat: true, but there is nothing to answer; give task.prompts=FILE")
     wanted = task.calibration.count * task.calibration.length
