@@ -17,6 +17,7 @@ from policyprune.recovery.material import Material, of_text
 from policyprune.recovery.options import Distill
 from policyprune.recovery.recover import Recovered, Surroundings, recover
 from policyprune.surgery.shrink import remaining_layers, shrink
+from policyprune.tasks.text_sources import sources_of
 
 FAST = {"steps": 24, "length": 16, "held_out": 16, "evaluations": 2, "dtype": "float32", "learning_rate": 3e-3}
 IDS = torch.arange(24).view(2, 12)
@@ -24,7 +25,7 @@ IDS = torch.arange(24).view(2, 12)
 
 @pytest.fixture(scope="module")
 def material(stories: Any, tiny_tokenizer: Any) -> Material:
-    return of_text(Distill(**FAST), stories, tiny_tokenizer, None)
+    return of_text(Distill(**FAST), sources_of(stories), tiny_tokenizer, None)
 
 
 def recovered(model: Any, options: Distill, material: Material, folder: Path, dense: Any, **more: Any) -> Recovered:
