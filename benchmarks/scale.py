@@ -12,6 +12,7 @@ is named in the table, and the others go on; the next start tries it again.
 """
 
 import argparse
+import gc
 import json
 import platform
 import sys
@@ -67,9 +68,10 @@ def measure(name: str, folder: Path, settings: Result) -> tuple[dict[str, Result
             continue
         print(f"{name}, {part}", flush=True)
         stages: list[Result] = []
+        gc.collect()  # what the part before has left
         try:
             if part != "tuning":
-                _ = subject.prunable  # made outside of the measured seconds
+                assert subject.prunable  # made outside of the measured seconds
             with measured(part, stages):
                 result = function(subject)
         except RuntimeError as error:  # most likely memory: the other parts are worth having
@@ -108,8 +110,8 @@ def sums(name: str, parts: dict[str, Result]) -> Result:
         after = results["tuning"]["all_layers"]["seconds"]
         peaks = (
             parts["second_order"]["peak_memory_mb"] + results["second_order"]["not_held_mb"],
-            parts["level"]["peak_memory_mb"],
-            results["tuning"]["all_layers"]["peak_mb"] + statistics["statistics_mb"],
+            parts["level"]["peak_memory_mb"] + results["level"]["not_held_mb"],
+            results["tuning"]["all_layers"]["peak_mb"],  # statistics are gone by then
         )
         total["ours_forward"] = {
             "statistics_seconds": before,
@@ -158,7 +160,7 @@ def lines(name: str, own: Result) -> list[list[str]]:
         row(
             "level measurement",
             f"{1e3 * step['step_seconds']:.1f} ms, {outside:.1f} ms outside of forwards ({solving:.1f} ms solving)",
-            parts["level"]["peak_memory_mb"],
+            parts["level"]["peak_memory_mb"] + step["not_held_mb"],
         )
     if "tuning" in parts:
         estimate = parts["tuning"]["result"]["all_layers"]

@@ -147,4 +147,11 @@ def level(subject: Subject) -> Result:
     means = {name: statistics.mean(row[name] for row in measured) for name in measured[0] if name.endswith("_seconds")}
     each = len(options.widths) + 2 * options.rounds
     at_most = 2 + options.rounds + len(prunable.prunable_blocks) * each
-    return {"rows": len(rows), **means, "measurements_at_most": at_most, "measured": measured}
+    beside = sum(own.gram.nbytes for own in database.blocks.values() if own.gram.device.type == subject.device.type)
+    return {
+        "rows": len(rows),
+        **means,
+        "measurements_at_most": at_most,
+        "measured": measured,
+        "not_held_mb": (count / len(layers) - 1) * beside / 2**20,  # statistics of the other layers, to add to the peak
+    }

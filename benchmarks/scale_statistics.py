@@ -7,7 +7,13 @@ from scale_models import KEEP, SHAPES, Result, Subject, cut, kept, made
 
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.elimination import Elimination, eliminate
-from policyprune.pruning.second_order.statistics import BlockStatistics, SecondOrder, dense_least_squares
+from policyprune.pruning.second_order.statistics import (
+    USUAL,
+    BlockStatistics,
+    SecondOrder,
+    dense_least_squares,
+    resting_place,
+)
 from policyprune.pruning.space import Key, Space
 from policyprune.runs.stages import measured
 from policyprune.tuning.fit import fit
@@ -20,12 +26,14 @@ SHALLOW = (1, 3)  # layers of the models that are tuned
 def of_layers(subject: Subject, layers: Iterable[int]) -> SecondOrder:
     """Statistics of some layers' blocks alone, without the order of their units: enough for weights."""
     prunable, wanted = subject.prunable, set(layers)
+    place = resting_place(prunable)
     groups = tuple(group for group in prunable.units.groups if group.layer in wanted)
     some = PrunableModel(prunable.model, prunable.adapter, Space(groups))
     blocks: dict[Key, BlockStatistics] = {}
     for block, squares in dense_least_squares(some, subject.batches, first_token=False):
         no_order = Elimination(torch.arange(block.count), torch.zeros(block.count + 1, dtype=torch.float64))
-        blocks[block.layer, block.kind] = BlockStatistics(squares.gram.float(), no_order)
+        blocks[block.layer, block.kind] = BlockStatistics(squares.gram.float().to(place), no_order)
+        del squares
     return SecondOrder(prunable, blocks)
 
 
@@ -43,15 +51,16 @@ def second_order(subject: Subject) -> Result:
     last = {block.layer: block.kind for block in prunable.prunable_blocks}
     blocks: dict[Key, BlockStatistics] = {}
     gathering = eliminating = 0.0
+    place = resting_place(prunable)
     began = mark = subject.now()
     for block, squares in dense_least_squares(prunable, subject.batches, first_token=False):
         gathered = subject.now()
-        blocks[block.layer, block.kind] = BlockStatistics.of(block, squares)
+        blocks[block.layer, block.kind] = BlockStatistics.of(block, squares, USUAL, place)
+        del squares
         now = subject.now()
         gathering, eliminating, mark = gathering + gathered - mark, eliminating + now - gathered, now
         if block.kind == last[block.layer] and now - began > subject.limit:
             break
-    squares = None
     done = 1 + max(layer for layer, _ in blocks)
     share = layers / done
     database = SecondOrder(prunable, blocks)
@@ -62,6 +71,7 @@ def second_order(subject: Subject) -> Result:
     database.weights(mask)
     again = subject.now()
     held = sum(own.gram.nbytes for own in blocks.values())
+    beside = held if place.type == subject.device.type else 0  # of the model
     return {
         "sequences": subject.sequences,
         "measured_layers": done,
@@ -75,7 +85,7 @@ def second_order(subject: Subject) -> Result:
             "solve_again_seconds": share * (again - solved),
             "statistics_mb": share * held / 2**20,
         },
-        "not_held_mb": (share - 1) * held / 2**20,  # to add to the peak
+        "not_held_mb": (share - 1) * beside / 2**20,  # to add to the peak
     }
 
 

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize(("width", "count", "together"), [(1, 600, 16), (4, 12, 1)])
 def test_units_go_in_the_same_order(width: int, count: int, together: int, gpu: torch.device) -> None:
     matrix, right = problem(width, count, seed=0, tokens=900).damped(0.1)
-    expected = eliminate(matrix, right, width, together)
     found = eliminate(matrix.to(gpu), right.to(gpu), width, together)
+    expected = eliminate(matrix, right, width, together)
     assert torch.equal(found.order, expected.order)
     torch.testing.assert_close(found.error, expected.error, rtol=1e-8, atol=0)
 

@@ -122,3 +122,17 @@ def test_closing_words_name_the_checkpoint_when_there_is_one(
     assert "from transformers import AutoModelForSequenceClassification, AutoTokenizer" in words
     assert f"from_pretrained({str(tmp_path / 'checkpoint')!r}{trust})" in words
     assert str(tmp_path / "record.json") in words
+
+
+@pytest.mark.parametrize(
+    ("device", "kept", "said"), [("NVIDIA H200", 13, True), ("NVIDIA H200", 16, False), ("cpu", 13, False)]
+)
+def test_closing_words_say_what_would_be_faster_on_a_gpu(device: str, kept: int, said: bool, tmp_path: Path) -> None:
+    record = replace(measured_record(), hardware={"device": device})
+    record.keep_rates = [
+        {"layer": layer, "kind": "ffn", "kept": own, "count": 30, "rate": own / 30}
+        for layer, own in enumerate((kept, 8, 30))
+    ]
+    words = closing_words(record, tmp_path)
+    assert ("1 of 2 pruned FFNs have a width that is no multiple of 8" in words) == said
+    assert ("granularity.align=64" in words) == said

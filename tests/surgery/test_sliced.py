@@ -1,12 +1,15 @@
 """Sliced forwards against masked ones, in every family; and that the weights come back whole."""
 
 import functools
+import weakref
 from typing import Any
 
 import pytest
 import torch
 
 from policyprune.models.examples import EXAMPLES, example
+from policyprune.models.layerwise import columns_of, projection
+from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import space_of
 from policyprune.surgery.equivalence import TOLERANCE, Probe, gap, masks, outputs, probe_of, random_mask
@@ -34,6 +37,28 @@ def test_sliced_is_masked_to_rounding_and_the_dense_model_stays(name: str) -> No
     assert torch.equal(outputs(sliced.model, own.ids), before)
     assert {parameter.data_ptr() for parameter in sliced.model.parameters()} == shared <= set(weights.values())
     assert {k: v.data_ptr() for k, v in own.model.named_parameters()} == weights
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_with_more_channels_than_are_kept_it_computes_the_same(name: str) -> None:
+    """Also with new weights of output projections, which know nothing of the others."""
+    own, multiple = subject(name), 8
+    sliced, widths = Sliced(own, multiple), set[int]()
+    for block in own.adapter.blocks:
+        if block.kind == "ffn":
+            out = sliced.model.get_submodule(block.out)
+            out.register_forward_hook(lambda module, args, out: widths.add(args[0].shape[-1] % multiple))
+    mask = random_mask(own.space)
+    weights = {
+        key: projection(own.model, own.blocks[key])[0][:, columns_of(own.blocks[key], view.nonzero().flatten())] * 0.5
+        for key, view in own.views(mask).items()
+        if view.any()
+    }
+    for given in ({}, weights):
+        sliced.set(mask, given)
+        smaller = shrink(own, mask, Compensation(weights=given))
+        assert gap(outputs(sliced.model, own.ids), outputs(smaller, own.ids)) <= TOLERANCE
+    assert widths == {0}
 
 
 def test_a_forward_that_fails_leaves_nothing_cut(tiny_llama: Any) -> None:
@@ -68,6 +93,21 @@ def test_one_layer_at_a_time_has_weights_of_its_own(tiny_llama: Any) -> None:
     sliced.set(torch.arange(own.space.n) % 2 == 0)
     outputs(sliced.model, own.ids)
     assert held == [7] * len(own.adapter.blocks)
+
+
+def test_nothing_is_left_of_a_layer_that_has_run(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    own = probe_of(model)
+    cut = list[weakref.ref[torch.nn.Parameter]]()
+    sliced = Sliced(PrunableModel(model, own.adapter, own.space))
+    for block in own.adapter.blocks:
+        linear = sliced.model.get_submodule(block.out)
+        linear.register_forward_hook(lambda module, args, out: cut.append(weakref.ref(module.weight)))
+    for first in range(2):
+        sliced.set(torch.arange(own.space.n) % 2 == first)
+        outputs(sliced.model, own.ids)
+    assert len(cut) == 2 * len(own.adapter.blocks)
+    assert [weight() for weight in cut] == [None] * len(cut)
 
 
 def test_channels_alone_are_sliced_and_attention_stays(tiny_llama: Any) -> None:

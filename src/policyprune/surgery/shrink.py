@@ -85,17 +85,29 @@ def _narrow(model: nn.Module, adapter: Adapter, kept: Tensor) -> None:
 
 
 @torch.no_grad()
-def cut_block(model: nn.Module, block: Block, kept: Tensor, groups: Tensor, silent: bool) -> None:
+def cut_block(model: nn.Module, block: Block, kept: Tensor, groups: Tensor, silent: bool, multiple: int = 1) -> None:
     """Keep the units `kept` (k,) int64 of a block in place; `silent`: without units it adds no output bias either.
 
-    `groups` (g,) are `Block.groups_of` these, on the same device.
+    `groups` (g,) are `Block.groups_of` these, on the same device. An FFN has a `multiple` of channels: the last ones
+    are the first one again, and nothing comes of them (`padding`).
     """
     if not len(kept) and block.path:
         _remove(model, block)
     elif len(kept) < block.count:
-        _slice(model, block, kept, groups)
+        more = padding(block, len(kept), multiple)
+        _slice(model, block, torch.cat([kept, kept[:1].expand(more)]) if more else kept, groups)
+        if more:
+            out = model.get_submodule(block.out)
+            weight, along = out.weight, dimension(out, "in")
+            assert isinstance(weight, nn.Parameter)
+            weight.narrow(along, weight.shape[along] - more * block.width, more * block.width).zero_()
     if not len(kept) and silent:
         _silence(model, block)
+
+
+def padding(block: Block, count: int, multiple: int) -> int:
+    """How many channels an FFN of `count` lacks to a multiple; no other block has any, nor one without or with all."""
+    return -count % multiple if block.kind == "ffn" and count < block.count else 0
 
 
 def _remove(model: nn.Module, block: Block) -> None:

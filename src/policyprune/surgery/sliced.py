@@ -6,23 +6,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from policyprune.models.adapter import Block
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.space import Key
-from policyprune.surgery.shrink import cut_block, replace_weight, twin
+from policyprune.surgery.shrink import cut_block, padding, replace_weight, twin
 
+MULTIPLE = {"cuda": 64}  # of channels, by device: matrix products in half precision are slow at other widths
 NO_WEIGHTS: Mapping[Key, Tensor] = MappingProxyType({})
 
 
 class Sliced:
     """`model` computes what the masked model computes, to rounding, and leaves out what is pruned.
 
-    It shares all tensors with the dense model, which stays as it was. One layer at a time has weights of its own.
+    It shares all tensors with the dense model, which stays as it was. One layer at a time has weights of its own. FFNs
+    that lose channels are computed with a `multiple` of them, by default of what the device is fast at.
     """
 
-    def __init__(self, prunable: PrunableModel) -> None:
+    def __init__(self, prunable: PrunableModel, multiple: int | None = None) -> None:
         self.model = twin(prunable.model)
+        self._multiple = MULTIPLE.get(prunable.device.type, 1) if multiple is None else multiple
         self._prunable = prunable
         self._kept: dict[Key, tuple[Tensor, Tensor]] = {}  # units, and the groups of query heads
         self._weights = NO_WEIGHTS
@@ -65,9 +69,11 @@ class Sliced:
         def cut(module: nn.Module, args: tuple[Any, ...]) -> None:
             for block in blocks if index >= memory.start else []:
                 key = block.layer, block.kind
-                cut_block(self.model, block, *self._kept[key], silent)
+                cut_block(self.model, block, *self._kept[key], silent, self._multiple)
                 if key in self._weights:
-                    replace_weight(self.model.get_submodule(block.out), self._weights[key])
+                    more = padding(block, len(self._kept[key][0]), self._multiple) * block.width
+                    weight = functional.pad(self._weights[key], (0, more)) if more else self._weights[key]
+                    replace_weight(self.model.get_submodule(block.out), weight)
 
         def restore(module: nn.Module, args: tuple[Any, ...], out: object) -> None:
             if index >= memory.start:
@@ -130,7 +136,13 @@ class _Whole:
 
     def __init__(self, layer: nn.Module) -> None:
         self._state = [
-            (module, dict(vars(module)), dict(module._parameters), dict(module._modules)) for module in layer.modules()
+            (
+                module,
+                {name: value for name, value in vars(module).items() if name not in ("_parameters", "_modules")},
+                dict(module._parameters),
+                dict(module._modules),
+            )  # not these two themselves, in which a cut module is put
+            for module in layer.modules()
         ]
 
     def restore(self) -> None:

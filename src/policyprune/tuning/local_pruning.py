@@ -40,7 +40,7 @@ def prune_locally(
             if views[key].all():
                 continue
             kept, exchanges = views[key].nonzero().flatten(), 0
-            if len(kept) and bool(squares.gram.isfinite().all()):
+            if len(kept) and squares.finite():
                 kept, exchanges = select(squares, block.width, len(kept))
             columns = columns_of(block, kept).to(squares.gram.device)
             new = squares.solve(ridge, columns) if len(kept) else None

@@ -189,7 +189,7 @@ class LocalPruning(Calibrated):
 
         matrix, right = squares.damped(self.ridge)
         together = max(1, self.together // width)
-        kept = best_units(matrix, right, width, count, together, self.first_order)
+        kept = best_units(matrix.clone(), right, width, count, together, self.first_order)
         return exchange(matrix, right, width, kept, together, self.exchanges)
 
 

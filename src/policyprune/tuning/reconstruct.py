@@ -50,19 +50,22 @@ def reconstruct(
             if len(found[key]) < len(kept):  # all of the block's units
                 kept = _reselected(fitted, held_out, task.block, found[key])
                 columns = columns_of(task.block, kept).to(columns.device)
-                fitted, held_out = fitted.of_features(columns), held_out.of_features(columns)
+                fitted = fitted.of_features(columns)
+                held_out = held_out.of_features(columns)  # when the larger one of the two lines above is gone
                 student.keep(task.block, kept)
             new, outcome = _fit(fitted, held_out, ridges)
             if new is not None:
                 weights[key] = new.float().cpu()
                 student.give(task.block, columns, new)
             report.append({"layer": task.block.layer, "kind": task.block.kind, **outcome})
+            del fitted, held_out  # there is no room for those of two blocks
     return Fitted(student.mask, Compensation(weights=weights), report)
 
 
 def _gathered(task: BlockTask) -> tuple[LeastSquares, LeastSquares]:
     """Sums over the first three quarters of each batch, and over the rest."""
-    fitted, held_out = LeastSquares.of(task.weight), LeastSquares.of(task.weight)
+    weight = task.weight.double()
+    fitted, held_out = LeastSquares.of(weight), LeastSquares.of(weight)
     for x, target in task.samples:
         cut = len(x) - len(x) // HELD_OUT
         fitted.add(x[:cut], target[:cut])
@@ -78,9 +81,9 @@ def _reselected(fitted: LeastSquares, held_out: LeastSquares, block: Block, foun
     if len(block.groups_of(found)) < block.groups:
         return found
     both = replace(fitted, gram=fitted.gram + held_out.gram, cross=fitted.cross + held_out.cross)
-    if not bool(both.gram.isfinite().all() and both.cross.isfinite().all()):
+    if not both.finite():
         return found
-    matrix, right = both.damped(RIDGE)
+    matrix, right = both.used_up(RIDGE)
     if block.groups:
         rounds = block.decisions - len(found) // block.groups
         stays = torch.ones(block.count, dtype=torch.bool)
@@ -93,8 +96,7 @@ def _fit(
     fitted: LeastSquares, held_out: LeastSquares, ridges: list[float]
 ) -> tuple[Tensor | None, dict[str, float | str]]:
     """The new weight (d, features) float64, None where the old one stays, and what became of the block."""
-    tried = {ridge: weight for ridge in ridges if (weight := fitted.solve(ridge)) is not None}
-    errors = {ridge: held_out.error(weight) for ridge, weight in tried.items()}
+    errors = {ridge: held_out.error(weight) for ridge in ridges if (weight := fitted.solve(ridge)) is not None}
     best = min(errors, key=lambda ridge: errors[ridge], default=None)
     gains = best is not None and errors[best] < held_out.error(held_out.weight)
     fitted += held_out

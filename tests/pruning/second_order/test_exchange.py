@@ -38,7 +38,7 @@ def test_most_small_blocks_get_the_best_units_of_all() -> None:
     for width, count, seed in cases:
         squares = problem(width, count, seed)
         matrix, right = squares.damped(0.05)
-        start = best_units(matrix, right, width, count // 2)
+        start = best_units(matrix.clone(), right, width, count // 2)
         found, _ = exchange(matrix, right, width, start, together=2, rounds=20)
         every = itertools.combinations(range(count), count // 2)
         tried = [start, found, *(torch.tensor(units) for units in every)]

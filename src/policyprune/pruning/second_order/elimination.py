@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from policyprune.errors import RunError
+from policyprune.pruning.second_order.least_squares import cholesky, part_of, rows_of_a_piece
 
 COMPACT = 256  # features that are gone before the matrices are made smaller
 
@@ -28,7 +29,7 @@ def eliminate(
 ) -> Elimination:
     """Take away unit after unit, always the one whose loss costs least now that the earlier ones are gone.
 
-    `matrix` H (F, F) and `right` G (F, d) are those of `LeastSquares.damped`; unit u has the features
+    `matrix` H (F, F) and `right` G (F, d) are those of `LeastSquares.damped`; H is overwritten. Unit u has the features
     [u * width, (u + 1) * width). With V' = H^-1 G, removing the features g costs tr(V_g ([H^-1]_gg)^-1 V_g'); after it
     H^-1 and V are those of the features that are left (Hassibi and Stork 1993; Kurtic et al. 2023, ZipLM). `together`
     units go at a time, those that cost least one by one; with `first_order` those with the least cost + 2 tr(V_g G_g')
@@ -37,10 +38,7 @@ def eliminate(
     """
     count = len(matrix) // width
     most = count if most is None else min(most, count)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if bool(failed):
-        raise RunError("the activations of a block are NaN or infinite, its units cannot be ordered")
-    inverse = torch.cholesky_inverse(factor)
+    inverse = inverted(matrix)
     weight = inverse @ right
     names = torch.arange(count, device=matrix.device)
     gone = torch.zeros(count, dtype=torch.bool, device=matrix.device)
@@ -59,7 +57,8 @@ def eliminate(
         if removed < most and int(gone.sum()) * width >= COMPACT:
             left = (~gone).nonzero().flatten()
             features = features_of(left, width)
-            inverse, weight, right = inverse[features][:, features], weight[features], right[features]
+            inverse, weight = compacted(inverse, features), weight[features]
+            right = right[features] if first_order else right
             names, gone = names[left], gone[left]
     rises = torch.cat(steps).double().cpu() if steps else torch.zeros(0, dtype=torch.float64)
     error = torch.cat([rises.new_zeros(1), rises.cumsum(0)])
@@ -76,6 +75,20 @@ def best_units(
     return stays.nonzero().flatten()
 
 
+def inverted(matrix: Tensor) -> Tensor:
+    """The inverse of a symmetric matrix (F, F), in its place; RunError where it is not positive definite."""
+    factor = cholesky(matrix)
+    if factor is None:
+        raise RunError("the activations of a block are NaN or infinite, its units cannot be ordered")
+    return torch.cholesky_inverse(factor, out=factor)
+
+
+def compacted(inverse: Tensor, features: Tensor) -> Tensor:
+    """inverse[features][:, features] (k, k) in rising order, at the beginning of the memory of what `inverted` gave."""
+    rows, count = inverse.T, len(features)
+    return part_of(rows, features, rows.reshape(-1)[: count * count].view(count, count)).T
+
+
 def features_of(units: Tensor, width: int) -> Tensor:
     """The features of units (k,): (k * width,)."""
     return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()
@@ -88,7 +101,10 @@ def without(inverse: Tensor, weight: Tensor, features: Tensor) -> Tensor:
     share = torch.cholesky_solve(weight[features], factor)
     cost = (weight[features] * share).sum()
     weight -= columns @ share
-    inverse -= columns @ torch.cholesky_solve(columns.T, factor)
+    other = torch.cholesky_solve(columns.T, factor)
+    size = rows_of_a_piece(inverse)
+    for rows, own in zip(inverse.split(size), columns.split(size), strict=True):
+        rows -= own @ other
     return cost
 
 

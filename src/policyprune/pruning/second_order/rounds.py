@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from policyprune.errors import RunError
-from policyprune.pruning.second_order.elimination import Elimination, costs_of, features_of, without
+from policyprune.pruning.second_order.elimination import Elimination, costs_of, features_of, inverted, without
 
 
 @torch.no_grad()
@@ -17,10 +16,7 @@ def eliminate_in_rounds(
     each has lost one. It ends after so many `rounds`, or with all units.
     """
     count = len(matrix) // width
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if bool(failed):
-        raise RunError("the activations of a block are NaN or infinite, its units cannot be ordered")
-    inverse = torch.cholesky_inverse(factor)
+    inverse = inverted(matrix)
     weight = inverse @ right
     left = torch.ones(groups, count // groups, dtype=torch.bool, device=matrix.device)
     order, rises = [], []

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -12,13 +12,14 @@ from policyprune.models.adapter import Block
 from policyprune.models.layerwise import columns_of, projection, relative_weight, walk, watch
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.elimination import Elimination, eliminate
-from policyprune.pruning.second_order.least_squares import LeastSquares, gram_of
+from policyprune.pruning.second_order.least_squares import LeastSquares, add_gram
 from policyprune.pruning.second_order.rounds import eliminate_in_rounds
 from policyprune.pruning.second_order.student import Student
 from policyprune.pruning.space import Key
 
 RIDGE = 0.1  # relative to the mean diagonal
 TOGETHER = 16  # features that go at a time
+SHARE = 0.1  # of a GPU's free memory that statistics may take
 HELD_BYTES = 1 << 28  # of weights that were solved for and may be asked for again, or all projections where more
 
 
@@ -38,25 +39,30 @@ USUAL = Recipe()
 
 @dataclass(frozen=True)
 class BlockStatistics:
-    """X'X (F, F) float32 of a block of the dense model, and the order in which its units go."""
+    """X'X (F, F) float32 of a block of the dense model, and the order in which its units go.
+
+    They lie where `resting_place` says, those from the disk on the CPU.
+    """
 
     gram: Tensor
     elimination: Elimination
 
     @staticmethod
-    def of(block: Block, squares: LeastSquares, recipe: Recipe = USUAL) -> "BlockStatistics":
-        """From the block's least squares in the dense model; an error that is no number where their sums are none."""
-        if not bool(squares.gram.isfinite().all() and squares.cross.isfinite().all()):
-            count = len(squares.gram) // block.width
+    def of(block: Block, squares: LeastSquares, recipe: Recipe, place: torch.device) -> "BlockStatistics":
+        """From the block's least squares in the dense model, which are used up; an error that is no number where their
+        sums are none."""
+        gram = squares.gram.float().to(place)
+        if not squares.finite():
+            count = len(gram) // block.width
             error = torch.full((count + 1,), torch.nan, dtype=torch.float64)
-            return BlockStatistics(squares.gram.float(), Elimination(torch.arange(count), error))
+            return BlockStatistics(gram, Elimination(torch.arange(count), error))
         together = max(1, recipe.together // block.width)
-        matrix, right = squares.damped(recipe.ridge)
+        matrix, right = squares.used_up(recipe.ridge)
         if block.groups:
             elimination = eliminate_in_rounds(matrix, right, block.width, block.groups, first_order=recipe.first_order)
         else:
             elimination = eliminate(matrix, right, block.width, together, first_order=recipe.first_order)
-        return BlockStatistics(squares.gram.float(), elimination)
+        return BlockStatistics(gram, elimination)
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,10 @@ class SecondOrder:
         prunable: PrunableModel, batches: list[dict[str, Tensor]], first_token: bool, recipe: Recipe = USUAL
     ) -> "SecondOrder":
         """Gather them in one walk through the dense model; only one layer's inverses are held at a time."""
-        blocks = {}
+        blocks, place = {}, resting_place(prunable)
         for block, squares in dense_least_squares(prunable, batches, first_token, recipe.relative):
-            blocks[block.layer, block.kind] = BlockStatistics.of(block, squares, recipe)
+            blocks[block.layer, block.kind] = BlockStatistics.of(block, squares, recipe, place)
+            del squares  # there is no room for those of two layers
         return SecondOrder(prunable, blocks, recipe)
 
     def scores(self) -> Tensor:
@@ -95,18 +102,21 @@ class SecondOrder:
         """Those of a model whose earlier layers keep as many units as under mask (n,), with their weights."""
         counts = {key: int(view.sum()) for key, view in self.prunable.views(mask).items()}
         student = Student(self.prunable, torch.ones_like(mask))
-        blocks = {}
+        blocks, place = {}, resting_place(self.prunable)
         with student.on():
             student.prune(True)
             found = dense_least_squares(self.prunable, batches, first_token, self.recipe.relative, changing=True)
             for block, squares in found:
                 key = block.layer, block.kind
-                blocks[key] = BlockStatistics.of(block, squares, self.recipe)
+                own = replace(squares, gram=squares.gram.clone(), cross=squares.cross.clone())
+                blocks[key] = BlockStatistics.of(block, own, self.recipe, place)
+                del own
                 if counts[key] < block.count:
                     kept = blocks[key].elimination.order[block.count - counts[key] :].sort().values
                     columns = columns_of(block, kept).to(squares.gram.device)
                     weight = squares.solve(self.recipe.ridge, columns) if len(kept) else None
                     student.settle(block, kept, columns, weight)
+                del squares
         return SecondOrder(self.prunable, blocks, self.recipe)
 
     def weights(self, mask: Tensor) -> dict[Key, Tensor]:
@@ -134,11 +144,21 @@ class SecondOrder:
     def _solved(self, key: Key, view: Tensor) -> Tensor:
         block = self.prunable.blocks[key]
         weight = projection(self.prunable.model, block)[0]
-        gram = self.blocks[key].gram.to(weight.device, torch.float64)  # those from the disk are on the CPU
+        gram = self.blocks[key].gram.to(weight.device).double()
         columns = columns_of(block, view.nonzero().flatten()).to(gram.device)
         old = weight.double()
         new = LeastSquares(old, gram, gram @ old.T).solve(self.recipe.ridge, columns)
         return (weight[:, columns] if new is None else new).to(weight.dtype)
+
+
+def resting_place(prunable: PrunableModel) -> torch.device:
+    """Where statistics of all blocks lie: where the model does, or on the CPU where they would take much of a GPU."""
+    device = prunable.device
+    if device.type != "cuda":
+        return device
+    weights = [projection(prunable.model, block)[0] for block in prunable.prunable_blocks]
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.device("cpu") if sum(4 * weight.shape[1] ** 2 for weight in weights) > SHARE * free else device
 
 
 def dense_least_squares(
@@ -162,9 +182,12 @@ def dense_least_squares(
             for block in blocks:
                 x = passed[block.out][0]
                 weighted = relative and not block.norm
-                squares[block.out].gram += gram_of(x * relative_weight(passed[path][1]) if weighted else x)
+                add_gram(squares[block.out].gram, x * relative_weight(passed[path][1]) if weighted else x)
         for block in blocks:
-            own = squares[block.out]
-            own.cross = own.gram @ own.weight.T
-            own.energy = float((own.cross * own.weight.T).sum())
-            yield block, own
+            yield block, _towards_itself(squares.pop(block.out))  # and nothing here holds it any longer
+
+
+def _towards_itself(squares: LeastSquares) -> LeastSquares:
+    squares.cross = squares.gram @ squares.weight.T
+    squares.energy = float((squares.cross * squares.weight.T).sum())
+    return squares
