@@ -64,11 +64,21 @@ def seen_by(model: Any, out: str, batches: list[dict[str, Tensor]]) -> tuple[Ten
     return torch.cat(inputs).double(), torch.cat(results).double()
 
 
-def weights_of(subject: Probe, layer: int, batches: list[dict[str, Tensor]], student: Any) -> Tensor:
-    """Of the tokens of a layer, padding left out: (tokens, 1), the smaller of dense and student."""
+def weights_of(
+    subject: Probe, layer: int, batches: list[dict[str, Tensor]], student: Any, normed: str | None = None
+) -> Tensor:
+    """Of the tokens of a layer, padding left out: (tokens, 1), the smaller of dense and student.
+
+    Also over the size of what the module `normed` makes, which a norm of the block's own divides by.
+    """
     rows = [b.get("attention_mask", torch.ones(b["input_ids"].shape)).bool() for b in batches]
-    of_both = [residuals.weights(model, subject.adapter, batches)[layer] for model in (subject.model, student)]
-    dense, its = (torch.cat([x[own] for x, own in zip(parts, rows, strict=True)]) for parts in of_both)
+    of_both = []
+    for model in (subject.model, student):
+        parts = residuals.weights(model, subject.adapter, batches)[layer]
+        of_both.append(torch.cat([x[own] for x, own in zip(parts, rows, strict=True)]))
+        if normed:
+            of_both[-1] = of_both[-1] / seen_by(model, normed, batches)[1].square().mean(-1, keepdim=True).sqrt()
+    dense, its = of_both
     return torch.minimum(dense, its)
 
 
@@ -217,9 +227,13 @@ def test_every_family_gets_nearer_block_by_block(name: str) -> None:
         model(**batches[0])
         handle.remove()
     off = found[0] - found[1]
+    if last.out_norm:
+        x = torch.randn(32, dtype=torch.float64)
+        off = off * subject.model.get_submodule(last.out_norm)(x) / x * x.square().mean().sqrt()
     if not last.norm:
         student = student_at(subject, mask, compensation, (last.layer, last.kind))
-        off = off.flatten(0, -2) * weights_of(subject, last.layer, batches, student)
+        off = off.flatten(0, -2) * weights_of(subject, last.layer, batches, student, last.out_norm and last.out)
+        off = off * last.multiplier
     assert report[-1]["error"] == pytest.approx(float(off.square().sum()), rel=1e-2)
     assert adapt(smaller).blocks
 
@@ -255,13 +269,28 @@ def test_a_block_makes_up_for_a_share_of_what_the_residual_lacks(llama: Probe, s
     torch.testing.assert_close(compensation.weights[0, "ffn"].double(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_residual_counts_only_where_outputs_are_added_as_they_are() -> None:
-    """Gemma 2 norms what it adds: the share changes nothing."""
-    example_ = probe_of(example("gemma2"))
-    mask, batches = equal_widths(example_.space), batches_of()
-    without, with_share = (reconstructed(example_, mask, batches, 0.01, residual=share)[0] for share in (0.0, 1.0))
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "granite"])
+def test_the_residual_counts_also_where_outputs_are_normed_or_scaled(name: str) -> None:
+    """What the attention lost is made up for by the FFN: the residual behind the layer is nearer to the dense one."""
+    subject, batches = probe_of(example(name)), batches_of(8)
+    mask = torch.ones(subject.space.n)
+    subject.space.views(mask)[0, "attention"][1:] = 0
+    subject.space.views(mask)[0, "ffn"][18:] = 0
+    path, gaps = subject.adapter.layers[0], []
+    for share in (0.0, 1.0):
+        smaller = pruned(subject, mask, reconstructed(subject, mask, batches, 1e-3, residual=share)[0])
+        (_, ours), (_, dense) = (seen_by(model, path, batches) for model in (smaller, subject.model))
+        gaps.append(float(((ours - dense) * weights_of(subject, 0, batches, subject.model)).square().sum()))
+    assert gaps[1] < gaps[0]
+
+
+def test_the_residual_is_whole_in_the_target_in_front_of_a_post_norm() -> None:
+    """So the share changes nothing."""
+    subject = probe_of(example("bert"))
+    mask, batches = equal_widths(subject.space), batches_of()
+    without, with_share = (reconstructed(subject, mask, batches, 0.01, residual=share)[0] for share in (0.0, 1.0))
     for key, weight in without.weights.items():
-        torch.testing.assert_close(with_share.weights[key], weight)
+        assert torch.equal(with_share.weights[key], weight)
 
 
 def test_units_are_selected_anew_at_the_same_widths(llama: Probe) -> None:

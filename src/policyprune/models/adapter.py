@@ -32,7 +32,8 @@ class Block:
     features of a unit, over which attention scores are taken (0 for an FFN). `heads` is how many key/value heads a unit
     stands for: 1, or all where `together` says why they stay together. `queries` is how many query heads share one.
     `sizes` are attributes of the module `path` with what each counts. `norm` is the module whose input is the residual
-    plus the output of `out`, None where a norm stands elsewhere. A block that lost all its units has a path and no
+    plus the output of `out`, `out_norm` the one that norms that output alone before it is added, None where norms stand
+    elsewhere; `multiplier` is what it is multiplied by instead. A block that lost all its units has a path and no
     parts.
 
     Units that are query heads (`models/query_heads.py`) belong to `groups` key/value heads, as many to each and one
@@ -56,6 +57,8 @@ class Block:
     sizes: tuple[tuple[str, Size], ...] = ()
     adds_residual: bool = False
     norm: str | None = None
+    out_norm: str | None = None
+    multiplier: float = 1.0
     groups: int = 0
     shared: tuple[Part, ...] = ()
     shared_params: int = 0
@@ -193,6 +196,8 @@ def _attention(model: PreTrainedModel, family: Family, layer: int, path: str, he
         sizes=names.sizes,
         adds_residual=names.adds_residual,
         norm=f"{path}.{names.norm}" if names.norm else None,
+        out_norm=f"{path}.{names.out_norm}" if names.out_norm else None,
+        multiplier=family.multiplier(model.config),
     )
     reason = names.together(model.config)
     return _joined(model, block, reason) if reason else block
@@ -242,6 +247,8 @@ def _ffn(model: PreTrainedModel, family: Family, layer: int, path: str) -> Block
         macs_per_token=macs,
         adds_residual=names.adds_residual,
         norm=f"{path}.{names.norm}" if names.norm else None,
+        out_norm=f"{path}.{names.out_norm}" if names.out_norm else None,
+        multiplier=family.multiplier(model.config),
     )
 
 

@@ -19,6 +19,11 @@ def no_obstacle(config: PreTrainedConfig) -> str:
     return ""
 
 
+def as_it_is(config: PreTrainedConfig) -> float:
+    """The output of a block is added to the residual as it is."""
+    return 1.0
+
+
 def pre_norm(config: PreTrainedConfig) -> bool:
     """Norms stand in the branches alone: a layer without blocks passes its input on."""
     return True
@@ -40,7 +45,8 @@ class Attention:
     `sizes` are the attributes of `block` that its forward reads and that count what is left. Query heads can go without
     their group where `queries` is among them. `together(config)` says why the attention of a layer can only go as a
     whole, "" where it need not. `adds_residual`: `block` takes the residual as its second argument and returns the sum.
-    `norm` takes the residual plus the output of `out`, in families whose norms stand there.
+    `norm` takes the residual plus the output of `out`, `out_norm` that output alone before it is added, in families
+    whose norms stand there.
     """
 
     block: str
@@ -53,6 +59,7 @@ class Attention:
     together: Callable[[PreTrainedConfig], str] = no_obstacle
     adds_residual: bool = False
     norm: str | None = None
+    out_norm: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +68,7 @@ class FeedForward:
 
     A module named twice in `inputs` holds gate and up one after the other. `block` takes and returns hidden states and
     holds all of them; it is replaced when a layer loses all its channels. Without such a module (None) the projections
-    stay, with no channel between them. `adds_residual` and `norm` as for attention.
+    stay, with no channel between them. `adds_residual`, `norm` and `out_norm` as for attention.
     """
 
     block: str | None
@@ -69,6 +76,7 @@ class FeedForward:
     out: str
     adds_residual: bool = False
     norm: str | None = None
+    out_norm: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +108,8 @@ class Family:
     hidden size by the number of heads. `head` names the auto class that the family is usually loaded with.
     `removable(config)`: whether a layer without blocks can be deleted. `layer_lists` are config keys with an entry per
     layer, `layer_index` is the attribute of modules that know which layer they are in. `residual(config)` says where
-    hidden channels are; without it they all stay. `onnx_obstacle(config)` says what ONNX Runtime lacks for a model.
+    hidden channels are; without it they all stay. `multiplier(config)` is what the output of a block is multiplied by
+    before it is added. `onnx_obstacle(config)` says what ONNX Runtime lacks for a model.
     """
 
     model_types: tuple[str, ...]
@@ -117,6 +126,7 @@ class Family:
     layer_lists: tuple[str, ...] = ("layer_types", "no_rope_layers")
     layer_index: str = "layer_idx"
     residual: Callable[[PreTrainedConfig], Residual] | None = None
+    multiplier: Callable[[PreTrainedConfig], float] = as_it_is
     onnx_obstacle: Callable[[PreTrainedConfig], str] = no_obstacle
 
     @property

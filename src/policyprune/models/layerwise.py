@@ -168,11 +168,3 @@ def projection(model: nn.Module, block: Block) -> tuple[Tensor, Tensor | None]:
 def columns_of(block: Block, units: Tensor) -> Tensor:
     """The input features of a block's output projection that belong to `units` (k,): (k * width,)."""
     return (units[:, None] * block.width + torch.arange(block.width)).flatten()
-
-
-def relative_weight(residual: Tensor) -> Tensor:
-    """1 over the root mean square of each token of a residual (tokens, d): (tokens, 1) float32.
-
-    An error that is multiplied by it counts relative to what it is added to, as the next norm will see it.
-    """
-    return residual.float().square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt()

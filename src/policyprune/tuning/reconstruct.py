@@ -55,6 +55,7 @@ def reconstruct(
                 student.keep(task.block, kept)
             new, outcome = _fit(fitted, held_out, ridges)
             if new is not None:
+                new = new / task.gain[:, None]
                 weights[key] = new.float().cpu()
                 student.give(task.block, columns, new)
             report.append({"layer": task.block.layer, "kind": task.block.kind, **outcome})

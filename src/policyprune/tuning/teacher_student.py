@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from policyprune.models.adapter import Block
-from policyprune.models.layerwise import columns_of, projection, relative_weight, walk, watch
+from policyprune.models.layerwise import columns_of, projection, walk, watch
+from policyprune.models.stream import Passed, added, gain_of, per_residual, token_weight, watched
 from policyprune.pruning.compensation import Compensation
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.tasks.task import CalibrationData
 
 ROUNDING = 0.02  # relative, of sums in bfloat16
 
-Passed = dict[str, tuple[Tensor, Tensor]]  # what went in and came out of the watched modules, by name
 Batch = dict[str, Tensor]  # arguments of the model's forward: token ids (B, T), attention mask (B, T), ...
 Report = list[dict[str, Any]]  # a row for each block: layer, kind, outcome, error, binary_error
 
@@ -38,17 +38,18 @@ class BlockTask:
     block lacks of the teacher's: all of it where a norm takes the sum of residual and output, else a share of it. They
     can be read once.
 
-    Where norms stand before the blocks, both are divided by the root mean square of the residual behind the layer, as
-    the next norm divides: an error counts relative to what it is added to. Without that a token with massive
-    activations is nearly all of the least-squares problem of the blocks that make and unmake these. Of the teacher's
-    and the student's residual it is the larger one, for a student may have such activations where its teacher has none.
+    Both are multiplied by the weight of a token (`stream.token_weight`): an error counts relative to what it is added
+    to. Without that a token with massive activations is nearly all of the least-squares problem of the blocks that make
+    and unmake these. Of the teacher's and the student's weight it is the smaller one, for a student may have such
+    activations where its teacher has none. `weight` and outputs are multiplied by the `gain` (d,) of their channels, by
+    which they count in the residual; a new weight has to be divided by it.
     """
 
     block: Block
     kept: Tensor
     columns: Tensor
     weight: Tensor
-    bias: Tensor | None
+    gain: Tensor
     samples: Iterator[tuple[Tensor, Tensor]]
 
 
@@ -74,8 +75,8 @@ def block_tasks(
     """Yield the blocks that keep units, in order. What the caller fits shows in the student's inputs of the next one.
 
     `prune(True)` makes the model the student as fitted so far, `prune(False)` the dense teacher. `residual` is the
-    share of what the student's residual lacks that a block is to make up for; it is 0 in layers that norm or scale what
-    they add.
+    share of what the student's residual lacks that a block is to make up for; it is 0 where a layer adds something else
+    to its input than what its two blocks are known to add.
     """
     model, adapter, views = prunable.model, prunable.adapter, prunable.views(mask)
     last = len(adapter.layers) - 1
@@ -85,44 +86,47 @@ def block_tasks(
     student_layers = walk(model, adapter, lesson.batches, lesson.first_token)
     student = next(student_layers)
 
-    def samples(block: Block, columns: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        path = adapter.layers[block.layer]
-        seen = watch(model, student, [path, *_watched(block)], final=False)
-        for passed, aim, weight in zip(seen, aims[block.out], weights, strict=True):
+    def samples(block: Block, columns: Tensor, gain: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        path, bias = adapter.layers[block.layer], projection(model, block)[1]
+        seen = watch(model, student, [path, *watched(block)], final=False)
+        for passed, aim in zip(seen, aims[block.out], strict=True):
             x, out = passed[block.out]
-            wanted = aim - (_reached(passed, block) - out) - (0.0 if bias is None else bias)
-            if share:
-                wanted -= share * _before(passed, block, path)
-            factor = 1.0 if block.norm else torch.minimum(weight.to(x.device), relative_weight(passed[path][1]))
-            yield x[:, columns] * factor, wanted * factor
+            wanted = aim.wanted - (_reached(passed, block) - out) - (0.0 if bias is None else bias)
+            wanted = wanted - _made_up_for(passed, block, path, aim.share)
+            counts = torch.minimum(aim.weight, token_weight(passed, block, path))
+            yield x[:, columns] * counts, wanted * counts * gain
 
     for index, path in enumerate(adapter.layers):
         kinds = [kind for kind in ("attention", "ffn") if (index, kind) in views and views[index, kind].any()]
         prune(False)
         blocks = [block for block in adapter.blocks if block.layer == index and block.count]
-        aims: dict[str, list[Tensor]] = {block.out: [] for block in blocks}
-        weights: list[Tensor] = []
-        share = residual
-        for passed in watch(model, teacher, [path, *(name for b in blocks for name in _watched(b))], final=True):
-            share = share if _additive(passed, blocks, path) else 0.0
-            weights.append(relative_weight(passed[path][1]))
+        gains = {block.out: gain_of(model, block) for block in blocks}
+        aims: dict[str, list[_Aim]] = {block.out: [] for block in blocks}
+        for passed in watch(model, teacher, [path, *(name for b in blocks for name in watched(b))], final=True):
+            additive = bool(residual) and _additive(passed, blocks, path)
             for block in blocks:
-                before = share * _before(passed, block, path) if share else 0.0
-                aims[block.out].append(_reached(passed, block) + before)
+                share = residual * per_residual(passed, block, gains[block.out]) if additive else None
+                wanted = _reached(passed, block) + _made_up_for(passed, block, path, share)
+                aims[block.out].append(_Aim(wanted, share, token_weight(passed, block, path)))
         for kind in kinds:
             block, kept = prunable.blocks[index, kind], views[index, kind].nonzero().flatten()
             columns = columns_of(block, kept).to(model.device)
-            weight, bias = projection(model, block)
+            gain = gains[block.out]
+            weight = projection(model, block)[0][:, columns] * gain[:, None]
             prune(True)
-            yield BlockTask(block, kept, columns, weight[:, columns], bias, samples(block, columns, bias))
+            yield BlockTask(block, kept, columns, weight, gain, samples(block, columns, gain))
         if index < last:
             teacher = next(teacher_layers)
             prune(True)
             student = next(student_layers)
 
 
-def _watched(block: Block) -> list[str]:
-    return [block.out, block.norm] if block.norm else [block.out]
+class _Aim(NamedTuple):
+    """What the teacher says of a batch: what a block is to reach, with `share` of the residual, and tokens' weights."""
+
+    wanted: Tensor
+    share: Tensor | float | None
+    weight: Tensor
 
 
 def _reached(passed: Passed, block: Block) -> Tensor:
@@ -130,14 +134,14 @@ def _reached(passed: Passed, block: Block) -> Tensor:
     return passed[block.norm][0] if block.norm else passed[block.out][1]
 
 
-def _before(passed: Passed, block: Block, layer: str) -> Tensor:
-    """The residual (tokens, d) to which a block's output is added, where `_additive` says that it is."""
+def _made_up_for(passed: Passed, block: Block, layer: str, share: Tensor | float | None) -> Tensor | float:
+    """A share of the residual (tokens, d) to which a block's output is added, where `_additive` says that it is."""
     taken, given = passed[layer]
-    return taken if block.kind == "attention" else given - passed[block.out][1]
+    return 0.0 if share is None else share * (taken if block.kind == "attention" else given - added(passed, block))
 
 
 def _additive(passed: Passed, blocks: list[Block], layer: str) -> bool:
-    """Whether a layer adds the outputs of its two blocks to its input as they are; nothing is normed or scaled."""
+    """Whether a layer's output is its input and what its two blocks add."""
     taken, given = passed[layer]
-    total = taken.float() + sum(passed[block.out][1].float() for block in blocks)
+    total = taken.float() + sum(added(passed, block).float() for block in blocks)
     return len(blocks) == 2 and float((total - given.float()).norm()) <= ROUNDING * float(given.float().norm())

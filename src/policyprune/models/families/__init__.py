@@ -5,10 +5,10 @@ from transformers import PreTrainedConfig
 from policyprune.errors import UsageError
 from policyprune.models.families.encoders import BERT, DISTILBERT
 from policyprune.models.families.gpt import BLOOM, FALCON, GPT2, GPT_NEOX, OPT
-from policyprune.models.families.llama import LLAMA, OLMO2, PHI3
+from policyprune.models.families.llama import GEMMA2, GRANITE, LLAMA, OLMO2, PHI3
 from policyprune.models.family import Family
 
-TABLES = (LLAMA, OLMO2, PHI3, GPT2, OPT, GPT_NEOX, BLOOM, FALCON, BERT, DISTILBERT)
+TABLES = (LLAMA, GEMMA2, GRANITE, OLMO2, PHI3, GPT2, OPT, GPT_NEOX, BLOOM, FALCON, BERT, DISTILBERT)
 FAMILIES: dict[str, Family] = {kind: family for family in TABLES for kind in family.model_types}
 
 

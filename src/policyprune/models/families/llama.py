@@ -30,10 +30,7 @@ LLAMA = Family(
         "qwen2",
         "qwen3",
         "gemma",
-        "gemma2",
-        "gemma3_text",
         "smollm3",
-        "granite",
     ),
     layers="layers",
     attention=Attention(
@@ -48,10 +45,19 @@ LLAMA = Family(
     residual=_residual,
 )
 
-OLMO2 = replace(
+GEMMA2 = replace(
     LLAMA,
+    model_types=("gemma2", "gemma3_text"),
+    attention=replace(LLAMA.attention, out_norm="post_attention_layernorm"),
+    ffn=replace(LLAMA.ffn, out_norm="post_feedforward_layernorm"),
+)
+
+GRANITE = replace(LLAMA, model_types=("granite",), multiplier=lambda config: float(config.residual_multiplier))
+
+OLMO2 = replace(
+    GEMMA2,
     model_types=("olmo2",),
-    attention=replace(LLAMA.attention, together=lambda config: "queries and keys are normalised over all heads"),
+    attention=replace(GEMMA2.attention, together=lambda config: "queries and keys are normalised over all heads"),
 )
 
 PHI3 = replace(  # Phi-4 too: q, k, v in one projection, gate and up in another

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from policyprune.models.adapter import Block
-from policyprune.models.layerwise import columns_of, projection, relative_weight, walk, watch
+from policyprune.models.layerwise import columns_of, projection, walk, watch
+from policyprune.models.stream import gain_of, token_weight, watched
 from policyprune.pruning.prunable import PrunableModel
 from policyprune.pruning.second_order.elimination import Elimination, eliminate
 from policyprune.pruning.second_order.least_squares import LeastSquares, add_gram
@@ -115,6 +116,8 @@ class SecondOrder:
                     kept = blocks[key].elimination.order[block.count - counts[key] :].sort().values
                     columns = columns_of(block, kept).to(squares.gram.device)
                     weight = squares.solve(self.recipe.ridge, columns) if len(kept) else None
+                    if weight is not None and self.recipe.relative:
+                        weight = weight / gain_of(self.prunable.model, block)[:, None]
                     student.settle(block, kept, columns, weight)
                 del squares
         return SecondOrder(self.prunable, blocks, self.recipe)
@@ -170,19 +173,20 @@ def dense_least_squares(
 ) -> Iterator[tuple[Block, LeastSquares]]:
     """For each block that has units, least squares of its output projection towards its own output.
 
-    With `relative` tokens are weighted as tunings weigh them, so an error counts relative to the residual that it is
-    added to. Padding is left out; with `first_token` the last layer is about the first token alone. The model is the
-    dense one; if it is `changing`, what the caller does to a layer's blocks shows in the inputs of the next layer.
+    With `relative` tokens and channels are weighted as tunings weigh them, so an error counts relative to the residual
+    that it is added to, and each row of `weight` is multiplied by its gain. Padding is left out; with `first_token` the
+    last layer is about the first token alone. The model is the dense one; if it is `changing`, what the caller does to
+    a layer's blocks shows in the inputs of the next layer.
     """
     model, adapter = prunable.model, prunable.adapter
     for layer, path in zip(walk(model, adapter, batches, first_token), adapter.layers, strict=True):
         blocks = [block for block in prunable.prunable_blocks if block.layer == layer.index]
-        squares = {block.out: LeastSquares.of(projection(model, block)[0]) for block in blocks}
-        for passed in watch(model, layer, [path, *squares], final=not changing):
+        squares = {block.out: LeastSquares.of(_weight_of(model, block, relative)) for block in blocks}
+        names = [path, *(name for block in blocks for name in watched(block))]
+        for passed in watch(model, layer, names, final=not changing):
             for block in blocks:
                 x = passed[block.out][0]
-                weighted = relative and not block.norm
-                add_gram(squares[block.out].gram, x * relative_weight(passed[path][1]) if weighted else x)
+                add_gram(squares[block.out].gram, x * token_weight(passed, block, path) if relative else x)
         for block in blocks:
             yield block, _towards_itself(squares.pop(block.out))  # and nothing here holds it any longer
 
@@ -191,3 +195,8 @@ def _towards_itself(squares: LeastSquares) -> LeastSquares:
     squares.cross = squares.gram @ squares.weight.T
     squares.energy = float((squares.cross * squares.weight.T).sum())
     return squares
+
+
+def _weight_of(model: nn.Module, block: Block, relative: bool) -> Tensor:
+    weight = projection(model, block)[0]
+    return weight * gain_of(model, block)[:, None] if relative else weight
