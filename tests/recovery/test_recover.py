@@ -184,11 +184,25 @@ def test_a_training_that_is_stopped_ends_as_if_it_had_not_been(
     assert again.facts["steps"] == 24
 
 
-def test_a_checkpoint_that_was_not_written_to_its_end_is_not_gone_on_from(tmp_path: Path) -> None:
-    for number, text in ((6, '{"log_history": []}'), (12, '{"log_hist'), (18, None)):
-        (tmp_path / f"checkpoint-{number}").mkdir()
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_checkpoint_that_was_not_written_to_its_end_is_not_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """Neither by the process that writes its state last, nor by the others."""
+    for name, value in (("WORLD_SIZE", str(processes)), ("RANK", "0"), ("MASTER_ADDR", "localhost")):
+        monkeypatch.setenv(name, value)
+    names = ["rng_state.pth"] if processes == 1 else ["rng_state_0.pth", "rng_state_1.pth"]
+    for number, text in ((6, '{"log_history": []}'), (12, '{"log_hist'), (18, None), (24, '{"log_history": []}')):
+        checkpoint = tmp_path / f"checkpoint-{number}"
+        checkpoint.mkdir()
+        for name in names:
+            torch.save({}, checkpoint / name)
         if text is not None:
-            (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
+            (checkpoint / "trainer_state.json").write_text(text)
+    last = tmp_path / "checkpoint-24" / names[-1]
+    last.write_bytes(last.read_bytes()[:-10])
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-6"
+    last.unlink()
     assert last_whole(tmp_path) == tmp_path / "checkpoint-6"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -145,7 +146,7 @@ def load_trained(model: nn.Module, checkpoint: Path) -> None:
 
 
 def last_whole(folder: Path) -> Path | None:
-    """The last checkpoint that was saved to its end: the state is written last."""
+    """The last checkpoint that was saved to its end: the state is written last, but for what other processes write."""
     return max(_whole(folder), key=_number, default=None)
 
 
@@ -155,7 +156,14 @@ def _whole(folder: Path) -> Iterator[Path]:
             TrainerState.load_from_json(str(path / STATE))
         except (OSError, ValueError, TypeError):
             continue
-        yield path
+        if all(map(is_zipfile, _random_states(path))):
+            yield path
+
+
+def _random_states(checkpoint: Path) -> list[Path]:
+    """The random numbers of the process that saved, or of each of several."""
+    alone = checkpoint / "rng_state.pth"
+    return [alone] if alone.exists() else [checkpoint / f"rng_state_{rank}.pth" for rank in range(processes())]
 
 
 def _number(path: Path) -> int:
