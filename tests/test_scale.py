@@ -37,7 +37,7 @@ def test_it_measures_each_part_once(tmp_path: Path) -> None:
 
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert set(summary) == {"settings", "versions", "git", "models"}
-    assert {"device", "card", "sequences", "length"} == set(summary["settings"])
+    assert {"device", "card", "sequences", "length", "limit"} == set(summary["settings"])
     own = summary["models"]["tiny"]
     assert own["failed"] == {}
     assert set(own["parts"]) == PARTS
