@@ -64,6 +64,7 @@ def test_labelled_examples() -> None:
         ({"recovery": "retrain"}, "recovery: 'retrain' is not one of distill, finetune, lora, none"),
         ({"recovery": pp.Distill(seconds=0)}, "recovery.seconds: 0.* must be above 0"),
         ({"recovery": "distill"}, "dense: recovery='distill' needs the dense model"),
+        ({"dense": "tiny"}, "dense: 'tiny' is no transformers model"),
         ({"recovery": "finetune", "data": TEXTS[:1]}, "data: .* sequences are too few"),
         ({"recovery": "finetune", "seed": -1}, "seed: -1 is out of range"),
     ],
@@ -72,3 +73,11 @@ def test_wrong_values_are_one_line(pruned: Any, tiny_tokenizer: Any, changes: di
     arguments = {"data": TEXTS, "tokenizer": tiny_tokenizer, **changes}
     with pytest.raises(pp.UsageError, match=message):
         pp.recover(pruned.model, **arguments)
+
+
+def test_a_dense_model_of_another_vocabulary_is_refused(pruned: Any, tiny_llama: Any, tiny_tokenizer: Any) -> None:
+    other = tiny_llama(vocab_size=len(tiny_tokenizer) - 10)
+    with pytest.raises(
+        pp.UsageError, match=r"^dense: the dense model tells \d+ tokens or classes apart, the smaller one"
+    ):
+        pp.recover(pruned.model, TEXTS, tiny_tokenizer, dense=other, recovery=pp.Distill(**SHORT))

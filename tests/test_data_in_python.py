@@ -82,6 +82,13 @@ def test_wrong_wishes_are_refused(
         pp.prune(model, data, tiny_tokenizer, **QUICK, **choices)
 
 
+def test_a_recovery_asks_for_no_calibration_sequences(model: Any, tiny_tokenizer: Any, files: list[str]) -> None:
+    """4,096 by default, which the file does not hold."""
+    data = pp.Mixture(parts=files, calibration=pp.Calibration())
+    options = pp.Finetune(steps=1, length=16, held_out=4, evaluations=1)
+    assert pp.recover(model, data, tiny_tokenizer, recovery=options).report["steps"] == 1
+
+
 def test_a_tokenizer_is_needed(model: Any, files: list[str]) -> None:
     with pytest.raises(pp.UsageError, match="tokenizer: None, but Mixture is read by a tokenizer"):
         pp.prune(model, pp.Mixture(parts=files, calibration=small()), **QUICK)

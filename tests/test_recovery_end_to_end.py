@@ -196,6 +196,16 @@ def test_a_checkpoint_needs_the_name_of_its_dense_model(tiny_checkpoint: Path, t
     assert {path.name for path in tmp_path.iterdir()} <= {"stdout", "stderr"}
 
 
+def test_a_dense_model_that_is_not_there_is_called_the_teacher(
+    arguments: Callable[..., list[str]], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    task = [word for word in arguments() if word.startswith(("task", "hydra"))]
+    done = forked("recover", str(tiny_checkpoint), "teacher=nothere", *task, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("policyprune: teacher: 'nothere' cannot be loaded")
+    assert not (tmp_path / "run").exists()
+
+
 ON_CPUS = """
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType

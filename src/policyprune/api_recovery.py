@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class RecoveryResult:
             save_checkpoint(self.model, tokenizer, adapt(self.model), path, max_shard_size)
 
 
-@in_python()
+@in_python({"teacher": "dense"})
 def recover(
     model: PreTrainedModel | PruningResult,
     data: Data | Text,
@@ -67,6 +67,8 @@ def recover(
     smaller = model.model if isinstance(model, PruningResult) else model
     teacher = dense if dense is not None or pruned is None else pruned.prunable.model
     check_arguments(smaller, tokenizer, options.length, None, seed)
+    if teacher is not None and not isinstance(teacher, PreTrainedModel):
+        raise UsageError(f"dense: {teacher!r} is no transformers model, load it by from_pretrained")
     if options.needs_teacher and teacher is None:
         raise UsageError(f"dense: recovery={options.name} needs the dense model, give it, or use recovery=finetune")
     adapt(smaller)
@@ -81,6 +83,8 @@ def recover(
             if isinstance(data, Generated) and teacher is None:
                 raise UsageError("dense: text that the dense model writes takes the dense model, give it")
             config = text_of(data, seed)
+            if not isinstance(config, Generated):  # whose text is written for its calibration
+                config = replace(config, calibration=replace(config.calibration, count=0))
             task = text_task(config, tokenizer, smaller if teacher is None else teacher, bos)
             assert tokenizer is not None  # else it was refused
             material = material_of(options, config, task, tokenizer, smaller)

@@ -20,7 +20,7 @@ PG = ["optimizer=policy_gradient"]
         ("budget.keep=0", "above 0 and at most 1"),
         ("budget.keep=nan", "above 0 and at most 1"),
         ("tuning.learning_rate=-0.1", "above 0"),
-        ("tuning.learning_rate=inf", "above 0"),
+        ("tuning.learning_rate=inf", "finite and above 0"),
         ("tuning.passes=0", "at least 1"),
         ("importance.confidence=0.5", "above 0.5 and below 1"),
         ("task.test_fraction=1", "above 0 and below 1"),
@@ -152,6 +152,7 @@ def test_grammar_error_names_the_key(refusal: Refusal, override: str) -> None:
     ("overrides", "key"),
     [
         (["task=text"], "task.source, task.files"),
+        (["task=text", "task.files=[]"], "task.source, task.files"),
         (["task=wikitext2", "task.files=[a.txt]"], "task.source, task.files"),
         (["importance=wanda_sp", "task.calibration.count=64"], "importance.sequences"),
         (["task.calibration.count=64", "importance.sequences=65"], "importance.sequences"),

@@ -56,7 +56,7 @@ def test_windows_are_the_text_as_the_task_cuts_its_own(corpus: Path, news: Path,
         assert windows.shape == (len(ids) // fresh, length)
         assert windows[:, length - fresh :].flatten().tolist() == ids[: len(windows) * fresh]
         assert bos != "window" or set(windows[:, 0].tolist()) == {tiny_tokenizer.bos_token_id}
-    assert (text.name, text.documents, text.shared, text.check()) == ("news", 30, 0, [])
+    assert (text.name, len(text.letters), text.shared, text.check()) == ("news", 30, 0, [])
 
 
 def test_tokens_are_bounded_and_a_short_text_is_named(corpus: Path, news: Path, tiny_tokenizer: Any) -> None:
@@ -72,7 +72,7 @@ def test_documents_that_calibration_has_read_are_counted(corpus: Path, tmp_path:
     """Set in capitals and with other signs they are the same."""
     mixed = write_corpus(tmp_path / "mixed.jsonl", [*NEWS, CALIBRATED[3].upper(), CALIBRATED[5].replace(".", " !")])
     (text,) = read_texts(asked(mixed), task_of(corpus, tiny_tokenizer), tiny_tokenizer)
-    assert (text.documents, text.shared) == (32, 2)
+    assert (len(text.letters), text.shared) == (32, 2)
     assert "2 of the 32 documents of 'mixed' were read for calibration" in text.check()[0]
 
 

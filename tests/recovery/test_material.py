@@ -21,6 +21,7 @@ from policyprune.recovery.options import Distill, Finetune
 from policyprune.recovery.recover import Surroundings, recover
 from policyprune.tasks import build
 from policyprune.tasks.corpora import test_documents as documents_of_the_test
+from policyprune.tasks.other_texts import OtherText
 from policyprune.tasks.text_sources import TextSources, sources_of
 
 NAME = re.compile(r"Story 0-\d+\.")
@@ -75,6 +76,31 @@ def test_epochs_are_of_different_orders_and_always_the_same(stories: LanguageMod
         None,
     )
     assert not torch.equal(rows[:3], torch.stack(list(islice(other.training, 3))))
+
+
+def test_what_was_read_is_known_by_its_documents(
+    stories: LanguageModeling, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """All but the test, however it is set; a text of which some was read is warned of."""
+    material = of_text(Distill(length=32, held_out=24), sources_of(stories), tiny_tokenizer, None)
+    one_epoch(material)
+    every = documents_of_the_test(replace(stories, test_files=stories.files), None)
+    tested = documents_of_the_test(stories, None)
+    assert material.read == {document.letters() for document in every} - {document.letters() for document in tested}
+    text = OtherText(name="all", text_hash="", windows={}, letters=tuple(own.letters() for own in every), shared=0)
+    count = f"{len(every) - len(tested)} of the {len(every)} documents of 'all' were read for recovery"
+    assert [line.partition(" too,")[0] for line in text.trained_on(material.read)] == [f"evaluation.texts: {count}"]
+    assert text.trained_on(frozenset()) == []
+
+
+def test_what_is_wrong_with_another_text_names_it(
+    stories: LanguageModeling, tiny_tokenizer: Any, tiny_llama: Any
+) -> None:
+    assert stories.files
+    config = replace(stories, calibration=replace(stories.calibration, count=4, length=16), bos="none")
+    task, (file,) = build(config, tiny_tokenizer), stories.files
+    with pytest.raises(UsageError, match=r"^recovery\.task: 'chat:.*', template: this tokenizer has no chat template"):
+        material_of(Distill(task=f"chat:{file}"), config, task, tiny_tokenizer, tiny_llama())
 
 
 def test_too_little_text_is_refused(stories: LanguageModeling, tiny_tokenizer: Any) -> None:

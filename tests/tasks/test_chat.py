@@ -190,6 +190,11 @@ def test_conversations_in_memory_are_the_same_sequences(tmp_path: Path, tokenize
     ("chats", "with_template", "words"),
     [
         ([[{"role": "user"}]], True, "data: holds null as 'content' of message 1 of conversation 1"),
+        ([[], *conversations(2)], True, "data: holds an empty list as conversation 1"),
+        ([*conversations(2), "hello"], True, "data: holds a string as conversation 3"),
+        (["hello", *conversations(2)], True, "data: texts .* cannot be mixed"),
+        (conversations(2)[0], True, "data: messages that are in no conversation"),
+        ([{"messages": own} for own in conversations(2)], True, "data: messages that are in no conversation"),
         (conversations(2), False, "data: conversations need a tokenizer with a chat template"),
     ],
 )

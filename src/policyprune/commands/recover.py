@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from policyprune.commands.checks import check_training
 from policyprune.commands.evaluate import task_of
 from policyprune.config.schema import Generated, Recovering, Recovery, Trained
+from policyprune.errors import UsageError
 from policyprune.evaluation.fresh_process import check_fresh_process
 from policyprune.evaluation.latency import latencies
 from policyprune.evaluation.measures import checkpoint_megabytes, size
@@ -168,6 +169,8 @@ def _run(config: Recovering, folder: Path) -> Record:
             around = _surroundings(config, folder, dense, tracker)
             dense = None  # of which there may be a copy in another data type now
             recovered = train_back(model, config.recovery, material, around, record, config.teacher)
+        for line in quality.trained_on(material.read):
+            record.warn(line)
         checkpoint = folder / "checkpoint"
         with measured("export", record.stages):
             save_checkpoint(recovered, tokenizer, adapt(recovered), checkpoint)
@@ -185,7 +188,10 @@ def _dense(config: Recovering) -> PreTrainedModel | None:
     if config.teacher is None or not (config.recovery.needs_teacher or isinstance(config.task, Generated)):
         return None
     dense = replace(config.model, source=config.teacher, revision=config.teacher_revision)
-    return load(dense, config.task)[0]
+    try:
+        return load(dense, config.task)[0]
+    except UsageError as error:
+        raise UsageError(str(error).replace("model.source:", "teacher:", 1)) from error
 
 
 def _task(

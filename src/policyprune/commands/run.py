@@ -111,6 +111,8 @@ def _run(config: Config, folder: Path, team: Team | None) -> Record:
         if material is not None:
             with run.stage("recovery"):
                 _recover(run, dense, pruned, material)
+            for line in quality.trained_on(material.read):
+                record.warn(line)
         with run.stage("export"):
             _export(run, dense, pruned)
         with run.stage("evaluation"):

@@ -52,7 +52,7 @@ def check_task(task: Task) -> None:
         check_mixture(task)
     if isinstance(task, Generated):
         check_generated(task)
-    if isinstance(task, LanguageModeling) and (task.source is None) == (task.files is None):
+    if isinstance(task, LanguageModeling) and (task.source is None) == (not task.files):
         raise UsageError("task.source, task.files: give exactly one of them, a hub data set or a list of files")
     if isinstance(task, Classification) and len(task.text_columns) not in (1, 2):
         raise UsageError(f"task.text_columns: {task.text_columns} is not one or two columns, such as [sentence]")

@@ -138,8 +138,10 @@ def _check_one(key: str, item: Any, rule: Any) -> None:
         "below": lambda bound: number < bound,
         "at most": lambda bound: number <= bound,
     }
-    if not (number - number == 0 and all(tests[name](bound) for name, bound in bounds.items())):
-        raise UsageError(f"{key}: {number} is out of range, it must be {in_words(bounds)}")
+    finite = number - number == 0
+    if not (finite and all(tests[name](bound) for name, bound in bounds.items())):
+        wanted = in_words(bounds) if finite else f"finite and {in_words(bounds)}"
+        raise UsageError(f"{key}: {number} is out of range, it must be {wanted}")
 
 
 def in_words(bounds: dict[str, float]) -> str:

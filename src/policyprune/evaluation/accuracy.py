@@ -1,7 +1,7 @@
 """Raw outputs of a model on labelled examples, and how many of its classes are right."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,6 +105,10 @@ class ClassificationQuality:
 
     def check(self) -> list[str]:
         """Nothing that the task does not say."""
+        return []
+
+    def trained_on(self, read: Set[str]) -> list[str]:
+        """Nothing: there are no other texts."""
         return []
 
     def identity(self) -> None:

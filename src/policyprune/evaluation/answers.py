@@ -7,6 +7,7 @@ import collections
 import hashlib
 import re
 import string
+from collections.abc import Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,10 @@ class AnswerQuality:
 
     def check(self) -> list[str]:
         """Nothing that the task does not say."""
+        return []
+
+    def trained_on(self, read: Set[str]) -> list[str]:
+        """Nothing: there are no other texts."""
         return []
 
     def identity(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Perplexity over fixed windows of text: exp of the mean loss over all predicted tokens."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,10 @@ class TextQuality:
     def check(self) -> list[str]:
         """A line for each text that calibration has read some of."""
         return [line for text in self.texts for line in text.check()]
+
+    def trained_on(self, read: Set[str]) -> list[str]:
+        """A line for each text that a recovery has read some of."""
+        return [line for text in self.texts for line in text.trained_on(read)]
 
     def identity(self) -> dict[str, Any]:
         """The windows, and what is asked of whom."""

@@ -1,6 +1,6 @@
 """How good a model is at its task: one class for each kind of task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,9 @@ class Quality(Protocol):
 
     def check(self) -> list[str]:
         """What a reader of the measures has to know, a line each."""
+
+    def trained_on(self, read: Set[str]) -> list[str]:
+        """The same after a recovery that has read these documents (`Document.letters`)."""
 
     def identity(self) -> dict[str, Any] | None:
         """Test data and settings that decide on the measures of a model; None where more than numbers is kept of it."""

@@ -3,7 +3,7 @@
 Neither is of the test data: documents and examples of the test are left out, as they are for calibration.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import Any
@@ -40,6 +40,7 @@ class Material:
     collate: Callable[[list[Any]], Batch]
     labelled: bool
     facts: dict[str, Any]  # for the record
+    read: Set[str] = frozenset()  # documents that were read so far, by their letters
 
 
 class Endless(IterableDataset[Any]):
@@ -69,7 +70,13 @@ def material_of(
         if options.task is not None:
             other = replace(training_corpus(options.task, "recovery.task"), calibration=config.calibration)
             sources = TextSources(training=(other,), tests=(other, *sources.tests))
-        return of_text(options, sources, tokenizer, task.bos)
+        try:
+            return of_text(options, sources, tokenizer, task.bos)
+        except UsageError as error:  # names the key of the other text's option
+            key, _, reason = str(error).partition(": ")
+            if options.task is None or not key.startswith("task."):
+                raise
+            raise UsageError(f"recovery.task: {options.task!r}, {key.removeprefix('task.')}: {reason}") from error
     assert isinstance(config, Labelled)
     every = build(replace(config, calibration=replace(config.calibration, count=None)), tokenizer, model)
     assert isinstance(every, ClassificationTask | QuestionAnsweringTask)
@@ -90,18 +97,25 @@ def of_text(options: Trained, sources: TextSources, tokenizer: PreTrainedTokeniz
         seeded = replace(corpus.calibration, seed=(seed + epoch) % SEEDS)
         return calibration_documents(replace(corpus, calibration=seeded), without, tokenizer)
 
-    judges, held_out = set(tested), list[Tensor]()
+    judges, held_out, read = set(tested), list[Tensor](), set[str]()
     for corpus, share in zip(corpora, sources.shares(wanted), strict=True):
         tokens = list[int]()
         for document in documents(corpus, 0, tested):
             if len(tokens) >= share * fresh:
                 break
             judges.add(document.key)
+            read.add(document.letters())
             tokens += pack(tokenizer, [document.text], corpus.separator)
         held_out += cut(torch.tensor(tokens[: share * fresh], dtype=torch.long), options.length, bos)
 
+    def texts_of(corpus: LanguageModeling, number: int) -> Iterator[str]:
+        for document in documents(corpus, number, judges):
+            if number == 0:  # later epochs have the same ones
+                read.add(document.letters())
+            yield document.text
+
     def epoch(number: int) -> Iterator[Tensor]:
-        texts = [(document.text for document in documents(corpus, number, judges)) for corpus in corpora]
+        texts = [texts_of(corpus, number) for corpus in corpora]
         generator, most = torch.Generator().manual_seed(seed + number), CHUNK
         while most == CHUNK:
             rows = []
@@ -119,7 +133,7 @@ def of_text(options: Trained, sources: TextSources, tokenizer: PreTrainedTokeniz
             "train on, use less"
         )
     facts = {"task": sources.name, "length": options.length, "held_out_documents": len(judges) - len(tested)}
-    return Material(training=training, held_out=held_out, collate=_tokens, labelled=False, facts=facts)
+    return Material(training=training, held_out=held_out, collate=_tokens, labelled=False, facts=facts, read=read)
 
 
 def _most(there: list[int], sources: TextSources) -> tuple[int, list[int]]:

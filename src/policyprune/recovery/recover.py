@@ -174,7 +174,13 @@ def _trained(model: PreTrainedModel, options: Trained, checkpoint: Path, adapter
 
 
 def _teacher(model: PreTrainedModel, options: Trained, around: Surroundings) -> Teacher | None:
-    """The dense model. UsageError where hidden states are compared, and it is not known which, or widths differ."""
+    """The dense model. UsageError for one that predicts something else, and where hidden states are compared, and it is
+    not known which, or widths differ."""
+    if around.teacher is not None and _predicted(model) != _predicted(around.teacher):
+        raise UsageError(
+            f"teacher: the dense model tells {_predicted(around.teacher)} tokens or classes apart, the smaller one "
+            f"{_predicted(model)}; it has to be the one that was pruned"
+        )
     if around.teacher is None or not getattr(options, "hidden_loss", 0):
         return None if around.teacher is None else Teacher(around.teacher, ())
     own, count = len(adapt(model).layers), len(adapt(around.teacher).layers)
@@ -190,6 +196,12 @@ def _teacher(model: PreTrainedModel, options: Trained, around: Surroundings) -> 
             f"{_channels(around.teacher)}, which the dense model has; use 0"
         )
     return Teacher(around.teacher, answering(kept, count))
+
+
+def _predicted(model: PreTrainedModel) -> int:
+    """Between how many tokens, or classes, a model decides."""
+    head: Any = model.get_output_embeddings()
+    return int(model.config.num_labels if head is None else head.weight.shape[0])
 
 
 def _channels(model: PreTrainedModel) -> int:

@@ -68,13 +68,17 @@ def in_memory(data: Data, model: PreTrainedModel, cutting: Cutting) -> Calibrati
     except TypeError:
         raise UsageError(f"data: {type(data).__name__} is neither texts nor token ids nor batches") from None
     if items and isinstance(items[0], Mapping):
+        if {"role", "content"} <= set(items[0]) or "messages" in items[0]:
+            raise UsageError(
+                "data: messages that are in no conversation, give a list of conversations: lists of messages"
+            )
         return _labelled(items, model, cutting)
     if items and isinstance(items[0], int | bytes):
         raise UsageError(f"data: a list of {type(items[0]).__name__}, give texts (str) or a list of token ids for each")
     if items and isinstance(items[0], str):
         _check_language_model(model)
         return _fitting(_cut(items, model, cutting), model)
-    if items and isinstance(items[0], list | tuple) and items[0] and isinstance(items[0][0], Mapping):
+    if any(isinstance(item, list | tuple) and len(item) and isinstance(item[0], Mapping) for item in items):
         _check_language_model(model)
         return _fitting(_cut(_set(items, cutting.tokenizer), model, cutting, separator=""), model)
     return _fitting(sequences(items, length=cutting.length), model, cutting.bos)

@@ -1,5 +1,6 @@
 """Test texts beside a task's own, for perplexity: `evaluation.texts`."""
 
+from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -14,12 +15,13 @@ from policyprune.tasks.language_modeling import TextTask, hash_of, test_tokens, 
 
 @dataclass(frozen=True, kw_only=True)
 class OtherText:
-    """Windows (N, length) of a text by their length, its hash, and how many of its documents calibration has read."""
+    """Windows (N, length) of a text by their length, its hash, its documents (`Document.letters`), and how many of them
+    calibration has read."""
 
     name: str
     text_hash: str
     windows: dict[int, Tensor]
-    documents: int
+    letters: tuple[str, ...]
     shared: int
 
     def first(self) -> "OtherText":
@@ -28,11 +30,18 @@ class OtherText:
 
     def check(self) -> list[str]:
         """A line where calibration has read some of it."""
-        if not self.shared:
+        return self._warned(self.shared, "calibration", "pruned")
+
+    def trained_on(self, read: Set[str]) -> list[str]:
+        """A line where a recovery has read some of it: `read`, as `letters`."""
+        return self._warned(sum(each in read for each in self.letters), "recovery", "recovered")
+
+    def _warned(self, shared: int, stage: str, model: str) -> list[str]:
+        if not shared:
             return []
         return [
-            f"evaluation.texts: {self.shared} of the {self.documents} documents of {self.name!r} were read for "
-            "calibration too, its perplexity says less of the pruned model"
+            f"evaluation.texts: {shared} of the {len(self.letters)} documents of {self.name!r} were read for {stage} "
+            f"too, its perplexity says less of the {model} model"
         ]
 
 
@@ -43,7 +52,7 @@ def read_texts(options: Evaluation, task: TextTask, tokenizer: PreTrainedTokeniz
         corpus = corpus_of(word)
         documents = _documents(word, corpus, tokenizer)
         text = corpus.separator.join(document.text for document in documents)
-        letters = [document.letters() for document in documents if document.text.strip()]
+        letters = tuple(document.letters() for document in documents if document.text.strip())
         tokens = test_tokens(tokenizer, text, task.protocol["bos"])
         texts.append(
             OtherText(
@@ -53,7 +62,7 @@ def read_texts(options: Evaluation, task: TextTask, tokenizer: PreTrainedTokeniz
                     length: test_windows(tokens, length, task.bos, options.max_tokens, repr(word))
                     for length in options.lengths
                 },
-                documents=len(letters),
+                letters=letters,
                 shared=sum(each in task.calibrated_on for each in letters),
             )
         )

@@ -69,7 +69,7 @@ def _tokens(
     if not texts:
         return list(chain.from_iterable(documents))  # type: ignore[arg-type]
     if tokenizer is None or len(texts) < len(documents):
-        raise UsageError("data: texts need a tokenizer, and cannot be mixed with token ids")
+        raise UsageError("data: texts need a tokenizer, and cannot be mixed with anything else")
     return pack(tokenizer, texts, separator)
 
 
