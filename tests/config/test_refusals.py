@@ -86,6 +86,13 @@ def test_key_of_another_option(refusal: Refusal) -> None:
     assert refusal("optimizer=one_shot", "optimizer.steps=3").startswith("optimizer.steps: unknown key")
 
 
+def test_key_that_a_preset_sets_of_another_option(refusal: Refusal) -> None:
+    assert refusal("experiment=compress", "recovery=none") == (
+        "recovery.seconds: experiment=compress sets it, and the chosen recovery has no such key; choose another one of "
+        "the two"
+    )
+
+
 @pytest.mark.parametrize("group", groups())
 def test_unknown_option_lists_the_options(refusal: Refusal, group: str) -> None:
     line = refusal(f"{group}=nonesuch")

@@ -29,6 +29,10 @@ def one_line(error: Exception) -> str:
         return on_one_line(f"{_key(error, detail)}: {wrong_type(detail)}")
     if isinstance(detail, OmegaConfBaseException) and detail.full_key:
         return on_one_line(f"{detail.full_key}: {str(detail.msg or detail).strip().splitlines()[0]}")
+    set_elsewhere = re.search(r"In '(\w+)/(\w+)': Config\w+ raised .*?\s+full_key: ((\w+)\.\S+)", str(error), re.DOTALL)
+    if set_elsewhere:
+        by, option, key, group = set_elsewhere.groups()
+        return f"{key}: {by}={option} sets it, and the chosen {group} has no such key; choose another one of the two"
     absent = re.search(r"Could not override '([^']+)'\.\s+No match in the defaults list", str(error))
     if absent:
         return f"{absent[1]}: no group of this verb"
