@@ -124,6 +124,14 @@ def test_the_folder_of_an_evaluation_does_not_tell_a_secret(tmp_path: Path) -> N
     assert len(Path(run_dir).name) < 255
 
 
+@pytest.mark.parametrize("arguments", [["evaluate"], ["recover"], ["export", "format=hf"]], ids=" ".join)
+def test_a_run_that_is_not_finished_is_refused(refusal: Refusal, arguments: list[str], tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run")
+    (run / "checkpoint").rmdir()
+    line = refusal(arguments[0], str(run), *arguments[1:])
+    assert line == f"source: {str(run)!r} is a run that is not finished, the same command goes on with it"
+
+
 WRONG = [None, [], {}, 3, "text", [[]], {"config": None}, {"config": []}, {"config": {"model": []}}, {"base": None}]
 WRONG += [{"base": {"source": ["a"], "revision": None, "dtype": "float32"}}, {"base": {"source": "a"}}]
 

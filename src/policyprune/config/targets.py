@@ -118,9 +118,8 @@ def _stated(value: Any) -> str:
 def evaluating(target: Target, overrides: list[str]) -> list[str]:
     """Overrides that point `policyprune evaluate` at a target; a run brings its task and protocol."""
     source = str(target.folder or target.source)
+    _check_finished(target)
     if target.folder is not None and not Path(target.source).is_dir():
-        if not (target.folder / "plan.json").is_file():
-            raise UsageError(f"source: {source!r} is a run that is not finished, the same command goes on with it")
         raise UsageError(f"source: {source!r} has no checkpoint, policyprune export {source} format=hf makes one")
     added = _model(target)
     state = _state(target.source)
@@ -139,7 +138,15 @@ def evaluating(target: Target, overrides: list[str]) -> list[str]:
 
 def exporting(target: Target) -> list[str]:
     """Overrides that point `policyprune export` at a target."""
+    _check_finished(target)
     return [*_model(target), *([f"run={quoted(str(target.folder))}"] if target.folder else [])]
+
+
+def _check_finished(target: Target) -> None:
+    """UsageError for a run that has neither a checkpoint nor a plan."""
+    if target.folder is None or Path(target.source).is_dir() or (target.folder / "plan.json").is_file():
+        return
+    raise UsageError(f"source: {str(target.folder)!r} is a run that is not finished, the same command goes on with it")
 
 
 def applying(plan: str, overrides: list[str]) -> list[str]:

@@ -201,7 +201,8 @@ def _teacher(model: PreTrainedModel, options: Trained, around: Surroundings) -> 
 def _predicted(model: PreTrainedModel) -> int:
     """Between how many tokens, or classes, a model decides."""
     head: Any = model.get_output_embeddings()
-    return int(model.config.num_labels if head is None else head.weight.shape[0])
+    count: Any = model.config.num_labels if head is None else head.weight.shape[0]
+    return int(count)
 
 
 def _channels(model: PreTrainedModel) -> int:
