@@ -41,8 +41,8 @@ tasks.TextTask.loss = fail
 OTHER_DATA = """
 from policyprune.search import worker
 build = worker.build
-def other(config, tokenizer):
-    task = build(config, tokenizer)
+def other(*asked):
+    task = build(*asked)
     task.protocol["test_text"] = "another"
     return task
 worker.build = other
